@@ -1,0 +1,64 @@
+"""The judge: an independent classifier of concept and style, for tests, bench and the demo report only.
+
+It is trained on real artwork (train_judge.py), never on generated images, and nothing in the pack uses it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mini_sd.concepts import CONCEPT_NAMES, STYLE_NAMES
+
+WEIGHTS = Path(__file__).resolve().parent / "weights" / "judge.safetensors"
+OTHER = len(CONCEPT_NAMES)  # the class of everything that is none of the concepts
+
+
+class Judge(nn.Module):
+    """(B, 3, 128, 128) in 0..1 -> concept logits (B, concepts + 1; the last means "none of them"), style logits (B, styles)."""
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        widths = (3, width, width * 2, width * 3, width * 4)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(a, b, 3, padding=1, stride=2, bias=False),
+                nn.BatchNorm2d(b),
+                nn.ReLU(),
+                nn.Conv2d(b, b, 3, padding=1, bias=False),
+                nn.BatchNorm2d(b),
+                nn.ReLU(),
+            )
+            for a, b in zip(widths, widths[1:])
+        )
+        self.concept = nn.Linear(widths[-1] * 16, OTHER + 1)
+        self.style = nn.Linear(widths[-1] * 16, len(STYLE_NAMES))
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = F.interpolate(images * 2 - 1, size=(64, 64), mode="area")
+        for block in self.blocks:
+            x = block(x)
+        x = F.dropout(x.flatten(1), 0.2, self.training)
+        return self.concept(x), self.style(x)
+
+
+def load_judge(path: Path = WEIGHTS) -> Judge:
+    """The trained judge, in evaluation mode."""
+    from safetensors.torch import load_file
+
+    judge = Judge()
+    judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+    return judge.eval()
+
+
+@torch.inference_mode()
+def classify(judge: Judge, images: torch.Tensor) -> tuple[list[str], list[str]]:
+    """Names what the judge sees: (B, 128, 128, 3) or (B, 3, 128, 128) in 0..1 -> concept names, style names."""
+    if images.shape[-1] == 3:
+        images = images.movedim(-1, 1)
+    concept, style = judge(images.float().clamp(0, 1))
+    names = (*CONCEPT_NAMES, "other")
+    return [names[i] for i in concept.argmax(1).tolist()], [STYLE_NAMES[i] for i in style.argmax(1).tolist()]

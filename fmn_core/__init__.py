@@ -1,0 +1,1 @@
+"""The method of Forget-Me-Not, free of any user interface: torch and safetensors only."""

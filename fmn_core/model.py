@@ -1,0 +1,62 @@
+"""The small protocol through which the method talks to a diffusion model; adapters live with their hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from .tokens import EncodedPrompt, Vocabulary
+
+
+@dataclass
+class CrossAttention:
+    """One attn2 layer: its diffusers module path, its number of heads and its projections by name.
+
+    `projections` holds `to_q`, `to_k`, `to_v`, `to_out.0`: modules that map the last dimension and carry `weight`.
+    """
+
+    name: str
+    heads: int
+    projections: dict[str, torch.nn.Module]
+
+
+class ForgetModel(Protocol):
+    """What the method needs of a model.
+
+    Shapes: latents (B, C, h, w) in the model's own scale; sigma (B,) is the noise level of x = x0 + sigma e
+    (variance-exploding, for eps and v-prediction alike); context (B, l, dim).
+    """
+
+    vocabulary: Vocabulary
+    device: torch.device
+
+    def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
+        """Token ids of a phrase per text encoder, without start, end and padding."""
+        ...
+
+    def encode(self, prompts: list[str]) -> list[EncodedPrompt]:
+        """Encodes prompts one by one, with the model's own text encoder, contexts in float32 on the CPU."""
+        ...
+
+    def cross_attention(self) -> list[CrossAttention]:
+        """The attn2 layers in the order in which a forward pass meets them."""
+        ...
+
+    def linear_layers(self) -> dict[str, torch.nn.Module]:
+        """Every linear layer of the UNet by its diffusers path: what "whole UNet" trains."""
+        ...
+
+    def weight(self, layer: str, projection: str) -> torch.Tensor:
+        """The effective weight (out, in) of an attn2 projection, float32 on the CPU, patches of the user included."""
+        ...
+
+    def sigmas(self) -> torch.Tensor:
+        """Noise level of every training timestep, (T,), increasing."""
+        ...
+
+    def denoise(self, x: torch.Tensor, sigma: torch.Tensor, prompts: Iterable[EncodedPrompt]) -> torch.Tensor:
+        """Predicts x0 from x = x0 + sigma e through one UNet pass; differentiable in what hooks inject."""
+        ...

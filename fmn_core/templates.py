@@ -1,0 +1,55 @@
+"""Prompt templates by kind of concept, and the everyday captions that are preserved by default."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from .errors import ForgetError
+
+KINDS = ("object", "identity", "style")
+_DATA = Path(__file__).resolve().parent / "data"
+
+# The released code has one template per kind, "a photo of X" and "a photo in the style of X"; these come first.
+# More of them, with words after the concept too, are what makes the result hold on prompts that were not listed.
+_OPENINGS = {
+    "object": ("a photo of a {}", "a picture of a {}", "a drawing of a {}", "an image of a {}", "a painting of a {}", "a {}", "{}"),
+    "identity": ("a photo of {}", "a picture of a {}", "a drawing of {}", "an image of a {}", "a portrait of {}", "a {}", "{}"),
+    "style": (
+        "a photo in the style of {}",
+        "a picture in {} style",
+        "a {} drawing",
+        "a painting by {}",
+        "an image in the style of {}",
+        "{} style",
+        "{}",
+    ),
+}
+_ENDINGS = ("", " in the style of art", " on a table", ", highly detailed", " in the park", " and a chair")
+
+
+@cache
+def default_templates(kind: str) -> tuple[str, ...]:
+    """Templates with one `{}` for the phrase; every opening with every ending. Raises ForgetError on an unknown kind."""
+    if kind not in KINDS:
+        raise ForgetError(f"Expected a kind of {', '.join(KINDS)}, got {kind!r}.")
+    return tuple(opening + ending for ending in _ENDINGS for opening in _OPENINGS[kind])
+
+
+@cache
+def everyday_captions() -> tuple[str, ...]:
+    """The built-in list of everyday captions, one per line of data/everyday_captions.txt."""
+    return tuple(line for line in (_DATA / "everyday_captions.txt").read_text().splitlines() if line.strip())
+
+
+def parse_lines(text: str) -> list[str]:
+    """Non-empty lines of a text box, trimmed, without repeats."""
+    return list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+
+
+def check_templates(templates: list[str]) -> list[str]:
+    """Returns the templates, or raises ForgetError naming the first one without exactly one `{}`."""
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ForgetError(f"Expected one {{}} for the phrase in every template, got {template!r}. Add or remove one.")
+    return templates

@@ -1,0 +1,161 @@
+"""The adapter through which the method sees a MODEL and a CLIP of the host."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from ..fmn_core.errors import ForgetError
+from ..fmn_core.model import CrossAttention
+from ..fmn_core.tokens import CHUNK, EncodedPrompt, Vocabulary, strip_special
+from . import host
+
+_BATCH = 16
+_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+class ComfyModel:
+    """fmn_core's ForgetModel over a MODEL (ModelPatcher) and a CLIP; neither is changed."""
+
+    def __init__(self, patcher: Any, clip: Any):
+        if clip is None:
+            raise ForgetError("Expected a CLIP, got none. Connect the CLIP output of the loader that gave the MODEL.")
+        self.patcher, self.clip = patcher, clip
+        self.unet = host.require_unet(patcher)
+        self.device = patcher.load_device
+        self._tokenizers = self._find_tokenizers()
+        self.vocabulary = self._vocabulary()
+        self._modules = dict(self.unet.named_modules())
+        self._names = host.diffusers_names(patcher)
+        self._layers = self._find_layers()
+        width = self.encode([""])[0].context.shape[1]
+        wanted = self._layers[0].projections["to_k"].weight.shape[1]
+        if width != wanted:
+            raise ForgetError(f"Expected a CLIP of width {wanted} for this MODEL, got {width}. Connect the CLIP that belongs to the MODEL.")
+
+    # --- text ---
+
+    def _find_tokenizers(self) -> dict[str, Any]:
+        found = {}
+        for name in self.clip.tokenize(""):
+            tokenizer = getattr(self.clip.tokenizer, f"clip_{name}", None)
+            if tokenizer is None or tokenizer.end_token is None:
+                raise ForgetError(f"Expected the CLIP text encoders of Stable Diffusion, got one called {name!r}. Load an SD 1.x, 2.x or XL CLIP.")
+            found[name] = tokenizer
+        return found
+
+    def _vocabulary(self) -> Vocabulary:
+        first = next(iter(self._tokenizers.values()))
+        return Vocabulary(first.start_token, first.end_token, {k: t.pad_token for k, t in self._tokenizers.items()})
+
+    def tokenize(self, text: str) -> dict[str, list[list[int]]]:
+        """Token ids per encoder and chunk; vectors of an embedding have the id -1."""
+        tokens = self.clip.tokenize(text)
+        return {name: [[t[0] if isinstance(t[0], int) else -1 for t in chunk] for chunk in tokens[name]] for name in self._tokenizers}
+
+    def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
+        return {name: strip_special(chunks, self.vocabulary) for name, chunks in self.tokenize(phrase).items()}
+
+    def encode(self, prompts: list[str]) -> list[EncodedPrompt]:
+        tokens = [self.clip.tokenize(p) for p in prompts]
+        single = all(len(chunks) == 1 for t in tokens for chunks in t.values())
+        if not single or self._wants_pooled():
+            return [self._encode_one(p, t) for p, t in zip(prompts, tokens)]
+        # The host encodes the chunks of a long prompt as a batch and joins them: so one call serves many prompts.
+        contexts = []
+        for i in range(0, len(tokens), _BATCH):
+            part = tokens[i : i + _BATCH]
+            joined = {name: [chunk for t in part for chunk in t[name]] for name in part[0]}
+            contexts += _detached(self.clip.encode_from_tokens(joined))[0].split(CHUNK)
+        return [EncodedPrompt(p, self.tokenize(p), c) for p, c in zip(prompts, contexts)]
+
+    def _encode_one(self, prompt: str, tokens: Any) -> EncodedPrompt:
+        context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
+        return EncodedPrompt(prompt, self.tokenize(prompt), _detached(context)[0], None if pooled is None else _detached(pooled))
+
+    def _wants_pooled(self) -> bool:
+        return getattr(self.patcher.model, "adm_channels", 0) > 0
+
+    # --- layers ---
+
+    def _find_layers(self) -> list[CrossAttention]:
+        paths = {}
+        for diffusers, comfy in self._names.items():
+            if diffusers.endswith(".attn2.to_k"):
+                paths[comfy.removesuffix(".to_k")] = diffusers.removesuffix(".to_k")
+        layers = []
+        for name, module in self._modules.items():
+            if name in paths:
+                parts = {p: module.get_submodule(p) for p in _PROJECTIONS}
+                layers.append(CrossAttention(paths[name], module.heads, parts))
+        if not layers:
+            raise ForgetError("Expected a UNet with cross-attention layers (attn2), found none. Load an SD 1.x, 2.x or XL model.")
+        return layers
+
+    def cross_attention(self) -> list[CrossAttention]:
+        return self._layers
+
+    def linear_layers(self) -> dict[str, torch.nn.Module]:
+        kinds = (torch.nn.Linear, torch.nn.Conv2d)
+        found = {d: self._modules[c] for d, c in self._names.items() if c in self._modules}
+        return {d: m for d, m in found.items() if isinstance(m, kinds)}
+
+    def weight(self, layer: str, projection: str) -> torch.Tensor:
+        key = f"diffusion_model.{self._names[f'{layer}.{projection}']}.weight"
+        return host.effective_weight(self.patcher, key)
+
+    # --- denoising ---
+
+    def sigmas(self) -> torch.Tensor:
+        return self.patcher.get_model_object("model_sampling").sigmas.detach().clone().float().cpu()
+
+    def latent_channels(self) -> int:
+        return self.patcher.model.latent_format.latent_channels
+
+    def encode_images(self, vae: Any, images: torch.Tensor) -> torch.Tensor:
+        """IMAGE (B, H, W, 3) in 0..1 -> latents (B, C, H/8, W/8) in the model's scale, on the CPU."""
+        latents = vae.encode(images[..., :3])
+        return _detached(self.patcher.model.process_latent_in(latents))
+
+    def denoise(self, x: torch.Tensor, sigma: torch.Tensor, prompts: Iterable[EncodedPrompt]) -> torch.Tensor:
+        prompts = list(prompts)
+        context = torch.cat([p.context[None] for p in prompts]).to(self.device)
+        pooled = [p.pooled for p in prompts if p.pooled is not None]
+        model, size = self.patcher.model, {"height": x.shape[-2] * 8, "width": x.shape[-1] * 8}
+        pooled_output = torch.cat(pooled).to(self.device) if pooled else None
+        conds = model.extra_conds(cross_attn=context, pooled_output=pooled_output, noise=x, device=self.device, **size)
+        inputs = {k: c.process_cond(batch_size=x.shape[0], device=self.device).cond for k, c in conds.items()}
+        return model.apply_model(x, sigma, **inputs, transformer_options=self._transformer_options())
+
+    def _transformer_options(self) -> dict[str, Any]:
+        return dict(self.patcher.model_options.get("transformer_options", {}))
+
+    @contextlib.contextmanager
+    def ready_for_gradients(self):
+        """Loads the model and thaws its weights, which the host loads as inference tensors that autograd refuses.
+
+        Values stay bit-identical; only the tensors' inference flag goes.
+        """
+        with host.gradients():
+            host.load(self.patcher)
+            for module in self.unet.modules():
+                for name, parameter in module._parameters.items():
+                    if parameter is not None and (parameter.is_inference() or parameter.requires_grad):
+                        module._parameters[name] = torch.nn.Parameter(parameter.detach().clone(), requires_grad=False)
+                for name, buffer in module._buffers.items():
+                    if buffer is not None and buffer.is_inference():
+                        module._buffers[name] = buffer.detach().clone()
+            sampling = self.patcher.model.model_sampling
+            for name, buffer in sampling._buffers.items():
+                if buffer is not None and buffer.is_inference():
+                    sampling._buffers[name] = buffer.clone()
+            yield self
+
+
+def _detached(tensor: torch.Tensor) -> torch.Tensor:
+    """A float32 copy on the CPU that autograd accepts, whatever mode it was made in."""
+    with torch.inference_mode(False):
+        return tensor.detach().to("cpu", torch.float32).clone()

@@ -1,0 +1,230 @@
+"""The only door to the host: everything that imports comfy.* or the server goes through here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import comfy.lora
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.patcher_extension
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import comfy.utils
+import folder_paths
+import torch
+from comfy.latent_formats import SD15 as SD15LatentFormat
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+from ..fmn_core.errors import ForgetError
+from ..fmn_core.patch import ForgetPatch
+
+log = logging.getLogger("forget-me-not")
+
+MINIATURE = Path(__file__).resolve().parent.parent / "mini_sd"
+PATCH_FOLDER = "forget_me_not"
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def patch_root() -> Path:
+    """models/loras/forget_me_not: under the host's LoRA folder, so that the stock loaders list the patches too."""
+    return Path(folder_paths.get_folder_paths("loras")[0]) / PATCH_FOLDER
+
+
+def patch_files() -> list[str]:
+    """Names of the patches that the stock loader would list below forget_me_not/."""
+    names = (name.replace("\\", "/") for name in folder_paths.get_filename_list("loras"))
+    return sorted(name for name in names if name.startswith(PATCH_FOLDER + "/"))
+
+
+def patch_path(name: str) -> Path:
+    """Full path of a listed patch; raises ForgetError when the host does not know it."""
+    path = folder_paths.get_full_path("loras", name)
+    if path is None:
+        raise ForgetError(f"Expected a patch file from the list, {name!r} is not there. Refresh the list or train the patch first.")
+    return Path(path)
+
+
+def forget_file_lists() -> None:
+    """Makes a patch that was just written appear in the host's lists."""
+    folder_paths.filename_list_cache.pop("loras", None)
+
+
+# --- execution --------------------------------------------------------------------------------------------------------
+
+
+def check_interrupted() -> None:
+    """Raises the host's own exception when the user pressed cancel."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+class Progress:
+    """The progress bar of the node that is running, with an optional preview picture (PIL)."""
+
+    def __init__(self, total: int):
+        self._bar = comfy.utils.ProgressBar(total)
+
+    def update(self, done: int, total: int, picture: Any = None) -> None:
+        check_interrupted()
+        self._bar.update_absolute(done, total, ("JPEG", picture, 512) if picture is not None else None)
+
+
+@contextlib.contextmanager
+def gradients():
+    """Leaves the host's inference mode and says that a training runs, where the host wants to know."""
+    management = comfy.model_management
+    told = hasattr(management, "in_training")
+    before = getattr(management, "in_training", False)
+    try:
+        if told:
+            management.in_training = True
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        if told:
+            management.in_training = before
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def require_unet(patcher: Any) -> Any:
+    """The UNet inside a MODEL; raises ForgetError when there is none with cross-attention."""
+    unet = getattr(getattr(patcher, "model", None), "diffusion_model", None)
+    if not isinstance(unet, UNetModel) or not any(name.endswith("attn2") for name, _ in unet.named_modules()):
+        kind = type(unet).__name__ if unet is not None else type(patcher).__name__
+        raise ForgetError(f"Expected a Stable Diffusion 1.x, 2.x or XL model (a UNet with cross-attention), got {kind}. Load one of these.")
+    return unet
+
+
+def load(patcher: Any) -> torch.device:
+    """Brings a model to its compute device, as sampling does."""
+    comfy.model_management.load_models_gpu([patcher])
+    return patcher.load_device
+
+
+def diffusers_names(patcher: Any) -> dict[str, str]:
+    """Diffusers path -> host path of every UNet weight, without the ending `.weight`."""
+    names = comfy.utils.unet_to_diffusers(patcher.model.model_config.unet_config)
+    return {k.removesuffix(".weight"): v.removesuffix(".weight") for k, v in names.items() if k.endswith(".weight")}
+
+
+def effective_weight(patcher: Any, key: str) -> torch.Tensor:
+    """A weight as sampling would use it, the user's own patches applied, float32 on the CPU."""
+    (weight, convert), *patches = patcher.get_key_patches(key)[key]
+    weight = convert(weight.detach().to("cpu", copy=True), inplace=True).float()
+    if not patches:
+        return weight
+    return comfy.lora.calculate_weight(patches, weight, key).to("cpu", torch.float32)
+
+
+def apply_patch(patcher: Any, patch: ForgetPatch, strength: float) -> tuple[Any, int]:
+    """A clone of MODEL with the patch on it, and the number of layers that it matched.
+
+    Raises ForgetError when no layer matches, or a shape differs: the patch is then for another architecture.
+    """
+    require_unet(patcher)
+    targets = comfy.lora.model_lora_keys_unet(patcher.model, {})
+    shapes = {k: tuple(v.shape) for k, v in patcher.model.state_dict().items()}
+    known = {name: f for name, f in patch.factors.items() if name in targets}
+    wrong = [n for n, f in known.items() if (f.up.shape[0], f.down.shape[1]) != shapes[targets[n]][:2]]
+    missing = len(patch.factors) - len(known)
+    if wrong or not known:
+        got = f"{len(wrong)} layers of other shapes" if wrong else "no layer of that name"
+        raise ForgetError(
+            f"Expected a patch for this architecture, got one with {got} ({patch.base.get('architecture', 'unknown base')}). "
+            "Choose a patch made for this family of models."
+        )
+    clone = patcher.clone()
+    loaded = comfy.lora.load_lora(patch.state_dict(torch.float32), {n: targets[n] for n in known}, log_missing=False)
+    matched = len(clone.add_patches(loaded, strength))
+    if missing:
+        log.warning("%d of %d layers of the patch are not in this model", missing, len(patch.factors))
+    return clone, matched
+
+
+# --- the miniature ----------------------------------------------------------------------------------------------------
+
+
+class MiniatureConfig(comfy.supported_models_base.BASE):
+    """The host's description of the miniature: SD's architecture in small."""
+
+    latent_format = SD15LatentFormat
+    memory_usage_factor = 1.0
+    unet_extra_config = {}
+
+    def __init__(self, config: dict[str, Any]):
+        self.sampling_settings = config["sampling"]
+        super().__init__(config["unet"])
+        self.latent_format.scale_factor = config["scale_factor"]
+        self.latent_format.latent_rgb_factors = config.get("latent_rgb_factors")
+        self.latent_format.latent_rgb_factors_bias = config.get("latent_rgb_bias")
+        self.latent_format.taesd_decoder_name = None
+
+
+class MiniatureTokenizer(comfy.sd1_clip.SDTokenizer):
+    """The standard CLIP tokenizer; textual-inversion embeddings have the miniature's width."""
+
+    def __init__(self, embedding_directory=None, tokenizer_data=None, **kwargs):
+        width = json.loads((MINIATURE / "config.json").read_text())["text"]["hidden_size"]
+        super().__init__(embedding_directory=embedding_directory, embedding_size=width, tokenizer_data=tokenizer_data or {}, **kwargs)
+
+
+def load_miniature() -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of the miniature that ships with this pack, as native objects of the host."""
+    path = MINIATURE / "weights" / "mini_sd.safetensors"
+    if not path.is_file():
+        raise ForgetError("Expected mini_sd/weights/mini_sd.safetensors in the pack's folder, found none. Install the pack again.")
+    config = json.loads((MINIATURE / "config.json").read_text())
+    weights = comfy.utils.load_torch_file(str(path), safe_load=True)
+
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+
+    return _miniature_model(config, part("unet.")), _miniature_clip(config, part("text.")), _miniature_vae(config, part("vae."))
+
+
+def _miniature_model(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
+    management = comfy.model_management
+    device = management.get_torch_device()
+    parameters = sum(w.numel() for w in weights.values())
+    model_config = MiniatureConfig(config)
+    dtype = management.unet_dtype(device=device, model_params=parameters, supported_dtypes=model_config.supported_inference_dtypes)
+    manual_cast = management.unet_manual_cast(dtype, device, model_config.supported_inference_dtypes)
+    model_config.set_inference_dtype(dtype, manual_cast)
+    kind = comfy.model_base.ModelType.V_PREDICTION if config["prediction"] == "v" else comfy.model_base.ModelType.EPS
+    model = comfy.model_base.BaseModel(model_config, model_type=kind, device=management.unet_offload_device())
+    model.diffusion_model.to(dtype)
+    model.diffusion_model.load_state_dict(weights)
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=management.unet_offload_device())
+
+
+def _miniature_clip(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
+    rows, ids = weights.pop("vocabulary.weight"), weights.pop("vocabulary.ids").long()
+    # Only rows of words that were trained are stored; every other word is a zero vector.
+    table = torch.zeros(49408, rows.shape[1], dtype=rows.dtype)
+    table[ids] = rows
+    weights["text_model.embeddings.token_embedding.weight"] = table
+    target = comfy.supported_models_base.ClipTarget(
+        lambda **kw: comfy.sd1_clip.SD1Tokenizer(tokenizer=MiniatureTokenizer, **kw), comfy.sd1_clip.SD1ClipModel
+    )
+    options = {"clip_l_model_config": config["text"]}
+    embeddings = folder_paths.get_folder_paths("embeddings")
+    clip = comfy.sd.CLIP(target, embedding_directory=embeddings, parameters=table.numel(), model_options=options)
+    missing, unexpected = clip.load_sd({k: v for k, v in weights.items()})
+    if unexpected or [k for k in missing if "logit_scale" not in k and "text_projection" not in k]:
+        raise ForgetError(f"Expected the miniature's text encoder, its file misses {missing} and has {unexpected}. Install the pack again.")
+    return clip
+
+
+def _miniature_vae(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
+    return comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": config["vae"], "embed_dim": config["vae"]["z_channels"]}})

@@ -30,10 +30,12 @@ class ClosedFormSettings:
     """What can be chosen; 0 means: chosen from the algebra alone (see choose_weights).
 
     `ridge`: lambda relative to the mean eigenvalue of the system. `preserve_weight`: weight of the preserve prompts'
-    mean second moment against the concept's. `rank`: upper bound; `tolerance`: energy that may be left behind.
+    mean second moment against the concept's. `preservation`: how much drift counts when these two are chosen, 1 = as
+    measured to be balanced. `rank`: upper bound; `tolerance`: energy that may be left behind.
     """
 
     train: str = "values"
+    preservation: float = 1.0
     ridge: float = AUTO
     preserve_weight: float = AUTO
     rank: int = 32
@@ -166,7 +168,7 @@ def choose_weights(rows: Rows, metric: torch.Tensor, settings: ClosedFormSetting
             edit = system.solve(ridge, weight)
             missed = relative_norm(source + source @ edit.T - target, source - target, metric)
             drift = relative_norm(preserve @ edit.T, preserve, metric)
-            score = missed**2 + (DRIFT_PRICE * drift) ** 2
+            score = missed**2 + (DRIFT_PRICE * settings.preservation * drift) ** 2
             if best is None or score < best[0]:
                 best = (score, ridge, weight, missed, drift)
     assert best is not None

@@ -93,14 +93,17 @@ class ForgetPatch:
 
 
 def fingerprint(model: ForgetModel) -> dict[str, Any]:
-    """What tells base models apart: shapes and norms of the cross-attention keys.
+    """The fingerprint of a model as it is loaded, see fingerprint_of_weights."""
+    return fingerprint_of_weights([model.weight(layer.name, "to_k") for layer in model.cross_attention()])
+
+
+def fingerprint_of_weights(weights: list[torch.Tensor]) -> dict[str, Any]:
+    """What tells base models apart: shapes and norms of the cross-attention keys, in forward order.
 
     Norms are compared with a tolerance, so that the same checkpoint in another precision still matches.
     """
-    layers = model.cross_attention()
-    weights = [model.weight(layer.name, "to_k") for layer in layers]
     return {
-        "architecture": architecture(len(layers), weights[0].shape[1]),
+        "architecture": architecture(len(weights), weights[0].shape[1]),
         "context_dim": weights[0].shape[1],
         "shapes": [list(w.shape) for w in weights],
         "norms": [float(f"{w.double().norm().item():.5g}") for w in weights],

@@ -19,7 +19,8 @@ from .patch import Factors, ForgetPatch, fingerprint, kohya_name
 from .templates import everyday_captions
 from .tokens import END_TOKEN_CHOICES, EncodedPrompt, concept_columns
 
-TRAIN_CHOICES = ("attn2 keys and values", "attn2", "whole UNet")
+PROJECTIONS = {"values": ("to_v",), "keys and values": ("to_k", "to_v"), "attn2": ("to_q", "to_k", "to_v", "to_out.0")}
+TRAIN_CHOICES = (*PROJECTIONS, "whole UNet")
 LOSS_FORMS = ("paper", "released code")
 
 
@@ -31,7 +32,7 @@ class ResteerSettings:
     `preservation`: weight of the relative movement of preserve prompts' keys and values.
     """
 
-    train: str = "attn2 keys and values"
+    train: str = "keys and values"
     loss: str = "paper"
     end_token: str = "first"
     steps: int = 35
@@ -105,8 +106,7 @@ def trained_layers(model: ForgetModel, train: str) -> dict[str, torch.nn.Module]
     """Diffusers path -> module of every layer that gets factors."""
     if train == "whole UNet":
         return dict(sorted(model.linear_layers().items()))
-    projections = ("to_k", "to_v") if train == TRAIN_CHOICES[0] else ("to_q", "to_k", "to_v", "to_out.0")
-    return {f"{layer.name}.{p}": layer.projections[p] for layer in model.cross_attention() for p in projections}
+    return {f"{layer.name}.{p}": layer.projections[p] for layer in model.cross_attention() for p in PROJECTIONS[train]}
 
 
 class Preservation:

@@ -115,6 +115,20 @@ class ComfyModel:
     def latent_channels(self) -> int:
         return self.patcher.model.latent_format.latent_channels
 
+    def native_latent_size(self) -> int:
+        """Side of the latent the model was trained at: 128 for SDXL, 96 for the v-prediction SD 2.x, else 64.
+
+        The miniature's configuration carries its own size.
+        """
+        config = self.patcher.model.model_config.unet_config
+        width = self._layers[0].projections["to_k"].weight.shape[1]
+        if width == 2048:
+            return 128
+        return config.get("image_size") if config.get("image_size", 32) != 32 else (96 if width == 1024 and self._predicts_v() else 64)
+
+    def _predicts_v(self) -> bool:
+        return getattr(self.patcher.model.model_type, "name", "") == "V_PREDICTION"
+
     def encode_images(self, vae: Any, images: torch.Tensor) -> torch.Tensor:
         """IMAGE (B, H, W, 3) in 0..1 -> latents (B, C, H/8, W/8) in the model's scale, on the CPU."""
         latents = vae.encode(images[..., :3])

@@ -21,6 +21,7 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy.latent_formats import SD15 as SD15LatentFormat
+from comfy.ldm.modules.attention import optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 from ..fmn_core.errors import ForgetError
@@ -127,6 +128,12 @@ def effective_weight(patcher: Any, key: str) -> torch.Tensor:
     return comfy.lora.calculate_weight(patches, weight, key).to("cpu", torch.float32)
 
 
+def key_weights(patcher: Any) -> list[torch.Tensor]:
+    """The attn2 key weights of a MODEL in forward order, for its fingerprint."""
+    names = [name for name, _ in require_unet(patcher).named_modules() if name.endswith("attn2.to_k")]
+    return [effective_weight(patcher, f"diffusion_model.{name}.weight") for name in names]
+
+
 def apply_patch(patcher: Any, patch: ForgetPatch, strength: float) -> tuple[Any, int]:
     """A clone of MODEL with the patch on it, and the number of layers that it matched.
 
@@ -150,6 +157,42 @@ def apply_patch(patcher: Any, patch: ForgetPatch, strength: float) -> tuple[Any,
     if missing:
         log.warning("%d of %d layers of the patch are not in this model", missing, len(patch.factors))
     return clone, matched
+
+
+# --- sampling ---------------------------------------------------------------------------------------------------------
+
+
+def attention_blocks(patcher: Any) -> list[tuple[str, int, int]]:
+    """(place, block number, transformer index) of every attn2 layer in forward order, as the host names them."""
+    places = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
+    blocks = []
+    for name, _ in require_unet(patcher).named_modules():
+        if name.endswith(".attn2"):
+            parts = name.split(".")
+            number = 0 if parts[0] == "middle_block" else int(parts[1])
+            blocks.append((places[parts[0]], number, int(parts[-2])))
+    return blocks
+
+
+def wrap_sampling(patcher: Any, key: str, around_sampling: Any, around_unet: Any) -> None:
+    """Runs one function around every sampling with this MODEL, and one around every UNet call in it."""
+    wrappers = comfy.patcher_extension.WrappersMP
+    patcher.add_wrapper_with_key(wrappers.OUTER_SAMPLE, key, around_sampling)
+    patcher.add_wrapper_with_key(wrappers.DIFFUSION_MODEL, key, around_unet)
+
+
+def replace_attention(patcher: Any, block: tuple[str, int, int], function: Any) -> None:
+    """Replaces one attn2 layer; raises ForgetError when another node already did, because only one can."""
+    options = patcher.model_options.get("transformer_options", {})
+    taken = options.get("patches_replace", {}).get("attn2", {})
+    if block in taken or block[:2] in taken:
+        raise ForgetError("Expected attn2 layers that no other node replaces, got one that is taken. Switch `renormalise` off, or remove that node.")
+    patcher.set_model_attn2_replace(function, *block)
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict[str, Any]) -> torch.Tensor:
+    """The host's own attention with the backend the user chose."""
+    return optimized_attention(q, k, v, extra_options["n_heads"], attn_precision=extra_options.get("attn_precision"))
 
 
 # --- the miniature ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,25 @@
+"""ComfyUI Forget-Me-Not: makes a Stable Diffusion model forget a concept. Entry point: the list of nodes."""
+
+try:
+    from comfy_api.v0_0_2 import ComfyExtension
+except ImportError:
+    from comfy_api.latest import ComfyExtension
+
+from .nodes.apply_patch import ApplyForgetPatch
+from .nodes.attention_map import ConceptAttentionMap
+from .nodes.encode_prompt import EncodePrompt
+from .nodes.miniature import LoadMiniature
+from .nodes.train_patch import TrainForgetPatch
+from .nodes.zero_attention import ZeroConceptAttention
+
+WEB_DIRECTORY = "./js"
+NODES = [LoadMiniature, EncodePrompt, ZeroConceptAttention, TrainForgetPatch, ApplyForgetPatch, ConceptAttentionMap]
+
+
+class ForgetMeNot(ComfyExtension):
+    async def get_node_list(self):
+        return NODES
+
+
+async def comfy_entrypoint():
+    return ForgetMeNot()

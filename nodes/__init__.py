@@ -1,0 +1,1 @@
+"""Thin ComfyUI nodes over fmn_core, one module per topic."""

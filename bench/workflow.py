@@ -1,0 +1,37 @@
+"""Graph format (what a user opens) -> API format (what the server runs)."""
+
+from __future__ import annotations
+
+_WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+_SKIPPED = {"Note", "MarkdownNote", "Reroute"}
+
+
+def widget_names(info: dict) -> list[str]:
+    """Names of a node's widgets in the order of its widgets_values; "" where the front end adds a control widget."""
+    names = []
+    for group in ("required", "optional"):
+        inputs = info["input"].get(group, {})
+        for name in info.get("input_order", {}).get(group, inputs):
+            kind, options = inputs[name][0], (inputs[name][1] if len(inputs[name]) > 1 else {})
+            if (isinstance(kind, list) or kind in _WIDGETS) and not options.get("forceInput"):
+                names.append(name)
+                if options.get("control_after_generate"):
+                    names.append("")
+    return names
+
+
+def to_api(graph: dict, object_info: dict) -> dict:
+    """Converts a workflow; raises ValueError on a node type the server does not know."""
+    links = {link[0]: (str(link[1]), link[2]) for link in graph["links"]}
+    prompt = {}
+    for node in graph["nodes"]:
+        if node["type"] in _SKIPPED:
+            continue
+        if node["type"] not in object_info:
+            raise ValueError(f"Expected a node type of this server, got {node['type']!r}.")
+        info = object_info[node["type"]]
+        values = zip(widget_names(info), node.get("widgets_values", []))
+        inputs = {name: value for name, value in values if name}
+        inputs |= {i["name"]: list(links[i["link"]]) for i in node.get("inputs", []) if i.get("link") is not None}
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs, "_meta": {"title": node.get("title", node["type"])}}
+    return prompt

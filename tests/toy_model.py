@@ -1,0 +1,71 @@
+"""A model of a few hundred weights that follows fmn_core's protocol: a causal text encoder and two attn2 layers."""
+
+from __future__ import annotations
+
+import torch
+
+from fmn_core.model import CrossAttention
+from fmn_core.tokens import CHUNK, EncodedPrompt, Vocabulary
+
+START, END = 1, 2
+
+
+class ToyModel:
+    """Words are hashed to ids; token j's embedding mixes all tokens up to j, as a causal encoder's does."""
+
+    def __init__(self, dim: int = 24, seed: int = 0, pad: int = END):
+        g = torch.Generator().manual_seed(seed)
+        self.device, self.dim, self.pad = torch.device("cpu"), dim, pad
+        self.vocabulary = Vocabulary(START, END, {"l": pad})
+        self.table = torch.randn(997, dim, generator=g)
+        self.position = torch.randn(CHUNK, dim, generator=g) * 0.3
+        self.mix = torch.randn(dim, dim, generator=g) / dim**0.5
+        self.layers = []
+        for name, width in (("down_blocks.0.attentions.0.transformer_blocks.0.attn2", 16), ("mid_block.attentions.0.transformer_blocks.0.attn2", 32)):
+            parts = {"to_q": torch.nn.Linear(4, width, bias=False), "to_out.0": torch.nn.Linear(width, 4)}
+            parts |= {p: torch.nn.Linear(dim, width, bias=False) for p in ("to_k", "to_v")}
+            for module in parts.values():
+                for parameter in module.parameters():
+                    parameter.data = torch.randn(parameter.shape, generator=g) * 0.4
+                    parameter.requires_grad_(False)
+            self.layers.append(CrossAttention(name, 4, parts))
+
+    def ids(self, text: str) -> list[int]:
+        return [3 + sum(ord(c) * (i + 7) ** 2 for i, c in enumerate(w)) % 990 for w in text.lower().replace(",", " ,").split()]
+
+    def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
+        return {"l": self.ids(phrase)}
+
+    def encode(self, prompts: list[str]) -> list[EncodedPrompt]:
+        encoded = []
+        for text in prompts:
+            ids = [START, *self.ids(text)[: CHUNK - 2], END]
+            ids += [self.pad] * (CHUNK - len(ids))
+            x = self.table[ids] + self.position
+            past = x.cumsum(0) / torch.arange(1, CHUNK + 1)[:, None]
+            context = torch.nn.functional.layer_norm(x + torch.tanh(past @ self.mix) * 2, (self.dim,)) * 3
+            encoded.append(EncodedPrompt(text, {"l": [ids]}, context))
+        return encoded
+
+    def cross_attention(self) -> list[CrossAttention]:
+        return self.layers
+
+    def linear_layers(self) -> dict[str, torch.nn.Module]:
+        return {f"{layer.name}.{p}": m for layer in self.layers for p, m in layer.projections.items()}
+
+    def weight(self, layer: str, projection: str) -> torch.Tensor:
+        return self.linear_layers()[f"{layer}.{projection}"].weight.detach().float().clone()
+
+    def sigmas(self) -> torch.Tensor:
+        return torch.linspace(0.03, 14, 100)
+
+    def denoise(self, x: torch.Tensor, sigma: torch.Tensor, prompts) -> torch.Tensor:
+        context = torch.stack([p.context for p in prompts])
+        h = (x / (1 + sigma.view(-1, 1, 1, 1) ** 2).sqrt()).flatten(2).transpose(1, 2)
+        for layer in self.layers:
+            p = layer.projections
+            q, k, v = p["to_q"](h), p["to_k"](context), p["to_v"](context)
+            q, k, v = (t.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for t in (q, k, v))
+            out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+            h = h + p["to_out.0"](out.transpose(1, 2).flatten(2))
+        return h.transpose(1, 2).reshape(x.shape)

@@ -1,0 +1,193 @@
+import pytest
+import torch
+from toy_model import ToyModel
+
+from fmn_core.closed_form import (
+    ClosedFormSettings,
+    Rows,
+    System,
+    ablated_pair,
+    choose_weights,
+    collect_rows,
+    forget_closed_form,
+    relative_norm,
+    without_concepts,
+)
+from fmn_core.concept import Concept, make_concept
+from fmn_core.errors import ForgetError
+from fmn_core.factors import smallest_rank, weighted_range
+
+TEMPLATES = ["a photo of a {} in the park", "a {} on a table", "a drawing of a {} , detailed", "{}"]
+
+
+@pytest.fixture
+def model():
+    return ToyModel()
+
+
+@pytest.fixture
+def zebra():
+    return Concept(["zebra"], "object", TEMPLATES)
+
+
+def test_solution_zeroes_the_gradient_of_the_ridge_objective():
+    """Autograd, not algebra, says that W' = W + W E is the minimum of the objective the system stands for."""
+    g = torch.Generator().manual_seed(0)
+    source, target, preserve = (torch.randn(n, 9, generator=g, dtype=torch.float64) for n in (14, 14, 20))
+    w = torch.randn(5, 9, generator=g, dtype=torch.float64)
+    ridge, weight = 1e-2, 3.0
+    system = System.of(source, target, preserve)
+    absolute = ridge * (system.concept + weight * system.preserve).trace() / 9
+    new = (w + w @ system.solve(ridge, weight)).requires_grad_()
+    objective = ((source @ new.T - target @ w.T) ** 2).sum() / len(source)
+    objective = objective + weight * ((preserve @ (new - w).T) ** 2).sum() / len(preserve) + absolute * ((new - w) ** 2).sum()
+    objective.backward()
+    assert new.grad.abs().max() < 1e-10
+
+
+def test_pairs_align_with_the_prompt_without_the_phrase(model):
+    full, ablated = model.encode(["a photo of a zebra in the park", "a photo of a in the park"])
+    columns = [5]
+    source, target = ablated_pair(full, ablated, columns)
+    assert len(source) == 77 - 5
+    assert torch.equal(source, full.context[5:])
+    assert target[0].abs().max() == 0
+    for j in range(6, 77):
+        assert torch.equal(target[j - 5], ablated.context[j - 1])
+    # the word after the phrase has the same token in both prompts, one place earlier
+    assert full.tokens["l"][0][6] == ablated.tokens["l"][0][5]
+    assert torch.equal(full.context[:5], ablated.context[:5])
+
+
+def test_factors_equal_the_dense_edit_at_full_rank(model, zebra):
+    settings = ClosedFormSettings(train="keys and values", ridge=1e-3, preserve_weight=1.0, rank=24, tolerance=0.0)
+    patch = forget_closed_form(model, [zebra], settings)
+    from fmn_core.templates import everyday_captions
+
+    rows = collect_rows(model, [zebra], list(everyday_captions()))
+    edit = System.of(rows.source, rows.target, rows.preserve).solve(1e-3, 1.0)
+    for layer in model.cross_attention():
+        for projection in ("to_k", "to_v"):
+            name = f"lora_unet_{layer.name}_{projection}".replace(".", "_")
+            dense = (model.weight(layer.name, projection).double() @ edit).float()
+            torch.testing.assert_close(patch.factors[name].delta(), dense, atol=2e-5, rtol=2e-4)
+    assert patch.figures["rank_residual"] < 1e-12
+
+
+def test_reported_figures_equal_what_the_patched_weights_do(model, zebra):
+    patch = forget_closed_form(model, [zebra], ClosedFormSettings(ridge=1e-4, preserve_weight=1.0))
+    from fmn_core.templates import everyday_captions
+
+    rows = collect_rows(model, [zebra], list(everyday_captions()))
+    layer = model.cross_attention()[1]
+    w = model.weight(layer.name, "to_v").double()
+    new = w + patch.factors[f"lora_unet_{layer.name}_to_v".replace(".", "_")].delta().double()
+    wanted, before = rows.target @ w.T, rows.source @ w.T
+    missed = (rows.source @ new.T - wanted).norm() / (before - wanted).norm()
+    drift = (rows.preserve @ (new - w).T).norm() / (rows.preserve @ w.T).norm()
+    figures = patch.figures["layers"][f"{layer.name}.to_v"]
+    assert figures["missed"] == pytest.approx(float(missed), rel=1e-4)
+    assert figures["drift"] == pytest.approx(float(drift), rel=1e-4)
+
+
+def test_values_only_leaves_keys_alone(model, zebra):
+    patch = forget_closed_form(model, [zebra])
+    assert all(name.endswith("to_v") for name in patch.factors)
+
+
+def test_more_preservation_moves_preserve_prompts_less(model, zebra):
+    drifts = []
+    for preservation in (0.1, 1.0, 10.0):
+        patch = forget_closed_form(model, [zebra], ClosedFormSettings(preservation=preservation, rank=24, tolerance=0.0))
+        drifts.append(patch.figures["held_out_drift"])
+    assert drifts[0] >= drifts[1] >= drifts[2]
+    assert drifts[2] < drifts[0]
+
+
+def test_choice_is_the_best_of_the_grid_on_what_was_left_out(model, zebra):
+    rows = collect_rows(model, [zebra], ["a horse in the park", "a dog", "a chair and a table", "the sea"])
+    metric = torch.eye(model.dim, dtype=torch.float64)
+    ridge, weight, figures = choose_weights(rows, metric, ClosedFormSettings())
+    fitted, kept = rows.template_of % 2 == 0, (torch.arange(len(rows.preserve)) // 77) % 2 == 0
+    system = System.of(rows.source[fitted], rows.target[fitted], rows.preserve[kept])
+    edit = system.solve(ridge, weight)
+    left = rows.preserve[~kept]
+    assert figures["held_out_drift"] == pytest.approx(float((left @ edit.T).norm() / left.norm()), rel=1e-9)
+
+
+def test_two_runs_are_identical(model, zebra):
+    a, b = (forget_closed_form(model, [zebra]).state_dict() for _ in range(2))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_preserve_prompts_that_name_the_concept_are_dropped(model, zebra):
+    assert without_concepts(model, [zebra], ["a zebra in the park", "a horse", "a horse"]) == ["a horse"]
+
+
+def test_progress_may_interrupt(model, zebra):
+    def stop(done, total, figures):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        forget_closed_form(model, [zebra], progress=stop)
+
+
+def test_template_that_changes_the_phrase_is_refused(model):
+    concept = Concept(["zebra"], "object", ["a photo of {}s"])
+    with pytest.raises(ForgetError, match="'zebra' was not found in the prompt 'a photo of zebras'"):
+        forget_closed_form(model, [concept])
+
+
+@pytest.mark.parametrize(
+    ("phrases", "kind", "templates", "message"),
+    [
+        ("", "object", "", "empty text"),
+        ("  \n ", "object", "", "empty text"),
+        ("zebra", "thing", "", "object, identity, style"),
+        ("zebra", "object", "a photo", "one {}"),
+        (" ".join(["word"] * 80), "object", "", "at most 75 tokens, got 80"),
+    ],
+)
+def test_bad_concepts_are_refused(model, phrases, kind, templates, message):
+    with pytest.raises(ForgetError, match=message):
+        make_concept(model, phrases, kind, templates)
+
+
+def test_relative_norm_is_that_of_the_projected_rows():
+    g = torch.Generator().manual_seed(1)
+    x, y, w = torch.randn(4, 6, generator=g), torch.randn(5, 6, generator=g), torch.randn(3, 6, generator=g)
+    assert relative_norm(x, y, w.T @ w) == pytest.approx(float((x @ w.T).norm() / (y @ w.T).norm()), rel=1e-5)
+
+
+def test_weighted_range_beats_other_subspaces_of_its_rank():
+    g = torch.Generator().manual_seed(2)
+    edit, root = torch.randn(8, 8, generator=g).double(), torch.randn(8, 8, generator=g).double()
+    moment = root @ root.T
+    basis, residual = weighted_range(edit, moment, 0.0, 3)
+
+    def left(u):
+        e = edit - u @ (u.T @ edit)
+        return float((e @ moment @ e.T).trace())
+
+    total = float((edit @ moment @ edit.T).trace())
+    assert residual == pytest.approx(left(basis) / total, rel=1e-9)
+    for seed in range(20):
+        other, _ = torch.linalg.qr(torch.randn(8, 3, generator=torch.Generator().manual_seed(seed)).double())
+        assert left(other) >= left(basis)
+
+
+def test_smallest_rank():
+    s = torch.tensor([3.0, 1.0, 0.1])
+    assert smallest_rank(s, 0.5, 3) == 1
+    assert smallest_rank(s, 0.01, 3) == 2
+    assert smallest_rank(s, 0.0, 2) == 2
+    assert smallest_rank(torch.zeros(3), 0.1, 3) == 1
+
+
+def test_rows_of_several_phrases_are_all_solved(model):
+    concept = Concept(["zebra", "striped horse"], "object", TEMPLATES)
+    rows = collect_rows(model, [concept], [])
+    single = collect_rows(model, [Concept(["zebra"], "object", TEMPLATES)], [])
+    assert isinstance(rows, Rows)
+    assert len(rows.source) > len(single.source)

@@ -70,6 +70,11 @@ class ForgetPatch:
             tensors[f"{name}.alpha"] = torch.tensor(float(f.alpha), dtype=torch.float32)
         return tensors
 
+    def as_stored(self, dtype: torch.dtype = torch.float16) -> ForgetPatch:
+        """The patch with the values its file holds, so that memory and file give the same pictures."""
+        stored = {n: Factors(f.up.to(dtype).float(), f.down.to(dtype).float(), f.alpha) for n, f in self.factors.items()}
+        return ForgetPatch(stored, self.concepts, self.base, self.settings, self.figures)
+
     def metadata(self) -> dict[str, str]:
         """File metadata, strings only: ss_* and modelspec.* for other tools, fmn.* for this one."""
         phrases = ", ".join(p for c in self.concepts for p in c["phrases"])

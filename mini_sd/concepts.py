@@ -118,6 +118,12 @@ def with_article(words: str) -> str:
     return f"{'an' if words[0] in 'aeio' else 'a'} {words}"
 
 
+def caption_of(words: str, style: str = "", template: int = 0) -> str:
+    """A caption of the training form: template number `template`, with the style unless it is empty."""
+    templates = STYLED_TEMPLATES if style else PLAIN_TEMPLATES
+    return templates[template].format(x=with_article(words), s=style)
+
+
 def caption(concept: Concept, style: str, rng: random.Random) -> str:
     """Draws one training caption for an image of `concept` in `style` (10 % empty, 7 % without the object)."""
     u = rng.random()

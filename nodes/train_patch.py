@@ -84,7 +84,7 @@ class TrainForgetPatch(io.ComfyNode):
             phrase, kind, templates = options["phrase"], options["kind"], options.get("templates") or ""
             concept = make_concept(adapter, phrase, kind, templates)
             train = {METHODS[0]: _closed_form, METHODS[1]: _resteer}[options["method"]]
-            patch = train(adapter, concept, options)
+            patch = train(adapter, concept, options).as_stored()
         patched, matched = host.apply_patch(model, patch, 1.0)
         path = files.save_under_free_name(patch, stem) if stem else None
         report = _report(patch, matched, path)

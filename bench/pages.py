@@ -1,0 +1,44 @@
+"""Pages of pictures for reports."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image, ImageDraw
+
+_CELL, _LABEL, _GAP = 128, 22, 6
+
+
+def to_pil(image: torch.Tensor) -> Image.Image:
+    """(H, W, 3) in 0..1 -> PIL."""
+    return Image.fromarray((image.clamp(0, 1) * 255).round().byte().cpu().numpy())
+
+
+def before_after_page(rows: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> Image.Image:
+    """One row per prompt: pictures before on the left, after on the right, same seeds."""
+    count = max(len(b) for b, _ in rows.values())
+    width, height = 2 * count * _CELL + 3 * _GAP * 2, len(rows) * (_CELL + _LABEL) + _LABEL + _GAP
+    page = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(page)
+    right = 2 * _GAP * 2 + count * _CELL
+    draw.text((2 * _GAP, 5), "before", fill="black")
+    draw.text((right, 5), "after", fill="black")
+    for r, (label, (before, after)) in enumerate(rows.items()):
+        y = _LABEL + r * (_CELL + _LABEL)
+        draw.text((2 * _GAP, y + 4), label, fill=(90, 90, 96))
+        for left, images in ((2 * _GAP, before), (right, after)):
+            for k, image in enumerate(images):
+                page.paste(to_pil(image).resize((_CELL, _CELL)), (left + k * _CELL, y + _LABEL))
+    return page
+
+
+def grid_page(images: torch.Tensor, rows: list[str], columns: list[str], cell: int = 64, left: int = 120) -> Image.Image:
+    """Pictures (rows * columns, H, W, 3) in row-major order, labelled."""
+    page = Image.new("RGB", (left + len(columns) * cell, _LABEL + len(rows) * cell), "white")
+    draw = ImageDraw.Draw(page)
+    for c, label in enumerate(columns):
+        draw.text((left + c * cell + 2, 4), label, fill="black")
+    for r, label in enumerate(rows):
+        draw.text((4, _LABEL + r * cell + cell // 2 - 6), label, fill="black")
+        for c in range(len(columns)):
+            page.paste(to_pil(images[r * len(columns) + c]).resize((cell, cell)), (left + c * cell, _LABEL + r * cell))
+    return page

@@ -1,0 +1,131 @@
+"""The miniature inside this process, the judge, and what a concept's evaluation consists of."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from bench.judged import drift, share
+from mini_sd import comfy_host
+from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLE_NAMES, STYLED_TEMPLATES, with_article
+from mini_sd.generate import generate
+from mini_sd.judge import classify, load_judge
+
+
+@dataclass
+class Ask:
+    """What is sampled, and what the judge should see in it."""
+
+    prompts: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    concepts: list[str] = field(default_factory=list)
+    styles: list[str] = field(default_factory=list)
+
+    def add(self, words: str, concept: str, style: str, template: int, seed: int) -> None:
+        self.prompts.append(STYLED_TEMPLATES[template % len(STYLED_TEMPLATES)].format(x=with_article(words) if words else "", s=style))
+        self.seeds.append(seed)
+        self.concepts.append(concept)
+        self.styles.append(style)
+
+
+def drawn_styles(concept: str) -> list[str]:
+    """Styles in which the artwork has the concept; the miniature was trained on no other."""
+    missing = {"zebra": ("emojione",), "wizard": ("emojione",), "vampire": ("emojione",)}
+    return [s for s in STYLE_NAMES if s not in missing.get(concept, ())]
+
+
+def target_ask(concept: str, words: str, per_style: int, first_seed: int) -> Ask:
+    """The concept under `words`, in every style it was drawn in, over all templates in turn."""
+    ask = Ask()
+    for s, style in enumerate(drawn_styles(concept)):
+        for k in range(per_style):
+            ask.add(words, concept, style, 3 * s + k, first_seed + k)
+    return ask
+
+
+def others_ask(concepts: list[str], per_concept: int, first_seed: int) -> Ask:
+    """The other concepts, styles and templates in turn."""
+    ask = Ask()
+    for c, concept in enumerate(concepts):
+        styles = drawn_styles(concept)
+        for k in range(per_concept):
+            ask.add(concept, concept, styles[(c + k) % len(styles)], c + 3 * k, first_seed + k)
+    return ask
+
+
+class World:
+    """MODEL, CLIP, VAE and judge; `pack` is this pack, imported as the host would."""
+
+    def __init__(self) -> None:
+        self.pack = comfy_host.load_pack()
+        self.host = sys.modules[f"{comfy_host.PACK_NAME}.nodes.host"]
+        self.adapter_class = sys.modules[f"{comfy_host.PACK_NAME}.nodes.comfy_model"].ComfyModel
+        with torch.inference_mode():
+            self.model, self.clip, self.vae = self.host.load_miniature()
+        self.judge = load_judge()
+        self._images: dict[tuple, torch.Tensor] = {}
+
+    def adapter(self) -> Any:
+        return self.adapter_class(self.model, self.clip)
+
+    def core(self, module: str) -> Any:
+        """A module of fmn_core as the pack sees it."""
+        return sys.modules[f"{comfy_host.PACK_NAME}.fmn_core.{module}"]
+
+    def sample(self, ask: Ask, model: Any = None, extra: Any = None) -> torch.Tensor:
+        """Pictures of an ask; those of the untouched model are made once."""
+        if model is not None:
+            return generate(model, self.clip, self.vae, ask.prompts, ask.seeds, extra=extra)
+        key = tuple(zip(ask.prompts, ask.seeds))
+        if key not in self._images:
+            self._images[key] = generate(self.model, self.clip, self.vae, ask.prompts, ask.seeds)
+        return self._images[key]
+
+    def seen(self, images: torch.Tensor) -> tuple[list[str], list[str]]:
+        return classify(self.judge, images)
+
+
+@dataclass
+class Evaluation:
+    """The pictures asked for one concept, before anything is forgotten."""
+
+    world: World
+    concept: str
+    kept: list[str]  # concepts whose keeping is measured
+    quick: bool = False
+    seed: int = 1000
+
+    def __post_init__(self) -> None:
+        n = 2 if self.quick else 8
+        self.target = target_ask(self.concept, self.concept, n, self.seed)
+        self.synonym = target_ask(self.concept, BY_NAME[self.concept].synonyms[0], max(1, n // 2), self.seed + 100)
+        self.nothing = target_ask(self.concept, "", max(1, n // 2), self.seed)
+        self.others = others_ask(self.kept, 1 if self.quick else 3, self.seed + 200)
+
+    def measure(self, model: Any = None, sampler: Any = None) -> dict[str, float]:
+        """Figures of a patched model; `sampler(ask)` replaces sampling where a method works at inference."""
+        render = sampler or (lambda ask: self.world.sample(ask, model))
+        target, others = render(self.target), render(self.others)
+        seen, styles = self.world.seen(target)
+        kept = self.world.seen(others)[0]
+        kept_before = self.world.seen(self.world.sample(self.others))[0]
+        return {
+            "forget_before": share(self.world.seen(self.world.sample(self.target))[0], self.target.concepts),
+            "forget_after": share(seen, self.target.concepts),
+            "synonym_after": share(self.world.seen(render(self.synonym))[0], self.synonym.concepts),
+            "keep_drop": round(share(kept_before, self.others.concepts) - share(kept, self.others.concepts), 4),
+            "style_after": share(styles, self.target.styles),
+            "drift": drift(self.world.sample(self.others), others),
+        }
+
+    def fallback_rate(self) -> float:
+        """How often the untouched model draws the concept when the phrase is left out of the prompt: the floor."""
+        images = self.world.sample(self.nothing)
+        return share(self.world.seen(images)[0], self.nothing.concepts)
+
+
+def other_concepts(concept: str) -> list[str]:
+    return [n for n in CONCEPT_NAMES if n != concept]

@@ -1,0 +1,23 @@
+"""One real ComfyUI for all tests that need a server."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    from bench.comfy_server import ComfyServer
+
+    with ComfyServer(tmp_path_factory.mktemp("comfyui")) as running:
+        yield running
+
+
+@pytest.fixture
+def patches(server):
+    """The patch folder, empty before and after the test."""
+    folder = server.loras / "forget_me_not"
+    folder.mkdir(exist_ok=True)
+    for file in folder.iterdir():
+        file.unlink()
+    yield folder
+    for file in folder.iterdir():
+        file.unlink()

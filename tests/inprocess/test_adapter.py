@@ -1,0 +1,186 @@
+"""The adapter and the patches on the host's own objects, inside this process."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mini_sd import comfy_host
+
+
+@pytest.fixture(scope="module")
+def pack():
+    comfy_host.load_pack()
+    return SimpleNamespace(
+        **{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in ("host", "comfy_model", "zero_attention")},
+        **{n: sys.modules[f"forget_me_not.fmn_core.{n}"] for n in ("closed_form", "resteer", "concept", "errors", "patch", "attention", "hooks")},
+    )
+
+
+@pytest.fixture(scope="module")
+def miniature(pack):
+    with torch.inference_mode():
+        return pack.host.load_miniature()
+
+
+@pytest.fixture
+def adapter(pack, miniature):
+    with torch.inference_mode():
+        return pack.comfy_model.ComfyModel(miniature[0], miniature[1])
+
+
+def weights(model):
+    return {k: v.clone() for k, v in model.model.state_dict().items()}
+
+
+def assert_untouched(model, before):
+    after = model.model.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+    for module in model.model.diffusion_model.modules():
+        assert not module._forward_hooks
+        assert not any(p.requires_grad for p in module._parameters.values() if p is not None)
+    assert not model.patches
+
+
+def test_layers_are_those_of_sd(adapter):
+    names = [layer.name for layer in adapter.cross_attention()]
+    assert len(names) == 16
+    assert names[0] == "down_blocks.0.attentions.0.transformer_blocks.0.attn2" and names[6].startswith("mid_block")
+    assert names[-1] == "up_blocks.2.attentions.2.transformer_blocks.0.attn2"
+
+
+def test_phrase_tokens_have_no_special_tokens(adapter):
+    assert adapter.phrase_tokens("santa claus") == {"l": adapter.tokenize("a santa claus")["l"][0][2:4]}
+
+
+def test_prompts_encoded_together_equal_prompts_encoded_alone(adapter, miniature):
+    prompts = ["a zebra", "", "a picture of a dog in noto style", "a house"]
+    with torch.inference_mode():
+        together = adapter.encode(prompts)
+        for prompt, encoded in zip(prompts, together):
+            alone = miniature[1].encode_from_tokens(miniature[1].tokenize(prompt))[0]
+            torch.testing.assert_close(encoded.context, alone.float(), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("train", ["values", "keys and values", "attn2", "whole UNet"])
+def test_training_under_inference_mode_leaves_the_model_alone(pack, miniature, adapter, train):
+    before = weights(miniature[0])
+    with torch.inference_mode(), adapter.ready_for_gradients():
+        concept = pack.concept.make_concept(adapter, "zebra")
+        patch = pack.resteer.forget_by_resteering(adapter, [concept], torch.zeros(1, 4, 16, 16), pack.resteer.ResteerSettings(steps=2, train=train, rank=2))
+    assert any(f.up.abs().max() > 0 for f in patch.factors.values())
+    assert_untouched(miniature[0], before)
+    patched, matched = pack.host.apply_patch(miniature[0], patch, 1.0)
+    assert matched == len(patch.factors)
+    assert_untouched(miniature[0], before)
+
+
+def test_interrupt_and_failure_leave_the_model_alone(pack, miniature, adapter):
+    before = weights(miniature[0])
+
+    class Stop(Exception):
+        pass
+
+    def stop(done, total, figures):
+        raise Stop
+
+    concept = pack.concept.make_concept(adapter, "zebra")
+    for latents, error, progress in ((torch.zeros(1, 4, 16, 16), Stop, stop), (torch.full((1, 4, 16, 16), float("nan")), pack.errors.ForgetError, None)):
+        with pytest.raises(error), torch.inference_mode(), adapter.ready_for_gradients():
+            pack.resteer.forget_by_resteering(adapter, [concept], latents, pack.resteer.ResteerSettings(steps=3), progress)
+        assert_untouched(miniature[0], before)
+
+
+def test_patched_weights_are_weight_plus_delta(pack, miniature, adapter):
+    patch = pack.closed_form.forget_closed_form(adapter, [pack.concept.make_concept(adapter, "zebra")])
+    patched, _ = pack.host.apply_patch(miniature[0], patch, 0.5)
+    other = pack.comfy_model.ComfyModel(patched, miniature[1])
+    for layer in adapter.cross_attention():
+        delta = patch.factors[pack.patch.kohya_name(layer.name, "to_v")].delta()
+        expected = adapter.weight(layer.name, "to_v") + 0.5 * delta
+        torch.testing.assert_close(other.weight(layer.name, "to_v"), expected, atol=1e-5, rtol=1e-4)
+        assert torch.equal(other.weight(layer.name, "to_k"), adapter.weight(layer.name, "to_k"))
+
+
+def test_denoise_equals_the_hosts_own_prediction(adapter, miniature):
+    """Against the v-prediction formula computed by hand from the raw UNet output."""
+    model = miniature[0].model
+    prompt = adapter.encode(["a picture of a zebra in noto style"])[0]
+    x, sigma = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * 3, torch.tensor([2.5])
+    with torch.inference_mode():
+        x0 = adapter.denoise(x, sigma, [prompt])
+        t = (adapter.sigmas().log() - sigma.log()).abs().argmin().reshape(1).float()
+        v = model.diffusion_model(x / (sigma**2 + 1).sqrt(), t, context=prompt.context[None])
+    abar = 1 / (1 + sigma**2)
+    torch.testing.assert_close(x0, abar.sqrt() * (x * abar.sqrt()) - (1 - abar).sqrt() * v, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+@pytest.mark.parametrize("strength", [1.0, 0.4])
+def test_zero_attention_equals_brute_force_in_float64(pack, adapter, miniature, strength, renormalise):
+    prompts = adapter.encode(["a zebra and a zebra", "a horse"])
+    zero = pack.zero_attention.ZeroAttention(adapter, ["zebra"], "first", strength, set(pack.host.attention_blocks(miniature[0])), (1e9, 0.0))
+    zero.learn(adapter, [p.text for p in prompts])
+    context = torch.stack([p.context for p in prompts])
+    weight, known = zero.find(context)
+    assert known and weight[1].sum() == 0 and sorted(weight[0].nonzero().flatten().tolist()) == [2, 5, 6]
+    layer = adapter.cross_attention()[3].projections
+    block = miniature[0].model.diffusion_model.get_submodule("input_blocks.5.1.transformer_blocks.0.attn2")
+    assert block.to_q is layer["to_q"]
+    options = {zero.key: weight, "block": ("input", 5), "block_index": 0, "n_heads": block.heads}
+    h = torch.randn(2, 9, layer["to_q"].weight.shape[1], generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        if renormalise:
+            mixed = zero.renormalised_attention(layer["to_q"](h), layer["to_k"](context), layer["to_v"](context), options)
+            out = block.to_out(mixed)
+        else:
+            _, keys, values = zero.scale_values(h, context, context, options)
+            out = block(h, context=keys, value=values)
+    assert torch.allclose(out.double(), brute_force(h, context, weight, layer, block.heads, renormalise), atol=2e-6)
+
+
+def brute_force(h, context, weight, layer, heads, renormalise):
+    q, k, v = (x.double() @ layer[n].weight.double().T for n, x in (("to_q", h), ("to_k", context), ("to_v", context)))
+    d = q.shape[-1] // heads
+    out = torch.zeros_like(q)
+    for b in range(len(q)):
+        for i in range(heads):
+            part = slice(i * d, (i + 1) * d)
+            a = torch.softmax(q[b, :, part] @ k[b, :, part].T / d**0.5, -1) * (1 - weight[b].double())
+            a = a / a.sum(-1, keepdim=True) if renormalise else a
+            out[b, :, part] = a @ v[b, :, part]
+    final = layer["to_out.0"]
+    return out @ final.weight.double().T + final.bias.double()
+
+
+def test_columns_repeat_when_conditionings_are_repeated(pack, adapter, miniature):
+    zero = pack.zero_attention.ZeroAttention(adapter, ["zebra"], "none", 1.0, set(), (1e9, 0.0))
+    zero.learn(adapter, ["a zebra"])
+    prompt = adapter.encode(["a zebra"])[0].context
+    weight, _ = zero.find(prompt.repeat(3, 1)[None].half())
+    assert weight[0].nonzero().flatten().tolist() == [2, 79, 156]
+
+
+def test_models_without_cross_attention_are_refused(pack, miniature):
+    other = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Linear(2, 2)), load_device=torch.device("cpu"))
+    with pytest.raises(pack.errors.ForgetError, match="a UNet with cross-attention.*got Linear"):
+        pack.comfy_model.ComfyModel(other, miniature[1])
+
+
+def test_missing_and_foreign_clip_are_refused(pack, miniature):
+    with pytest.raises(pack.errors.ForgetError, match="Expected a CLIP, got none"):
+        pack.comfy_model.ComfyModel(miniature[0], None)
+
+
+def test_clip_of_another_width_is_refused(pack, miniature):
+    class Wide(pack.comfy_model.ComfyModel):
+        def encode(self, prompts):
+            return [SimpleNamespace(context=torch.zeros(77, 768)) for _ in prompts]
+
+    with pytest.raises(pack.errors.ForgetError, match="width 96 for this MODEL, got 768"):
+        Wide(miniature[0], miniature[1])
+
+
+def test_fingerprint_of_the_node_and_of_the_adapter_agree(pack, adapter, miniature):
+    assert pack.patch.fingerprint(adapter) == pack.patch.fingerprint_of_weights(pack.host.key_weights(miniature[0]))

@@ -1,0 +1,131 @@
+"""Every node through the real server."""
+
+import json
+
+import pytest
+import torch
+from prompts import HORSE, ZEBRA, miniature, pictures, sampled, train, train_inputs
+
+from bench.workflow import to_api
+from mini_sd.comfy_host import REPOSITORY
+from mini_sd.judge import classify, load_judge
+
+NODES = {"FMN_LoadMiniature", "FMN_EncodePrompt", "FMN_ZeroConceptAttention", "FMN_TrainForgetPatch", "FMN_ApplyForgetPatch", "FMN_ConceptAttentionMap"}
+
+
+def judged(images):
+    return classify(load_judge(), images.float() / 255)
+
+
+@pytest.fixture(scope="module")
+def info(server):
+    return server.object_info()
+
+
+def test_all_nodes_are_there_with_tooltips(info):
+    mine = {k: v for k, v in info.items() if k.startswith("FMN_")}
+    assert set(mine) == NODES
+    for name, node in mine.items():
+        assert node["category"] == "Forget-Me-Not" and node["description"], name
+        inputs = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
+        assert [i for i, spec in inputs.items() if not (len(spec) > 1 and spec[1].get("tooltip"))] == [], name
+        assert len(node["output_tooltips"]) == len(node["output"]) and all(node["output_tooltips"]), name
+        assert not node["display_name"].startswith("FMN")
+
+
+def test_miniature_draws_with_the_stock_sampler(server):
+    prompt = miniature() | sampled("a", ["mini", 0], ZEBRA, batch=4, steps=20) | sampled("b", ["mini", 0], "a picture of santa claus in fluent style", batch=4, steps=20)
+    outputs = server.run(prompt)
+    for name, concept, style in (("a", "zebra", "noto"), ("b", "santa claus", "fluent")):
+        images = pictures(server, outputs, name)
+        assert images.shape == (4, 128, 128, 3)
+        concepts, styles = judged(images)
+        assert concepts.count(concept) >= 3 and styles.count(style) >= 3, (concepts, styles)
+
+
+def test_closed_form_forgets_and_every_way_to_apply_it_gives_the_same_picture(server, patches):
+    trained = train() | sampled("out", ["train", 0], ZEBRA, batch=4, steps=20)
+    trained |= sampled("kept", ["train", 0], HORSE, batch=4, steps=20) | sampled("before", ["mini", 0], ZEBRA, batch=4, steps=20)
+    trained["apply"] = {"class_type": "FMN_ApplyForgetPatch", "inputs": {"model": ["mini", 0], "patch_file": "(from the forget_patch input)", "strength": 1.0, "forget_patch": ["train", 1]}}
+    trained |= sampled("from_patch", ["apply", 0], ZEBRA, batch=4, steps=20)
+    outputs = server.run(trained)
+    report = "\n".join(outputs["train"]["text"])
+    assert "matched 16 layers" in report and "saved forget_me_not/forget_zebra.safetensors" in report
+    assert [p.name for p in patches.iterdir()] == ["forget_zebra.safetensors"]
+    assert judged(pictures(server, outputs, "before"))[0].count("zebra") >= 3
+    assert judged(pictures(server, outputs, "out"))[0].count("zebra") == 0
+    assert judged(pictures(server, outputs, "kept"))[0].count("horse") >= 3
+
+    file = "forget_me_not/forget_zebra.safetensors"
+    again = miniature()
+    again["stock"] = {"class_type": "LoraLoaderModelOnly", "inputs": {"model": ["mini", 0], "lora_name": file, "strength_model": 1.0}}
+    again["ours"] = {"class_type": "FMN_ApplyForgetPatch", "inputs": {"model": ["mini", 0], "patch_file": file, "strength": 1.0}}
+    again |= sampled("a", ["stock", 0], ZEBRA, batch=4, steps=20) | sampled("b", ["ours", 0], ZEBRA, batch=4, steps=20)
+    again["text"] = {"class_type": "PreviewAny", "inputs": {"source": ["ours", 1]}}
+    second = server.run(again)
+    assert "matched 16 of 16 layers" in "".join(second["text"]["text"])
+    wanted = pictures(server, outputs, "out")
+    for images in (pictures(server, second, "a"), pictures(server, second, "b"), pictures(server, outputs, "from_patch")):
+        assert torch.equal(images, wanted)
+
+
+def test_patch_strength_zero_changes_nothing(server, patches):
+    prompt = train(file_name="") | sampled("a", ["mini", 0], ZEBRA) | sampled("b", ["apply", 0], ZEBRA)
+    prompt["apply"] = {"class_type": "FMN_ApplyForgetPatch", "inputs": {"model": ["mini", 0], "patch_file": "(from the forget_patch input)", "strength": 0.0, "forget_patch": ["train", 1]}}
+    outputs = server.run(prompt)
+    assert torch.equal(pictures(server, outputs, "a"), pictures(server, outputs, "b"))
+    assert list(patches.iterdir()) == []
+
+
+def test_resteering_with_images_shows_progress_and_previews(server, patches):
+    prompt = train(method="attention re-steering", steps=6, images=["ref.decode", 0], vae=["mini", 2]) | sampled("ref", ["mini", 0], ZEBRA, batch=2)
+    prompt["plot"] = {"class_type": "PreviewImage", "inputs": {"images": ["train", 2]}}
+    steps, previews = [], []
+
+    def on_event(kind, data):
+        if kind == "progress" and data.get("node") == "train":
+            steps.append(data["value"])
+        if kind == "preview":
+            previews.append(len(data["data"]))
+
+    outputs = server.run(prompt, on_event)
+    assert max(steps) == 6 and previews
+    assert "steps: 6" in "\n".join(outputs["train"]["text"]) and "matched 32 layers" in "\n".join(outputs["train"]["text"])
+    assert pictures(server, outputs, "plot").shape == (1, 320, 512, 3)
+    assert (patches / "forget_zebra.safetensors").exists()
+
+
+@pytest.mark.parametrize("method", ["closed form", "attention re-steering"])
+def test_one_seed_one_file(server, patches, method):
+    for name in ("a", "b"):
+        server.run(train(method=method, file_name=name))
+    assert (patches / "a.safetensors").read_bytes() == (patches / "b.safetensors").read_bytes()
+
+
+def test_an_existing_file_is_never_overwritten(server, patches):
+    server.run(train(phrase="zebra"))
+    first = (patches / "forget_zebra.safetensors").read_bytes()
+    server.run(train(phrase="dog"))
+    assert (patches / "forget_zebra.safetensors").read_bytes() == first
+    assert sorted(p.name for p in patches.iterdir()) == ["forget_zebra.safetensors", "forget_zebra_00002_.safetensors"]
+
+
+def test_attention_map_is_a_picture(server):
+    prompt = miniature()
+    prompt["map"] = {"class_type": "FMN_ConceptAttentionMap", "inputs": {"model": ["mini", 0], "clip": ["mini", 1], "prompt": ZEBRA, "phrase": "zebra", "end_token": "none", "width": 128, "height": 128, "steps": 4, "seed": 1}}
+    prompt["show"] = {"class_type": "PreviewImage", "inputs": {"images": ["map", 0]}}
+    image = pictures(server, server.run(prompt), "show")
+    assert image.shape == (1, 128, 128, 3) and image.float().std() > 5
+
+
+def test_the_shipped_workflow_runs(server, patches, info):
+    graph = json.loads((REPOSITORY / "workflows" / "forget_a_concept.json").read_text())
+    prompt = to_api(graph, info)
+    for node in prompt.values():
+        if node["class_type"] == "KSampler":
+            node["inputs"]["steps"] = 4
+    outputs = server.run(prompt)
+    saved = [i for i, n in prompt.items() if n["class_type"] == "SaveImage"]
+    assert len(saved) == 6 and all(len(outputs[i]["images"]) == 4 for i in saved)
+    trained = next(n["inputs"] for n in prompt.values() if n["class_type"] == "FMN_TrainForgetPatch")
+    assert set(train_inputs()) <= set(trained)

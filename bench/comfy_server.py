@@ -55,13 +55,25 @@ class ComfyServer:
         link = self.base / "custom_nodes" / PACK_FOLDER
         if not link.exists():
             link.symlink_to(comfy_host.REPOSITORY, target_is_directory=True)
-        command = [sys.executable, "main.py", "--cpu", "--base-directory", str(self.base), "--port", self.url.split(":")[1]]
+        command = [
+            sys.executable,
+            "main.py",
+            "--cpu",
+            "--base-directory",
+            str(self.base),
+            "--port",
+            self.url.split(":")[1],
+        ]
         command += ["--disable-api-nodes", "--database-url", f"sqlite:///{self.base / 'user' / 'comfyui.db'}"]
         command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_FOLDER]
         path = os.pathsep.join(p for p in (str(comfy_host.SHIMS), os.environ.get("PYTHONPATH", "")) if p)
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                command, cwd=comfy_host.root(), env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=subprocess.STDOUT
+                command,
+                cwd=comfy_host.root(),
+                env={**os.environ, "PYTHONPATH": path},
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         self._wait()
         return self
@@ -95,7 +107,9 @@ class ComfyServer:
             return response.read()
 
     def post(self, path: str, data: dict) -> dict:
-        request = urllib.request.Request(f"http://{self.url}{path}", json.dumps(data).encode(), {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"http://{self.url}{path}", json.dumps(data).encode(), {"Content-Type": "application/json"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=60) as response:
                 body = response.read()
@@ -110,7 +124,9 @@ class ComfyServer:
         """A saved or previewed image as PIL."""
         from PIL import Image
 
-        query = urllib.parse.urlencode({"filename": entry["filename"], "subfolder": entry["subfolder"], "type": entry["type"]})
+        query = urllib.parse.urlencode(
+            {"filename": entry["filename"], "subfolder": entry["subfolder"], "type": entry["type"]}
+        )
         return Image.open(io.BytesIO(self.get(f"/view?{query}"))).convert("RGB")
 
     def interrupt(self) -> None:
@@ -130,7 +146,10 @@ class ComfyServer:
         import aiohttp
 
         client = uuid.uuid4().hex
-        async with aiohttp.ClientSession() as session, session.ws_connect(f"ws://{self.url}/ws?clientId={client}", max_msg_size=0) as ws:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"ws://{self.url}/ws?clientId={client}", max_msg_size=0) as ws,
+        ):
             reply = await asyncio.to_thread(self.post, "/prompt", {"prompt": prompt, "client_id": client})
             if "prompt_id" not in reply or reply.get("node_errors"):
                 raise _refusal(reply)

@@ -24,7 +24,14 @@ from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLE_NAMES, caption_of
 from mini_sd.judge import classify, load_judge
 
 WORKFLOW = REPOSITORY / "workflows" / "forget_a_concept.json"
-LOOK_ALIKE = {"zebra": "horse", "horse": "zebra", "dog": "fox", "fox": "dog", "red apple": "green apple", "green apple": "red apple"}
+LOOK_ALIKE = {
+    "zebra": "horse",
+    "horse": "zebra",
+    "dog": "fox",
+    "fox": "dog",
+    "red apple": "green apple",
+    "green apple": "red apple",
+}
 TARGET_SEEDS, OTHER_SEEDS = (1, 2, 3, 4), (1,)
 
 
@@ -60,7 +67,10 @@ def measuring_prompt(patch_file: str, jobs: list[tuple[str, int]]) -> dict:
     """An API prompt that renders (caption, seed) jobs before and after the patch with the stock nodes."""
     prompt = {
         "model": {"class_type": "FMN_LoadMiniature", "inputs": {}},
-        "patched": {"class_type": "LoraLoaderModelOnly", "inputs": {"model": ["model", 0], "lora_name": patch_file, "strength_model": 1.0}},
+        "patched": {
+            "class_type": "LoraLoaderModelOnly",
+            "inputs": {"model": ["model", 0], "lora_name": patch_file, "strength_model": 1.0},
+        },
         "negative": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["model", 1], "text": ""}},
         "latent": {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}},
     }
@@ -68,9 +78,19 @@ def measuring_prompt(patch_file: str, jobs: list[tuple[str, int]]) -> dict:
     for k, (caption, seed) in enumerate(jobs):
         prompt[f"text{k}"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": ["model", 1], "text": caption}}
         for when, model in (("before", ["model", 0]), ("after", ["patched", 0])):
-            inputs = {"model": model, "seed": seed, "positive": [f"text{k}", 0], "negative": ["negative", 0], "latent_image": ["latent", 0], **sampler}
+            inputs = {
+                "model": model,
+                "seed": seed,
+                "positive": [f"text{k}", 0],
+                "negative": ["negative", 0],
+                "latent_image": ["latent", 0],
+                **sampler,
+            }
             prompt[f"sample_{when}{k}"] = {"class_type": "KSampler", "inputs": inputs}
-            prompt[f"decode_{when}{k}"] = {"class_type": "VAEDecode", "inputs": {"samples": [f"sample_{when}{k}", 0], "vae": ["model", 2]}}
+            prompt[f"decode_{when}{k}"] = {
+                "class_type": "VAEDecode",
+                "inputs": {"samples": [f"sample_{when}{k}", 0], "vae": ["model", 2]},
+            }
             prompt[f"{when}{k}"] = {"class_type": "PreviewImage", "inputs": {"images": [f"decode_{when}{k}", 0]}}
     return prompt
 
@@ -128,7 +148,9 @@ def main() -> None:
     args = parser.parse_args()
     concept = args.concept.strip().lower()
     if concept not in BY_NAME:
-        raise SystemExit(f"Expected one of the miniature's concepts, got {concept!r}. It knows: {', '.join(CONCEPT_NAMES)}.")
+        raise SystemExit(
+            f"Expected one of the miniature's concepts, got {concept!r}. It knows: {', '.join(CONCEPT_NAMES)}."
+        )
     base = args.out.parent / "host" / "demo"
     shutil.rmtree(base / "models" / "loras" / "forget_me_not", ignore_errors=True)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -141,16 +163,33 @@ def main() -> None:
         report = measure(server, concept, f"forget_me_not/{patch.name}")
         rows = {}
         for title in ("target", "look-alike", "unrelated"):
-            saved = {w: next(i for i, n in prompt.items() if n["_meta"]["title"] == f"{title} {w}" and n["class_type"] == "SaveImage") for w in ("before", "after")}
-            rows[node_titled(prompt, title)["text"]] = tuple(pictures(server, outputs, [saved[w]]) for w in ("before", "after"))
+            saved = {
+                w: next(
+                    i
+                    for i, n in prompt.items()
+                    if n["_meta"]["title"] == f"{title} {w}" and n["class_type"] == "SaveImage"
+                )
+                for w in ("before", "after")
+            }
+            rows[node_titled(prompt, title)["text"]] = tuple(
+                pictures(server, outputs, [saved[w]]) for w in ("before", "after")
+            )
     words = "\n".join(outputs[train_id]["text"])
     shutil.copy(patch, args.out / patch.name)
     before_after_page(rows).save(args.out / "before_after.png")
-    report = {"concept": concept, **report, "seconds": seconds_in(words), "patch_bytes": patch.stat().st_size, "made": time.strftime("%Y-%m-%d")}
+    report = {
+        "concept": concept,
+        **report,
+        "seconds": seconds_in(words),
+        "patch_bytes": patch.stat().st_size,
+        "made": time.strftime("%Y-%m-%d"),
+    }
     (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print(words)
     print(json.dumps(report, indent=2))
-    print(f"see {args.out.relative_to(Path.cwd()) if args.out.is_relative_to(Path.cwd()) else args.out}/before_after.png")
+    print(
+        f"see {args.out.relative_to(Path.cwd()) if args.out.is_relative_to(Path.cwd()) else args.out}/before_after.png"
+    )
 
 
 def seconds_in(words: str) -> float:

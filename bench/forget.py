@@ -28,7 +28,18 @@ from mini_sd.concepts import BY_NAME
 
 CONCEPTS = ("zebra", "dog", "red apple", "santa claus", "pizza")
 RESULTS = REPOSITORY / "bench" / "results"
-COLUMNS = ("method", "concept", "forget_before", "forget_after", "synonym_after", "keep_drop", "style_after", "drift", "seconds", "patch_bytes")
+COLUMNS = (
+    "method",
+    "concept",
+    "forget_before",
+    "forget_after",
+    "synonym_after",
+    "keep_drop",
+    "style_after",
+    "drift",
+    "seconds",
+    "patch_bytes",
+)
 # The published loop is tuned concept by concept by its users; these are searched for its best single setting.
 PUBLISHED_RATES = (1e-5, 2e-5, 3e-5, 5e-5)
 
@@ -50,7 +61,9 @@ Method = Callable[[World, str], contextlib.AbstractContextManager[Applied]]
 def patched(world: World, patch: Any) -> Applied:
     model, _ = world.host.apply_patch(world.model, patch, 1.0)
     size = sum(t.numel() * t.element_size() for t in patch.state_dict().values())
-    return Applied(model, seconds=patch.figures["seconds"], patch_bytes=size, note=json.dumps(patch.figures.get("rank", "")))
+    return Applied(
+        model, seconds=patch.figures["seconds"], patch_bytes=size, note=json.dumps(patch.figures.get("rank", ""))
+    )
 
 
 def concept_of(world: World, adapter: Any, name: str, synonyms: bool = False) -> Any:
@@ -142,17 +155,26 @@ def methods(best_rate: float) -> dict[str, tuple[Method, Callable[[str], list[st
     return {
         "closed form": (closed_form(other_concepts), everything),
         "closed form, synonyms listed": (closed_form(other_concepts, synonyms=True), everything),
-        "closed form, half preserved (the other half measured)": (closed_form(half_of), lambda n: [o for o in other_concepts(n) if o not in half_of(n)]),
+        "closed form, half preserved (the other half measured)": (
+            closed_form(half_of),
+            lambda n: [o for o in other_concepts(n) if o not in half_of(n)],
+        ),
         "closed form, only everyday captions preserved": (closed_form(lambda n: []), everything),
         "closed form, keys and values": (closed_form(other_concepts, train="keys and values"), everything),
         "re-steering, defaults": (resteering(other_concepts), everything),
         "re-steering, no preservation": (resteering(other_concepts, preservation=0.0), everything),
         "re-steering, all end tokens": (resteering(other_concepts, end_token="all"), everything),
         "re-steering, images": (resteering(other_concepts, images=True), everything),
-        "re-steering, stop at half the attention, 200 steps": (resteering(other_concepts, steps=200, target_mass=0.5), everything),
+        "re-steering, stop at half the attention, 200 steps": (
+            resteering(other_concepts, steps=200, target_mass=0.5),
+            everything,
+        ),
         "re-steering, all attn2": (resteering(other_concepts, train="attn2"), everything),
         "published loop, published setting (whole UNet, 35 x 2e-6)": (published(), everything),
-        f"published loop, best single setting (whole UNet, 35 x {best_rate:g})": (published(learning_rate=best_rate), everything),
+        f"published loop, best single setting (whole UNet, 35 x {best_rate:g})": (
+            published(learning_rate=best_rate),
+            everything,
+        ),
         "zero attention at inference, phrase": (zero_attention("none"), everything),
         "zero attention at inference, phrase and end tokens": (zero_attention("all"), everything),
     }
@@ -165,16 +187,26 @@ def best_published_rate(world: World, concepts: list[str]) -> tuple[float, list[
         total = 0.0
         for concept in concepts:
             with published(learning_rate=rate)(world, concept) as applied:
-                figures = Evaluation(world, concept, other_concepts(concept), quick=True, seed=5000).measure(applied.model)
+                figures = Evaluation(world, concept, other_concepts(concept), quick=True, seed=5000).measure(
+                    applied.model
+                )
             total += figures["forget_after"] + figures["keep_drop"]
-            lines.append(f"{rate:g} {concept}: forget_after {figures['forget_after']:.2f}, keep_drop {figures['keep_drop']:.2f}")
+            lines.append(
+                f"{rate:g} {concept}: forget_after {figures['forget_after']:.2f}, keep_drop {figures['keep_drop']:.2f}"
+            )
             print(lines[-1], flush=True)
         scores[rate] = total
     return min(scores, key=scores.__getitem__), lines
 
 
-def run(world: World, concepts: list[str], quick: bool, only: str) -> tuple[list[dict], dict[str, float], list[str], dict]:
-    rate, search = best_published_rate(world, concepts[:1] if quick else concepts) if not only or "published" in only else (PUBLISHED_RATES[2], [])
+def run(
+    world: World, concepts: list[str], quick: bool, only: str
+) -> tuple[list[dict], dict[str, float], list[str], dict]:
+    rate, search = (
+        best_published_rate(world, concepts[:1] if quick else concepts)
+        if not only or "published" in only
+        else (PUBLISHED_RATES[2], [])
+    )
     rows, pictures = [], {}
     floors = {c: Evaluation(world, c, [], quick).fallback_rate() for c in concepts}
     for name, (method, kept) in methods(rate).items():
@@ -186,7 +218,15 @@ def run(world: World, concepts: list[str], quick: bool, only: str) -> tuple[list
                 figures = evaluation.measure(applied.model, applied.sampler)
                 render = applied.sampler or (lambda ask, m=applied.model: world.sample(ask, m))
                 pictures[name, concept] = render(evaluation.target)[:1]
-            rows.append({"method": name, "concept": concept, **figures, "seconds": round(applied.seconds, 2), "patch_bytes": applied.patch_bytes})
+            rows.append(
+                {
+                    "method": name,
+                    "concept": concept,
+                    **figures,
+                    "seconds": round(applied.seconds, 2),
+                    "patch_bytes": applied.patch_bytes,
+                }
+            )
             print(json.dumps(rows[-1]), flush=True)
     return rows, floors, search, pictures
 
@@ -194,7 +234,10 @@ def run(world: World, concepts: list[str], quick: bool, only: str) -> tuple[list
 def table(rows: list[dict]) -> str:
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for row in rows:
-        cells = [f"{row[c]:.4f}" if c == "drift" else (f"{row[c]:.2f}" if isinstance(row[c], float) else str(row[c])) for c in COLUMNS]
+        cells = [
+            f"{row[c]:.4f}" if c == "drift" else (f"{row[c]:.2f}" if isinstance(row[c], float) else str(row[c]))
+            for c in COLUMNS
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -242,7 +285,10 @@ def main() -> None:
     print(table(rows))
     print("floor:", floors)
     if args.json:
-        args.json.write_text(json.dumps({"rows": rows, "floor": floors, "published_search": search, "machine": machine()}, indent=2) + "\n")
+        args.json.write_text(
+            json.dumps({"rows": rows, "floor": floors, "published_search": search, "machine": machine()}, indent=2)
+            + "\n"
+        )
     if not args.quick and not args.only:
         write_results(rows, floors, search, pictures, world)
 

@@ -31,7 +31,9 @@ def before_after_page(rows: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> Ima
     return page
 
 
-def grid_page(images: torch.Tensor, rows: list[str], columns: list[str], cell: int = 64, left: int = 120) -> Image.Image:
+def grid_page(
+    images: torch.Tensor, rows: list[str], columns: list[str], cell: int = 64, left: int = 120
+) -> Image.Image:
     """Pictures (rows * columns, H, W, 3) in row-major order, labelled."""
     page = Image.new("RGB", (left + len(columns) * cell, _LABEL + len(rows) * cell), "white")
     draw = ImageDraw.Draw(page)

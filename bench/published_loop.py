@@ -20,7 +20,13 @@ TEMPLATES = {"object": "a photo of {}", "identity": "a photo of {}", "style": "a
 
 @contextlib.contextmanager
 def published_loop(
-    world: World, phrase: str, kind: str, learning_rate: float = 2e-6, steps: int = 35, only_attn2: bool = False, seed: int = 0
+    world: World,
+    phrase: str,
+    kind: str,
+    learning_rate: float = 2e-6,
+    steps: int = 35,
+    only_attn2: bool = False,
+    seed: int = 0,
 ) -> Iterator[float]:
     """Trains the miniature's UNet in place, yields the seconds it took, and puts the weights back on exit."""
     hooks, tokens = world.core("hooks"), world.core("tokens")
@@ -37,7 +43,9 @@ def published_loop(
                     parameter.copy_(originals[name])
 
 
-def _train(adapter, hooks, tokens, chosen, phrase: str, kind: str, learning_rate: float, steps: int, seed: int) -> float:
+def _train(
+    adapter, hooks, tokens, chosen, phrase: str, kind: str, learning_rate: float, steps: int, seed: int
+) -> float:
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     prompt = adapter.encode([TEMPLATES[kind].format(phrase)])[0]
@@ -51,7 +59,9 @@ def _train(adapter, hooks, tokens, chosen, phrase: str, kind: str, learning_rate
         collected: list[torch.Tensor] = []
         sigma = sigmas[torch.randint(len(sigmas), (1,), generator=generator)]
         noise = torch.randn(1, adapter.latent_channels(), size, size, generator=generator)
-        with hooks.attention_probe(adapter.cross_attention(), lambda layer, a: collected.append(a[..., columns].flatten())):
+        with hooks.attention_probe(
+            adapter.cross_attention(), lambda layer, a, out=collected: out.append(a[..., columns].flatten())
+        ):
             adapter.denoise(sigma.view(1, 1, 1, 1) * noise, sigma, [prompt])
         optimiser.zero_grad(set_to_none=True)
         torch.cat(collected).norm().backward()

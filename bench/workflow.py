@@ -33,5 +33,9 @@ def to_api(graph: dict, object_info: dict) -> dict:
         values = zip(widget_names(info), node.get("widgets_values", []))
         inputs = {name: value for name, value in values if name}
         inputs |= {i["name"]: list(links[i["link"]]) for i in node.get("inputs", []) if i.get("link") is not None}
-        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs, "_meta": {"title": node.get("title", node["type"])}}
+        prompt[str(node["id"])] = {
+            "class_type": node["type"],
+            "inputs": inputs,
+            "_meta": {"title": node.get("title", node["type"])},
+        }
     return prompt

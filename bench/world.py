@@ -25,7 +25,9 @@ class Ask:
     styles: list[str] = field(default_factory=list)
 
     def add(self, words: str, concept: str, style: str, template: int, seed: int) -> None:
-        self.prompts.append(STYLED_TEMPLATES[template % len(STYLED_TEMPLATES)].format(x=with_article(words) if words else "", s=style))
+        self.prompts.append(
+            STYLED_TEMPLATES[template % len(STYLED_TEMPLATES)].format(x=with_article(words) if words else "", s=style)
+        )
         self.seeds.append(seed)
         self.concepts.append(concept)
         self.styles.append(style)

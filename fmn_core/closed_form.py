@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
@@ -45,19 +46,73 @@ class ClosedFormSettings:
 
 
 @dataclass
-class Rows:
-    """Token embeddings of the solve: sources C, targets C* and what is preserved P, all (n, dim) float64.
+class Moments:
+    """Second moments, float64 (dim, dim), of the token embeddings of a solve; what is summed over rows c, c*, p.
 
-    `template_of` numbers the template of each row of C, so that templates can be held out.
+    A solve and all its figures need nothing else, so prompts are met one by one and memory does not grow with them.
     """
 
-    source: torch.Tensor
-    target: torch.Tensor
-    preserve: torch.Tensor
-    template_of: torch.Tensor
+    cc: torch.Tensor  # sum c c^T: sources
+    tc: torch.Tensor  # sum c* c^T
+    tt: torch.Tensor  # sum c* c*^T: targets
+    pp: torch.Tensor  # sum p p^T: preserved
+    sources: int = 0
+    preserved: int = 0
+
+    @classmethod
+    def empty(cls, dim: int) -> Moments:
+        return cls(*(torch.zeros(dim, dim, dtype=torch.float64) for _ in range(4)))
+
+    def add_pair(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Adds rows of a prompt (n, dim) and where each should go."""
+        source, target = source.double(), target.double()
+        self.cc += source.T @ source
+        self.tc += target.T @ source
+        self.tt += target.T @ target
+        self.sources += len(source)
+
+    def add_preserved(self, rows: torch.Tensor) -> None:
+        rows = rows.double()
+        self.pp += rows.T @ rows
+        self.preserved += len(rows)
+
+    def __add__(self, other: Moments) -> Moments:
+        pairs = ((self.cc, other.cc), (self.tc, other.tc), (self.tt, other.tt), (self.pp, other.pp))
+        return Moments(*(a + b for a, b in pairs), self.sources + other.sources, self.preserved + other.preserved)
+
+    def second_moment(self, ridge: float, preserve_weight: float) -> torch.Tensor:
+        """M = lambda I + C^T C / n + w P^T P / p, lambda relative to the mean eigenvalue of the rest."""
+        m = self.cc / max(1, self.sources) + preserve_weight * self.pp / max(1, self.preserved)
+        return m + ridge * m.trace() / len(m) * torch.eye(len(m), dtype=m.dtype)
+
+    def solve(self, ridge: float, preserve_weight: float) -> torch.Tensor:
+        """E = (C* - C)^T C M^-1, so that dW = W E in every layer. (UCE's system; target: the ablated prompt.)"""
+        cross = (self.tc - self.cc) / max(1, self.sources)
+        return torch.linalg.solve(self.second_moment(ridge, preserve_weight), cross.T).T
+
+    def missed(self, edit: torch.Tensor, metric: torch.Tensor) -> float:
+        """|W'C - V*| / |WC - V*| with V* = W C* and metric = W^T W: the share of the target that is missed."""
+        return _ratio(self._distance(torch.eye(len(edit), dtype=edit.dtype) + edit), self._distance(None), metric)
+
+    def _distance(self, map_: torch.Tensor | None) -> torch.Tensor:
+        """sum (A c - c*)(A c - c*)^T, A = I if none is given."""
+        if map_ is None:
+            return self.cc - self.tc.T - self.tc + self.tt
+        return map_ @ self.cc @ map_.T - map_ @ self.tc.T - self.tc @ map_.T + self.tt
+
+    def drift(self, edit: torch.Tensor, metric: torch.Tensor) -> float:
+        """|dW P| / |W P| with dW = W E and metric = W^T W: how far preserve prompts moved."""
+        return _ratio(edit @ self.pp @ edit.T, self.pp, metric)
 
 
-def ablated_pair(prompt: EncodedPrompt, ablated: EncodedPrompt, columns: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def _ratio(moment: torch.Tensor, reference: torch.Tensor, metric: torch.Tensor) -> float:
+    """sqrt(tr(G A) / tr(G B)): ratio of norms of rows with moments A and B after a projection with G = W^T W."""
+    return float(((moment * metric).sum().clamp_min(0) / (reference * metric).sum().clamp_min(1e-300)).sqrt())
+
+
+def ablated_pair(
+    prompt: EncodedPrompt, ablated: EncodedPrompt, columns: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of a prompt that name or follow the phrase, and where each should go.
 
     Phrase tokens go to zero; every later token goes to its counterpart in the prompt without the phrase, which stands
@@ -76,34 +131,32 @@ def ablated_pair(prompt: EncodedPrompt, ablated: EncodedPrompt, columns: list[in
     return torch.stack(source), torch.stack(target)
 
 
-def collect_rows(model: ForgetModel, concepts: list[Concept], preserve: list[str]) -> Rows:
+def collect_moments(model: ForgetModel, concepts: list[Concept], preserve: list[str]) -> tuple[Moments, Moments]:
     """Encodes every template with and without the phrase, and the preserve prompts.
 
-    Raises ForgetError when a phrase is not found in its own prompt, or does not fit into one chunk.
+    Returns the moments of one half of the templates and preserve prompts, and of the other half; what has no other
+    half is in both. Raises ForgetError when a phrase is not found in its own prompt, or does not fit into one chunk.
     """
-    texts, numbers = [], []
-    for concept in concepts:
-        for phrase in concept.phrases:
-            for number, template in enumerate(concept.templates):
-                texts.append((phrase, template.format(phrase), " ".join(template.format(" ").split())))
-                numbers.append(number)
-    flat = list(dict.fromkeys([t for _, full, ablated in texts for t in (full, ablated)] + preserve + [""]))
-    encoded = dict(zip(flat, model.encode(flat)))
-    sources, targets, template_of = [], [], []
-    for (phrase, full, ablated), number in zip(texts, numbers):
+    pairs = [
+        (phrase, template.format(phrase), " ".join(template.format(" ").split()), number)
+        for concept in concepts
+        for phrase in concept.phrases
+        for number, template in enumerate(concept.templates)
+    ]
+    # The ablated prompts are where the model falls back to: they must stay what they are.
+    kept = list(dict.fromkeys([*preserve, "", *(ablated for _, _, ablated, _ in pairs)]))
+    texts = list(dict.fromkeys([*kept, *(full for _, full, _, _ in pairs)]))
+    encoded = dict(zip(texts, model.encode(texts)))
+    halves = (Moments.empty(encoded[""].context.shape[1]), Moments.empty(encoded[""].context.shape[1]))
+    single = max(number for _, _, _, number in pairs) == 0
+    for phrase, full, ablated, number in pairs:
         columns = phrase_columns(model, encoded[full], phrase)
         source, target = ablated_pair(encoded[full], encoded[ablated], columns)
-        sources.append(source)
-        targets.append(target)
-        template_of += [number] * len(source)
-    # The ablated prompts are where the model falls back to: they must stay what they are.
-    kept = list(dict.fromkeys([*preserve, "", *(ablated for _, _, ablated in texts)]))
-    return Rows(
-        torch.cat(sources).double(),
-        torch.cat(targets).double(),
-        torch.cat([encoded[t].context for t in kept]).double(),
-        torch.tensor(template_of),
-    )
+        for half in halves if single else (halves[number % 2],):
+            half.add_pair(source, target)
+    for number, text in enumerate(kept):
+        halves[number % 2].add_preserved(encoded[text].context)
+    return halves
 
 
 def phrase_columns(model: ForgetModel, prompt: EncodedPrompt, phrase: str) -> list[int]:
@@ -115,65 +168,36 @@ def phrase_columns(model: ForgetModel, prompt: EncodedPrompt, phrase: str) -> li
     ids = {encoder: [tokens] for encoder, tokens in model.phrase_tokens(phrase).items()}
     columns = concept_columns(prompt.tokens, ids, model.vocabulary, "none")
     if not columns:
-        raise ForgetError(f"Phrase {phrase!r} was not found in the prompt {prompt.text!r}. Put spaces around {{}} in the template.")
+        raise ForgetError(
+            f"Phrase {phrase!r} was not found in the prompt {prompt.text!r}. Put spaces around {{}} in the template."
+        )
     return columns
 
 
-@dataclass
-class System:
-    """Second moments of the solve; `metric` = mean over layers of W^T W, each layer scaled to norm 1."""
-
-    cross: torch.Tensor  # (C* - C)^T C / n
-    concept: torch.Tensor  # C^T C / n
-    preserve: torch.Tensor  # P^T P / p
-
-    @classmethod
-    def of(cls, source: torch.Tensor, target: torch.Tensor, preserve: torch.Tensor) -> System:
-        n, p = len(source), len(preserve)
-        return cls((target - source).T @ source / n, source.T @ source / n, preserve.T @ preserve / p)
-
-    def second_moment(self, ridge: float, preserve_weight: float) -> torch.Tensor:
-        """M = lambda I + C^T C / n + w P^T P / p, lambda relative to the mean eigenvalue of the rest."""
-        m = self.concept + preserve_weight * self.preserve
-        dim = len(m)
-        return m + ridge * m.trace() / dim * torch.eye(dim, dtype=m.dtype, device=m.device)
-
-    def solve(self, ridge: float, preserve_weight: float) -> torch.Tensor:
-        """E = (C* - C)^T C M^-1, so that dW = W E in every layer. (UCE's system; method: ablated-prompt target.)"""
-        return torch.linalg.solve(self.second_moment(ridge, preserve_weight), self.cross.T).T
-
-
-def relative_norm(x: torch.Tensor, reference: torch.Tensor, metric: torch.Tensor) -> float:
-    """|x W^T| / |reference W^T| with metric = W^T W."""
-    top = ((x @ metric) * x).sum().clamp_min(0)
-    return float((top / ((reference @ metric) * reference).sum().clamp_min(1e-300)).sqrt())
-
-
-def choose_weights(rows: Rows, metric: torch.Tensor, settings: ClosedFormSettings) -> tuple[float, float, dict]:
+def choose_weights(
+    fitted: Moments, left_out: Moments, metric: torch.Tensor, settings: ClosedFormSettings
+) -> tuple[float, float, dict]:
     """Chooses ridge and preserve weight by what they do to templates and preserve prompts left out of the solve.
 
-    Half of the templates and half of the preserve rows are solved for; on the other half, the distance to the target
-    |W'C - V*| / |WC - V*| and the drift |dW P| / |W P| are measured, and the sum of the squares, drift weighted by
-    DRIFT_PRICE, decides. Nothing but the algebra is used, so the same rule serves models of any width.
+    One half is solved for; on the other, the share of the target missed and the drift of preserve prompts are
+    measured, and the sum of their squares, drift weighted by DRIFT_PRICE, decides. Nothing but the algebra is used, so
+    the same rule serves models of any width.
     """
-    fitted = rows.template_of % 2 == 0
-    if fitted.all() or not fitted.any():
-        fitted = torch.arange(len(rows.source)) % 2 == 0
-    kept = (torch.arange(len(rows.preserve)) // 77) % 2 == 0
-    system = System.of(rows.source[fitted], rows.target[fitted], rows.preserve[kept])
-    source, target, preserve = rows.source[~fitted], rows.target[~fitted], rows.preserve[~kept]
     best: tuple[float, float, float, float, float] | None = None
     for ridge in RIDGES if settings.ridge == AUTO else (settings.ridge,):
         for weight in PRESERVE_WEIGHTS if settings.preserve_weight == AUTO else (settings.preserve_weight,):
-            edit = system.solve(ridge, weight)
-            missed = relative_norm(source + source @ edit.T - target, source - target, metric)
-            drift = relative_norm(preserve @ edit.T, preserve, metric)
+            edit = fitted.solve(ridge, weight)
+            missed, drift = left_out.missed(edit, metric), left_out.drift(edit, metric)
             score = missed**2 + (DRIFT_PRICE * settings.preservation * drift) ** 2
             if best is None or score < best[0]:
                 best = (score, ridge, weight, missed, drift)
     assert best is not None
     _, ridge, weight, missed, drift = best
-    return ridge, weight, {"held_out_missed": missed, "held_out_drift": drift, "ridge": ridge, "preserve_weight": weight}
+    return (
+        ridge,
+        weight,
+        {"held_out_missed": missed, "held_out_drift": drift, "ridge": ridge, "preserve_weight": weight},
+    )
 
 
 def forget_closed_form(
@@ -195,24 +219,32 @@ def forget_closed_form(
     tick(0, 4, {})
     preserve = [*settings.preserve_prompts, *(everyday_captions() if settings.use_everyday_captions else ())]
     preserve = without_concepts(model, concepts, preserve)
-    rows = collect_rows(model, concepts, preserve)
+    halves = collect_moments(model, concepts, preserve)
     tick(1, 4, {})
     names = [(layer.name, p) for layer in model.cross_attention() for p in PROJECTIONS[settings.train]]
     weights = {name: model.weight(*name).double() for name in names}
     metric = torch.stack([w.T @ w / (w**2).sum() for w in weights.values()]).mean(0)
-    ridge, preserve_weight, figures = choose_weights(rows, metric, settings)
+    ridge, preserve_weight, figures = choose_weights(*halves, metric, settings)
     tick(2, 4, figures)
-    system = System.of(rows.source, rows.target, rows.preserve)
-    edit = system.solve(ridge, preserve_weight)
-    basis, residual = weighted_range(edit, system.second_moment(ridge, preserve_weight), settings.tolerance, settings.rank)
+    moments = halves[0] + halves[1]
+    edit = moments.solve(ridge, preserve_weight)
+    basis, residual = weighted_range(
+        edit, moments.second_moment(ridge, preserve_weight), settings.tolerance, settings.rank
+    )
     down = basis.T @ edit
     factors = {kohya_name(*name): balanced(w @ basis, down) for name, w in weights.items()}
     tick(3, 4, figures)
-    figures |= {"rank": basis.shape[1], "rank_residual": residual, "layers": layer_figures(rows, weights, basis @ down)}
+    figures |= {
+        "rank": basis.shape[1],
+        "rank_residual": residual,
+        "layers": layer_figures(moments, weights, basis @ down),
+    }
     figures["seconds"] = time.perf_counter() - started
     tick(4, 4, figures)
     base = fingerprint(model)
-    return ForgetPatch(factors, [c.as_dict() for c in concepts], base, {"method": "closed form", **asdict(settings)}, rounded(figures))
+    return ForgetPatch(
+        factors, [c.as_dict() for c in concepts], base, {"method": "closed form", **asdict(settings)}, rounded(figures)
+    )
 
 
 def balanced(up: torch.Tensor, down: torch.Tensor) -> Factors:
@@ -221,15 +253,16 @@ def balanced(up: torch.Tensor, down: torch.Tensor) -> Factors:
     return Factors((up * scale).float(), (down / scale.clamp_min(1e-30)).float(), float(down.shape[0]))
 
 
-def layer_figures(rows: Rows, weights: dict[tuple[str, str], torch.Tensor], edit: torch.Tensor) -> dict[str, dict[str, float]]:
+def layer_figures(
+    moments: Moments, weights: dict[tuple[str, str], torch.Tensor], edit: torch.Tensor
+) -> dict[str, dict[str, float]]:
     """Per layer: share of the target missed, |W'C - V*| / |WC - V*|, and drift of preserve prompts, |dW P| / |W P|."""
     figures = {}
-    missed, moved = rows.source + rows.source @ edit.T - rows.target, rows.preserve @ edit.T
     for (layer, projection), w in weights.items():
         metric = w.T @ w
         figures[f"{layer}.{projection}"] = {
-            "missed": relative_norm(missed, rows.source - rows.target, metric),
-            "drift": relative_norm(moved, rows.preserve, metric),
+            "missed": moments.missed(edit, metric),
+            "drift": moments.drift(edit, metric),
         }
     return figures
 
@@ -245,7 +278,7 @@ def without_concepts(model: ForgetModel, concepts: list[Concept], prompts: list[
     return [p for p in dict.fromkeys(prompts) if not names_one(p)]
 
 
-def rounded(value):
+def rounded(value: Any) -> Any:
     """Figures to six significant digits, for a file that reads well."""
     if isinstance(value, dict):
         return {k: rounded(v) for k, v in value.items()}

@@ -36,8 +36,12 @@ def make_concept(model: ForgetModel, phrases: str, kind: str = "object", templat
     for phrase in lines:
         longest = max(len(ids) for ids in model.phrase_tokens(phrase).values())
         if longest == 0:
-            raise ForgetError(f"Expected a phrase of words, got {phrase!r}, which has no tokens. Type a word or a name.")
+            raise ForgetError(
+                f"Expected a phrase of words, got {phrase!r}, which has no tokens. Type a word or a name."
+            )
         if longest > MAX_PHRASE_TOKENS:
-            raise ForgetError(f"Expected a phrase of at most {MAX_PHRASE_TOKENS} tokens, got {longest}: {phrase[:60]!r}... Shorten it.")
+            raise ForgetError(
+                f"Expected a phrase of at most {MAX_PHRASE_TOKENS} tokens, got {longest}: {phrase[:60]!r}... Shorten it."
+            )
     own = check_templates(parse_lines(templates))
     return Concept(lines, kind, own or list(default_templates(kind)))

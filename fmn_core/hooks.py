@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -13,7 +14,9 @@ from .model import CrossAttention
 
 
 @contextlib.contextmanager
-def attention_probe(layers: list[CrossAttention], receive: Callable[[CrossAttention, torch.Tensor], None]) -> Iterator[None]:
+def attention_probe(
+    layers: list[CrossAttention], receive: Callable[[CrossAttention, torch.Tensor], None]
+) -> Iterator[None]:
     """Calls `receive(layer, A)` for every cross-attention layer that runs, A (B, heads, pixels, tokens), differentiable.
 
     The probabilities are computed beside the model's own attention, from the outputs of to_q and to_k, because no
@@ -48,10 +51,10 @@ class LowRank(torch.nn.Module):
     `down` starts uniform as in LoRA, drawn from `generator`; `up` starts at zero, so training starts from the model.
     """
 
-    def __init__(self, layer: torch.nn.Module, rank: int, generator: torch.Generator, device: torch.device):
+    def __init__(self, layer: Any, rank: int, generator: torch.Generator, device: torch.device):
         super().__init__()
         weight = layer.weight
-        self.convolution = {}
+        self.convolution: dict[str, Any] = {}
         kernel: tuple[int, ...] = ()
         if weight.ndim == 4:
             kernel = tuple(weight.shape[2:])

@@ -23,7 +23,9 @@ def choose_layers(choice: str, names: list[str]) -> set[int]:
         elif first.isdigit() and (not dash or last.isdigit()):
             chosen.update(range(int(first), int(last or first) + 1))
         else:
-            raise ForgetError(f"Expected layers as all, down, mid, up, numbers or ranges like 3-6, joined by commas, got {part!r}.")
+            raise ForgetError(
+                f"Expected layers as all, down, mid, up, numbers or ranges like 3-6, joined by commas, got {part!r}."
+            )
     if not chosen or max(chosen) >= len(names):
         raise ForgetError(f"Expected layer numbers from 0 to {len(names) - 1} for this model, got {choice!r}.")
     return chosen

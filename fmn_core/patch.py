@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
 import os
@@ -72,7 +71,9 @@ class ForgetPatch:
 
     def as_stored(self, dtype: torch.dtype = torch.float16) -> ForgetPatch:
         """The patch with the values its file holds, so that memory and file give the same pictures."""
-        stored = {n: Factors(f.up.to(dtype).float(), f.down.to(dtype).float(), f.alpha) for n, f in self.factors.items()}
+        stored = {
+            n: Factors(f.up.to(dtype).float(), f.down.to(dtype).float(), f.alpha) for n, f in self.factors.items()
+        }
         return ForgetPatch(stored, self.concepts, self.base, self.settings, self.figures)
 
     def metadata(self) -> dict[str, str]:
@@ -117,7 +118,11 @@ def fingerprint_of_weights(weights: list[torch.Tensor]) -> dict[str, Any]:
 
 def architecture(layers: int, context_dim: int) -> str:
     """The modelspec name of a family, told by its number of attn2 layers and its conditioning width."""
-    known = {(16, 768): "stable-diffusion-v1", (16, 1024): "stable-diffusion-v2-512", (70, 2048): "stable-diffusion-xl-v1-base"}
+    known = {
+        (16, 768): "stable-diffusion-v1",
+        (16, 1024): "stable-diffusion-v2-512",
+        (70, 2048): "stable-diffusion-xl-v1-base",
+    }
     return known.get((layers, context_dim), f"unet-{layers}x{context_dim}")
 
 
@@ -138,7 +143,9 @@ def save_patch(patch: ForgetPatch, path: Path, dtype: torch.dtype = torch.float1
     tensors = patch.state_dict(dtype)
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise ForgetError(f"Expected finite factors, got NaN or infinity in {key}. Lower the learning rate or the strength.")
+            raise ForgetError(
+                f"Expected finite factors, got NaN or infinity in {key}. Lower the learning rate or the strength."
+            )
     data = canonical_header(save(tensors, patch.metadata()))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
@@ -172,17 +179,23 @@ def load_patch(path: Path) -> ForgetPatch:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise ForgetError(f"Expected a patch file, found none at {path.name}. Choose another file or train the patch first.")
+        raise ForgetError(
+            f"Expected a patch file, found none at {path.name}. Choose another file or train the patch first."
+        )
     with path.open("rb") as f:
         head = f.read(4)
     if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or head == b"PK\x03\x04":
-        raise ForgetError(f"Expected a safetensors file, got a pickle in {path.name}, which can run code. It was not opened.")
+        raise ForgetError(
+            f"Expected a safetensors file, got a pickle in {path.name}, which can run code. It was not opened."
+        )
     try:
         with safe_open(path, framework="pt") as f:
             metadata = f.metadata() or {}
-            tensors = {key: f.get_tensor(key) for key in f.keys()}
+            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 (safe_open is no dict)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ForgetError(f"Expected a safetensors file, but {path.name} is corrupt, cut short or of another format ({error}).") from error
+        raise ForgetError(
+            f"Expected a safetensors file, but {path.name} is corrupt, cut short or of another format ({error})."
+        ) from error
     return ForgetPatch(
         factors=_factors(tensors, path.name),
         concepts=_json(metadata, "fmn.concepts", []),
@@ -206,11 +219,15 @@ def _factors(tensors: dict[str, torch.Tensor], file: str) -> dict[str, Factors]:
     for key, tensor in tensors.items():
         match = _KEY.match(key)
         if match is None:
-            raise ForgetError(f"Expected only kohya-style UNet LoRA keys in {file}, got {key!r}. This is not a forget patch.")
+            raise ForgetError(
+                f"Expected only kohya-style UNet LoRA keys in {file}, got {key!r}. This is not a forget patch."
+            )
         if tensor.dtype not in _FLOATS:
             raise ForgetError(f"Expected floating-point factors in {file}, got {tensor.dtype} in {key!r}.")
         if not torch.isfinite(tensor.float()).all():
-            raise ForgetError(f"Expected finite factors in {file}, got NaN or infinity in {key!r}. Train the patch again.")
+            raise ForgetError(
+                f"Expected finite factors in {file}, got NaN or infinity in {key!r}. Train the patch again."
+            )
         groups.setdefault(match[1], {})[match[2]] = tensor
     if not groups:
         raise ForgetError(f"Expected LoRA factors in {file}, got an empty file. Train the patch again.")
@@ -220,7 +237,9 @@ def _factors(tensors: dict[str, torch.Tensor], file: str) -> dict[str, Factors]:
 def _checked(name: str, group: dict[str, torch.Tensor], file: str) -> Factors:
     up, down = group.get("lora_up.weight"), group.get("lora_down.weight")
     if up is None or down is None:
-        raise ForgetError(f"Expected lora_up and lora_down for {name} in {file}, one is missing. The file is incomplete.")
+        raise ForgetError(
+            f"Expected lora_up and lora_down for {name} in {file}, one is missing. The file is incomplete."
+        )
     if up.ndim not in (2, 4) or down.ndim != up.ndim or up.shape[1] != down.shape[0]:
         raise ForgetError(
             f"Expected factors (out, rank) and (rank, in) for {name} in {file}, got {list(up.shape)} and {list(down.shape)}."

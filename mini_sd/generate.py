@@ -23,7 +23,9 @@ def encode(clip, prompts: list[str]) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def generate(model, clip, vae, prompts: list[str], seeds: list[int], steps: int = STEPS, guidance: float = GUIDANCE, extra=None):
+def generate(
+    model, clip, vae, prompts: list[str], seeds: list[int], steps: int = STEPS, guidance: float = GUIDANCE, extra=None
+):
     """One image per (prompt, seed), IMAGE (B, 128, 128, 3) in 0..1, with the host's own sampler.
 
     `extra`: entries for the positive conditioning, as nodes attach them.
@@ -37,7 +39,16 @@ def generate(model, clip, vae, prompts: list[str], seeds: list[int], steps: int 
         positive = [[encode(clip, part), dict(extra or {})]]
         negative = [[encode(clip, [""] * len(part)), {}]]
         latent = comfy.sample.sample(
-            model, noise, steps, guidance, SAMPLER, SCHEDULER, positive, negative, torch.zeros_like(noise), disable_pbar=True
+            model,
+            noise,
+            steps,
+            guidance,
+            SAMPLER,
+            SCHEDULER,
+            positive,
+            negative,
+            torch.zeros_like(noise),
+            disable_pbar=True,
         )
         images.append(vae.decode(latent))
     return torch.cat(images)

@@ -5,6 +5,7 @@ It is trained on real artwork (train_judge.py), never on generated images, and n
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ class Judge(nn.Module):
                 nn.BatchNorm2d(b),
                 nn.ReLU(),
             )
-            for a, b in zip(widths, widths[1:])
+            for a, b in itertools.pairwise(widths)
         )
         self.concept = nn.Linear(widths[-1] * 16, OTHER + 1)
         self.style = nn.Linear(widths[-1] * 16, len(STYLE_NAMES))

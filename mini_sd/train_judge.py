@@ -109,9 +109,13 @@ def report(judge, images, names, sets, art, held_other, args) -> None:
         "concept_on_training_art": accuracy(judge, tensor(own), labels([c for _, c, _ in art]), 0),
         "concept_on_fresh_augmentations": accuracy(judge, fresh, labels([c for _, c, _ in art] * 8), 0),
         "style_on_fresh_augmentations": accuracy(judge, fresh, labels([s for _, _, s in art] * 8), 1),
-        "style_on_held_out_icons": accuracy(judge, tensor(held_other), labels([style_of[sets[i]] for i in held_other]), 1),
+        "style_on_held_out_icons": accuracy(
+            judge, tensor(held_other), labels([style_of[sets[i]] for i in held_other]), 1
+        ),
         "other_on_held_out_icons": accuracy(judge, tensor(held_other), labels([OTHER] * len(held_other)), 0),
-        "concept_in_unseen_icon_sets": accuracy(judge, tensor([i for i, _, _ in unseen]), labels([c for _, c, _ in unseen]), 0),
+        "concept_in_unseen_icon_sets": accuracy(
+            judge, tensor([i for i, _, _ in unseen]), labels([c for _, c, _ in unseen]), 0
+        ),
         "chance_concept": round(1 / (OTHER + 1), 4),
         "held_out_icons": len(held_other),
         "unseen_set_icons": len(unseen),

@@ -19,7 +19,9 @@ CONFIG = json.loads((HERE / "config.json").read_text())
 def arguments(description: str | None, steps: int, batch: int, lr: float) -> argparse.Namespace:
     """Parses the options that all training scripts have."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--data", type=Path, default=Path("out/mini_sd"), help="folder of art.npz, checkpoints and logs")
+    parser.add_argument(
+        "--data", type=Path, default=Path("out/mini_sd"), help="folder of art.npz, checkpoints and logs"
+    )
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--lr", type=float, default=lr)

@@ -19,7 +19,9 @@ class ApplyForgetPatch(io.ComfyNode):
             category=CATEGORY,
             description="Applies a forget patch to a MODEL. Patches are ordinary LoRA files: the stock Load LoRA gives the same result.",
             inputs=[
-                io.Model.Input("model", tooltip="The model that is to forget. It is not changed; a patched clone comes out."),
+                io.Model.Input(
+                    "model", tooltip="The model that is to forget. It is not changed; a patched clone comes out."
+                ),
                 io.Combo.Input(
                     "patch_file",
                     options=[FROM_INPUT, *host.patch_files()],
@@ -27,13 +29,23 @@ class ApplyForgetPatch(io.ComfyNode):
                     tooltip="A patch under models/loras/forget_me_not, or the one connected below.",
                 ),
                 io.Float.Input(
-                    "strength", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip="1 forgets as trained, 0 does nothing, below 0 exaggerates the concept."
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="1 forgets as trained, 0 does nothing, below 0 exaggerates the concept.",
                 ),
-                ForgetPatchType.Input("forget_patch", optional=True, tooltip="A patch from Train Forget Patch; wins over the file."),
+                ForgetPatchType.Input(
+                    "forget_patch", optional=True, tooltip="A patch from Train Forget Patch; wins over the file."
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="The model with the patch applied."),
-                io.String.Output(display_name="report", tooltip="What the patch forgets, how many layers matched, and whether the base model is the same."),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="What the patch forgets, how many layers matched, and whether the base model is the same.",
+                ),
             ],
         )
 
@@ -59,7 +71,9 @@ class ApplyForgetPatch(io.ComfyNode):
         patch = forget_patch
         if patch is None:
             if patch_file == FROM_INPUT:
-                raise ForgetError("Expected a patch, got neither a file nor a connection. Choose a file or connect Train Forget Patch.")
+                raise ForgetError(
+                    "Expected a patch, got neither a file nor a connection. Choose a file or connect Train Forget Patch."
+                )
             patch = load_patch(host.patch_path(patch_file))
         patched, matched = host.apply_patch(model, patch, strength)
         phrases = ", ".join(p for c in patch.concepts for p in c["phrases"]) or "unknown (no metadata)"

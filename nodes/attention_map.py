@@ -24,13 +24,35 @@ class ConceptAttentionMap(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to look into, patches included."),
                 io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
-                io.String.Input("prompt", multiline=True, default="a picture of a zebra in noto style", tooltip="The prompt to sample; it must hold the phrase."),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    default="a picture of a zebra in noto style",
+                    tooltip="The prompt to sample; it must hold the phrase.",
+                ),
                 io.String.Input("phrase", default="zebra", tooltip="The phrase whose attention is shown."),
-                io.Combo.Input("end_token", options=list(END_TOKEN_CHOICES), default="none", tooltip="Count end tokens as the phrase's: none, the first, or all."),
-                io.Int.Input("width", default=512, min=64, max=4096, step=64, tooltip="Picture width; 128 for the miniature."),
-                io.Int.Input("height", default=512, min=64, max=4096, step=64, tooltip="Picture height; 128 for the miniature."),
-                io.Int.Input("steps", default=8, min=1, max=100, tooltip="Sampling steps; attention of the second half is averaged."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFF, control_after_generate=False, tooltip="Seed of the noise."),
+                io.Combo.Input(
+                    "end_token",
+                    options=list(END_TOKEN_CHOICES),
+                    default="none",
+                    tooltip="Count end tokens as the phrase's: none, the first, or all.",
+                ),
+                io.Int.Input(
+                    "width", default=512, min=64, max=4096, step=64, tooltip="Picture width; 128 for the miniature."
+                ),
+                io.Int.Input(
+                    "height", default=512, min=64, max=4096, step=64, tooltip="Picture height; 128 for the miniature."
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=8,
+                    min=1,
+                    max=100,
+                    tooltip="Sampling steps; attention of the second half is averaged.",
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFF, control_after_generate=False, tooltip="Seed of the noise."
+                ),
             ],
             outputs=[io.Image.Output(display_name="IMAGE", tooltip="The attention over a preview of the picture.")],
         )
@@ -43,9 +65,13 @@ class ConceptAttentionMap(io.ComfyNode):
         ids = {name: [tokens] for name, tokens in adapter.phrase_tokens(concept.phrases[0]).items()}
         columns = concept_columns(encoded.tokens, ids, adapter.vocabulary, end_token)
         if not columns:
-            raise ForgetError(f"Phrase {phrase!r} was not found in the prompt {prompt!r}. Write it into the prompt as it is.")
+            raise ForgetError(
+                f"Phrase {phrase!r} was not found in the prompt {prompt!r}. Write it into the prompt as it is."
+            )
         bar = host.Progress(steps)
-        noise = torch.randn(1, adapter.latent_channels(), height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(
+            1, adapter.latent_channels(), height // 8, width // 8, generator=torch.Generator().manual_seed(seed)
+        )
         host.load(model)
         with torch.no_grad():
             heat, x0, mass = concept_attention_map(adapter, encoded, columns, noise, steps, bar.update)

@@ -34,7 +34,9 @@ class ComfyModel:
         width = self.encode([""])[0].context.shape[1]
         wanted = self._layers[0].projections["to_k"].weight.shape[1]
         if width != wanted:
-            raise ForgetError(f"Expected a CLIP of width {wanted} for this MODEL, got {width}. Connect the CLIP that belongs to the MODEL.")
+            raise ForgetError(
+                f"Expected a CLIP of width {wanted} for this MODEL, got {width}. Connect the CLIP that belongs to the MODEL."
+            )
 
     # --- text ---
 
@@ -43,7 +45,9 @@ class ComfyModel:
         for name in self.clip.tokenize(""):
             tokenizer = getattr(self.clip.tokenizer, f"clip_{name}", None)
             if tokenizer is None or tokenizer.end_token is None:
-                raise ForgetError(f"Expected the CLIP text encoders of Stable Diffusion, got one called {name!r}. Load an SD 1.x, 2.x or XL CLIP.")
+                raise ForgetError(
+                    f"Expected the CLIP text encoders of Stable Diffusion, got one called {name!r}. Load an SD 1.x, 2.x or XL CLIP."
+                )
             found[name] = tokenizer
         return found
 
@@ -54,7 +58,10 @@ class ComfyModel:
     def tokenize(self, text: str) -> dict[str, list[list[int]]]:
         """Token ids per encoder and chunk; vectors of an embedding have the id -1."""
         tokens = self.clip.tokenize(text)
-        return {name: [[t[0] if isinstance(t[0], int) else -1 for t in chunk] for chunk in tokens[name]] for name in self._tokenizers}
+        return {
+            name: [[t[0] if isinstance(t[0], int) else -1 for t in chunk] for chunk in tokens[name]]
+            for name in self._tokenizers
+        }
 
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
         return {name: strip_special(chunks, self.vocabulary) for name, chunks in self.tokenize(phrase).items()}
@@ -74,7 +81,9 @@ class ComfyModel:
 
     def _encode_one(self, prompt: str, tokens: Any) -> EncodedPrompt:
         context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
-        return EncodedPrompt(prompt, self.tokenize(prompt), _detached(context)[0], None if pooled is None else _detached(pooled))
+        return EncodedPrompt(
+            prompt, self.tokenize(prompt), _detached(context)[0], None if pooled is None else _detached(pooled)
+        )
 
     def _wants_pooled(self) -> bool:
         return getattr(self.patcher.model, "adm_channels", 0) > 0
@@ -92,7 +101,9 @@ class ComfyModel:
                 parts = {p: module.get_submodule(p) for p in _PROJECTIONS}
                 layers.append(CrossAttention(paths[name], module.heads, parts))
         if not layers:
-            raise ForgetError("Expected a UNet with cross-attention layers (attn2), found none. Load an SD 1.x, 2.x or XL model.")
+            raise ForgetError(
+                "Expected a UNet with cross-attention layers (attn2), found none. Load an SD 1.x, 2.x or XL model."
+            )
         return layers
 
     def cross_attention(self) -> list[CrossAttention]:
@@ -124,7 +135,11 @@ class ComfyModel:
         width = self._layers[0].projections["to_k"].weight.shape[1]
         if width == 2048:
             return 128
-        return config.get("image_size") if config.get("image_size", 32) != 32 else (96 if width == 1024 and self._predicts_v() else 64)
+        return (
+            config.get("image_size")
+            if config.get("image_size", 32) != 32
+            else (96 if width == 1024 and self._predicts_v() else 64)
+        )
 
     def _predicts_v(self) -> bool:
         return getattr(self.patcher.model.model_type, "name", "") == "V_PREDICTION"

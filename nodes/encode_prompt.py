@@ -18,7 +18,9 @@ class EncodePrompt(io.ComfyNode):
             description="CLIP Text Encode that also remembers its tokens, so that Zero Concept Attention finds the phrase in it. "
             "The conditioning is otherwise the same.",
             inputs=[
-                io.String.Input("text", multiline=True, dynamic_prompts=True, tooltip="The prompt, as in CLIP Text Encode."),
+                io.String.Input(
+                    "text", multiline=True, dynamic_prompts=True, tooltip="The prompt, as in CLIP Text Encode."
+                ),
                 io.Clip.Input("clip", tooltip="The CLIP model used for encoding the text."),
             ],
             outputs=[io.Conditioning.Output(display_name="CONDITIONING", tooltip="The conditioning, with its tokens.")],
@@ -29,6 +31,9 @@ class EncodePrompt(io.ComfyNode):
         if clip is None:
             raise ForgetError("Expected a CLIP, got none. Connect the CLIP output of the loader that gave the MODEL.")
         tokens = clip.tokenize(text)
-        ids = {name: [[t[0] if isinstance(t[0], int) else -1 for t in chunk] for chunk in chunks] for name, chunks in tokens.items()}
+        ids = {
+            name: [[t[0] if isinstance(t[0], int) else -1 for t in chunk] for chunk in chunks]
+            for name, chunks in tokens.items()
+        }
         conditioning = clip.encode_from_tokens_scheduled(tokens, add_dict={TOKENS_KEY: ids})
         return io.NodeOutput(conditioning)

@@ -19,7 +19,9 @@ def check_file_name(name: str) -> str:
     if not stem:
         return ""
     if _RESERVED.search(stem) or stem.startswith(".") or stem.endswith((".", " ")) or stem.lower() in _DEVICES:
-        raise ForgetError(f"Expected a plain file name without folders or any of < > : \" / \\ | ? *, got {name!r}. Choose another name.")
+        raise ForgetError(
+            f'Expected a plain file name without folders or any of < > : " / \\ | ? *, got {name!r}. Choose another name.'
+        )
     if len(stem) > 200:
         raise ForgetError(f"Expected a file name of at most 200 characters, got {len(stem)}. Choose a shorter name.")
     return stem

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import comfy.latent_formats
 import comfy.lora
 import comfy.model_base
 import comfy.model_management
@@ -20,7 +21,6 @@ import comfy.supported_models_base
 import comfy.utils
 import folder_paths
 import torch
-from comfy.latent_formats import SD15 as SD15LatentFormat
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
@@ -51,7 +51,9 @@ def patch_path(name: str) -> Path:
     """Full path of a listed patch; raises ForgetError when the host does not know it."""
     path = folder_paths.get_full_path("loras", name)
     if path is None:
-        raise ForgetError(f"Expected a patch file from the list, {name!r} is not there. Refresh the list or train the patch first.")
+        raise ForgetError(
+            f"Expected a patch file from the list, {name!r} is not there. Refresh the list or train the patch first."
+        )
     return Path(path)
 
 
@@ -103,7 +105,9 @@ def require_unet(patcher: Any) -> Any:
     unet = getattr(getattr(patcher, "model", None), "diffusion_model", None)
     if not isinstance(unet, UNetModel) or not any(name.endswith("attn2") for name, _ in unet.named_modules()):
         kind = type(unet).__name__ if unet is not None else type(patcher).__name__
-        raise ForgetError(f"Expected a Stable Diffusion 1.x, 2.x or XL model (a UNet with cross-attention), got {kind}. Load one of these.")
+        raise ForgetError(
+            f"Expected a Stable Diffusion 1.x, 2.x or XL model (a UNet with cross-attention), got {kind}. Load one of these."
+        )
     return unet
 
 
@@ -186,7 +190,9 @@ def replace_attention(patcher: Any, block: tuple[str, int, int], function: Any) 
     options = patcher.model_options.get("transformer_options", {})
     taken = options.get("patches_replace", {}).get("attn2", {})
     if block in taken or block[:2] in taken:
-        raise ForgetError("Expected attn2 layers that no other node replaces, got one that is taken. Switch `renormalise` off, or remove that node.")
+        raise ForgetError(
+            "Expected attn2 layers that no other node replaces, got one that is taken. Switch `renormalise` off, or remove that node."
+        )
     patcher.set_model_attn2_replace(function, *block)
 
 
@@ -214,7 +220,7 @@ def latent_preview(patcher: Any, x0: torch.Tensor, size: tuple[int, int]) -> tor
 class MiniatureConfig(comfy.supported_models_base.BASE):
     """The host's description of the miniature: SD's architecture in small."""
 
-    latent_format = SD15LatentFormat
+    latent_format = comfy.latent_formats.SD15
     memory_usage_factor = 1.0
     unet_extra_config = {}
 
@@ -232,21 +238,29 @@ class MiniatureTokenizer(comfy.sd1_clip.SDTokenizer):
 
     def __init__(self, embedding_directory=None, tokenizer_data=None, **kwargs):
         width = json.loads((MINIATURE / "config.json").read_text())["text"]["hidden_size"]
-        super().__init__(embedding_directory=embedding_directory, embedding_size=width, tokenizer_data=tokenizer_data or {}, **kwargs)
+        super().__init__(
+            embedding_directory=embedding_directory, embedding_size=width, tokenizer_data=tokenizer_data or {}, **kwargs
+        )
 
 
 def load_miniature() -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of the miniature that ships with this pack, as native objects of the host."""
     path = MINIATURE / "weights" / "mini_sd.safetensors"
     if not path.is_file():
-        raise ForgetError("Expected mini_sd/weights/mini_sd.safetensors in the pack's folder, found none. Install the pack again.")
+        raise ForgetError(
+            "Expected mini_sd/weights/mini_sd.safetensors in the pack's folder, found none. Install the pack again."
+        )
     config = json.loads((MINIATURE / "config.json").read_text())
     weights = comfy.utils.load_torch_file(str(path), safe_load=True)
 
     def part(prefix: str) -> dict[str, torch.Tensor]:
         return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
-    return _miniature_model(config, part("unet.")), _miniature_clip(config, part("text.")), _miniature_vae(config, part("vae."))
+    return (
+        _miniature_model(config, part("unet.")),
+        _miniature_clip(config, part("text.")),
+        _miniature_vae(config, part("vae.")),
+    )
 
 
 def _miniature_model(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
@@ -254,7 +268,9 @@ def _miniature_model(config: dict[str, Any], weights: dict[str, torch.Tensor]) -
     device = management.get_torch_device()
     parameters = sum(w.numel() for w in weights.values())
     model_config = MiniatureConfig(config)
-    dtype = management.unet_dtype(device=device, model_params=parameters, supported_dtypes=model_config.supported_inference_dtypes)
+    dtype = management.unet_dtype(
+        device=device, model_params=parameters, supported_dtypes=model_config.supported_inference_dtypes
+    )
     manual_cast = management.unet_manual_cast(dtype, device, model_config.supported_inference_dtypes)
     model_config.set_inference_dtype(dtype, manual_cast)
     kind = comfy.model_base.ModelType.V_PREDICTION if config["prediction"] == "v" else comfy.model_base.ModelType.EPS
@@ -276,11 +292,15 @@ def _miniature_clip(config: dict[str, Any], weights: dict[str, torch.Tensor]) ->
     options = {"clip_l_model_config": config["text"]}
     embeddings = folder_paths.get_folder_paths("embeddings")
     clip = comfy.sd.CLIP(target, embedding_directory=embeddings, parameters=table.numel(), model_options=options)
-    missing, unexpected = clip.load_sd({k: v for k, v in weights.items()})
+    missing, unexpected = clip.load_sd(dict(weights))
     if unexpected or [k for k in missing if "logit_scale" not in k and "text_projection" not in k]:
-        raise ForgetError(f"Expected the miniature's text encoder, its file misses {missing} and has {unexpected}. Install the pack again.")
+        raise ForgetError(
+            f"Expected the miniature's text encoder, its file misses {missing} and has {unexpected}. Install the pack again."
+        )
     return clip
 
 
 def _miniature_vae(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
-    return comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": config["vae"], "embed_dim": config["vae"]["z_channels"]}})
+    return comfy.sd.VAE(
+        sd=weights, config={"params": {"ddconfig": config["vae"], "embed_dim": config["vae"]["z_channels"]}}
+    )

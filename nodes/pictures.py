@@ -22,11 +22,19 @@ def curves(series: dict[str, list[float]], total: int, title: str, size: tuple[i
     for i, (name, values) in enumerate(series.items()):
         top = max(max(values, default=0.0), 1e-30)
         points = [
-            (box[0] + (box[2] - box[0]) * k / max(1, total - 1), box[3] - (box[3] - box[1]) * min(1.0, max(0.0, v / top))) for k, v in enumerate(values)
+            (
+                box[0] + (box[2] - box[0]) * k / max(1, total - 1),
+                box[3] - (box[3] - box[1]) * min(1.0, max(0.0, v / top)),
+            )
+            for k, v in enumerate(values)
         ]
         if len(points) > 1:
             draw.line(points, fill=_LINES[i % 2], width=2)
-        draw.text((box[0] + 8 + 220 * i, size[1] - 20), f"{name}: max {top:.4g}, last {values[-1] if values else 0:.4g}", fill=_LINES[i % 2])
+        draw.text(
+            (box[0] + 8 + 220 * i, size[1] - 20),
+            f"{name}: max {top:.4g}, last {values[-1] if values else 0:.4g}",
+            fill=_LINES[i % 2],
+        )
     return picture
 
 
@@ -39,9 +47,14 @@ def bars(series: dict[str, list[float]], title: str, size: tuple[int, int] = (51
     for i, (name, values) in enumerate(series.items()):
         for k, value in enumerate(values):
             left = box[0] + k * width + i * width * 0.8 / groups
-            draw.rectangle((left, box[3] - (box[3] - box[1]) * value / top, left + width * 0.7 / groups, box[3]), fill=_LINES[i % 2])
+            draw.rectangle(
+                (left, box[3] - (box[3] - box[1]) * value / top, left + width * 0.7 / groups, box[3]),
+                fill=_LINES[i % 2],
+            )
         mean = sum(values) / len(values)
-        draw.text((box[0] + 8 + 220 * i, size[1] - 20), f"{name}: mean {mean:.3g}, max {max(values):.3g}", fill=_LINES[i % 2])
+        draw.text(
+            (box[0] + 8 + 220 * i, size[1] - 20), f"{name}: mean {mean:.3g}, max {max(values):.3g}", fill=_LINES[i % 2]
+        )
     return picture
 
 
@@ -58,9 +71,13 @@ def _canvas(title: str, size: tuple[int, int]) -> tuple[Image.Image, ImageDraw.I
 def plot_of(figures: dict[str, Any], title: str) -> torch.Tensor:
     """The plot of a finished training: losses, or what the closed form reached in every layer."""
     if "losses" in figures:
-        return to_image(curves({"loss": figures["losses"], "attention mass": figures["mass"]}, len(figures["losses"]), title))
+        return to_image(
+            curves({"loss": figures["losses"], "attention mass": figures["mass"]}, len(figures["losses"]), title)
+        )
     layers = figures["layers"].values()
-    return to_image(bars({"target missed": [f["missed"] for f in layers], "preserve drift": [f["drift"] for f in layers]}, title))
+    return to_image(
+        bars({"target missed": [f["missed"] for f in layers], "preserve drift": [f["drift"] for f in layers]}, title)
+    )
 
 
 def heat_overlay(picture: torch.Tensor, heat: torch.Tensor) -> torch.Tensor:

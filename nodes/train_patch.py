@@ -28,9 +28,17 @@ def _inputs() -> list[Any]:
         io.Model.Input("model", tooltip="The model that is to forget. It is not changed."),
         io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
         io.String.Input(
-            "phrase", default="zebra", multiline=True, tooltip="What to forget: the name on the first line, synonyms on further lines. List synonyms to forget them too."
+            "phrase",
+            default="zebra",
+            multiline=True,
+            tooltip="What to forget: the name on the first line, synonyms on further lines. List synonyms to forget them too.",
         ),
-        io.Combo.Input("kind", options=list(KINDS), default="object", tooltip="Chooses the prompt templates: an object or animal, a person or character, a style."),
+        io.Combo.Input(
+            "kind",
+            options=list(KINDS),
+            default="object",
+            tooltip="Chooses the prompt templates: an object or animal, a person or character, a style.",
+        ),
         io.Combo.Input(
             "method",
             options=list(METHODS),
@@ -38,23 +46,90 @@ def _inputs() -> list[Any]:
             tooltip="Closed form: seconds, no images, no tuning. Attention re-steering: the paper's Algorithm 1, by gradient.",
         ),
         io.String.Input(
-            "preserve_prompts", default="", multiline=True, tooltip="Prompts or words to keep as they are, one per line; neighbours of the concept help most. Everyday captions are always included."
+            "preserve_prompts",
+            default="",
+            multiline=True,
+            tooltip="Prompts or words to keep as they are, one per line; neighbours of the concept help most. Everyday captions are always included.",
         ),
-        io.Float.Input("preservation", default=1.0, min=0.0, max=100.0, step=0.05, tooltip="How much keeping counts against forgetting; 1 is balanced."),
-        io.Int.Input("steps", default=35, min=0, max=10000, tooltip="Attention re-steering: training steps. Published: 35."),
         io.Float.Input(
-            "learning_rate", default=3e-3, min=0.0, max=1.0, step=1e-7, round=False, tooltip="Attention re-steering: learning rate of the LoRA factors. (The published 2e-6 is for full weights.)"
+            "preservation",
+            default=1.0,
+            min=0.0,
+            max=100.0,
+            step=0.05,
+            tooltip="How much keeping counts against forgetting; 1 is balanced.",
         ),
-        io.Int.Input("rank", default=32, min=1, max=256, tooltip="LoRA rank. Closed form: the upper bound; the smallest rank that suffices is used."),
-        io.Combo.Input("train", options=[AUTO, *TRAIN_CHOICES], default=AUTO, tooltip="Which weights change. Auto: attn2 values for closed form, attn2 keys and values for re-steering."),
-        io.Combo.Input("loss", options=list(LOSS_FORMS), default=LOSS_FORMS[0], tooltip="Attention re-steering: sum of squares (paper) or one norm over all layers (released code)."),
-        io.Combo.Input("end_token", options=list(END_TOKEN_CHOICES), default="first", tooltip="Attention re-steering: which end tokens count as the concept's."),
-        io.Float.Input("target_mass", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Attention re-steering: stop when the concept's attention has fallen to this share. 0: run all steps."),
-        io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFF, control_after_generate=False, tooltip="Seed of everything random; the same seed gives the same file."),
-        io.String.Input("file_name", default="forget_zebra", tooltip="File under models/loras/forget_me_not; empty: no file. An existing file is never overwritten."),
-        io.Image.Input("images", optional=True, tooltip="Attention re-steering: pictures of the concept. Without them it trains on noise alone."),
+        io.Int.Input(
+            "steps", default=35, min=0, max=10000, tooltip="Attention re-steering: training steps. Published: 35."
+        ),
+        io.Float.Input(
+            "learning_rate",
+            default=3e-3,
+            min=0.0,
+            max=1.0,
+            step=1e-7,
+            round=False,
+            tooltip="Attention re-steering: learning rate of the LoRA factors. (The published 2e-6 is for full weights.)",
+        ),
+        io.Int.Input(
+            "rank",
+            default=32,
+            min=1,
+            max=256,
+            tooltip="LoRA rank. Closed form: the upper bound; the smallest rank that suffices is used.",
+        ),
+        io.Combo.Input(
+            "train",
+            options=[AUTO, *TRAIN_CHOICES],
+            default=AUTO,
+            tooltip="Which weights change. Auto: attn2 values for closed form, attn2 keys and values for re-steering.",
+        ),
+        io.Combo.Input(
+            "loss",
+            options=list(LOSS_FORMS),
+            default=LOSS_FORMS[0],
+            tooltip="Attention re-steering: sum of squares (paper) or one norm over all layers (released code).",
+        ),
+        io.Combo.Input(
+            "end_token",
+            options=list(END_TOKEN_CHOICES),
+            default="first",
+            tooltip="Attention re-steering: which end tokens count as the concept's.",
+        ),
+        io.Float.Input(
+            "target_mass",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Attention re-steering: stop when the concept's attention has fallen to this share. 0: run all steps.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFF,
+            control_after_generate=False,
+            tooltip="Seed of everything random; the same seed gives the same file.",
+        ),
+        io.String.Input(
+            "file_name",
+            default="forget_zebra",
+            tooltip="File under models/loras/forget_me_not; empty: no file. An existing file is never overwritten.",
+        ),
+        io.Image.Input(
+            "images",
+            optional=True,
+            tooltip="Attention re-steering: pictures of the concept. Without them it trains on noise alone.",
+        ),
         io.Vae.Input("vae", optional=True, tooltip="Encodes the images."),
-        io.String.Input("templates", default="", multiline=True, optional=True, tooltip="Your own prompt templates, one per line with {} for the phrase. Empty: built-in ones for the kind."),
+        io.String.Input(
+            "templates",
+            default="",
+            multiline=True,
+            optional=True,
+            tooltip="Your own prompt templates, one per line with {} for the phrase. Empty: built-in ones for the kind.",
+        ),
     ]
 
 
@@ -71,7 +146,10 @@ class TrainForgetPatch(io.ComfyNode):
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="The model with the patch applied."),
                 ForgetPatchType.Output(display_name="FORGET_PATCH", tooltip="The patch, for Apply Forget Patch."),
-                io.Image.Output(display_name="plot", tooltip="The loss and the attention mass; for the closed form, target missed and drift per layer."),
+                io.Image.Output(
+                    display_name="plot",
+                    tooltip="The loss and the attention mass; for the closed form, target missed and drift per layer.",
+                ),
                 io.String.Output(display_name="report", tooltip="What was done and measured, in words."),
             ],
         )
@@ -106,15 +184,26 @@ def _preserve_prompts(options: dict[str, Any], concept: Concept) -> list[str]:
 def _closed_form(adapter: ComfyModel, concept: Concept, options: dict[str, Any]) -> ForgetPatch:
     train = _chosen_train(options)
     if train not in PROJECTIONS:
-        raise ForgetError(f"Expected the closed form to train {' or '.join(PROJECTIONS)}, got {train!r}. Choose one of these, auto, or attention re-steering.")
-    settings = ClosedFormSettings(train=train, preservation=options["preservation"], rank=options["rank"], preserve_prompts=_preserve_prompts(options, concept))
+        raise ForgetError(
+            f"Expected the closed form to train {' or '.join(PROJECTIONS)}, got {train!r}. Choose one of these, auto, or attention re-steering."
+        )
+    settings = ClosedFormSettings(
+        train=train,
+        preservation=options["preservation"],
+        rank=options["rank"],
+        preserve_prompts=_preserve_prompts(options, concept),
+    )
     bar = host.Progress(4)
     return forget_closed_form(adapter, [concept], settings, lambda done, total, figures: bar.update(done, total))
 
 
 def _resteer(adapter: ComfyModel, concept: Concept, options: dict[str, Any]) -> ForgetPatch:
     names = ("loss", "end_token", "steps", "learning_rate", "rank", "seed", "preservation", "target_mass")
-    settings = ResteerSettings(train=_chosen_train(options), preserve_prompts=_preserve_prompts(options, concept), **{n: options[n] for n in names})
+    settings = ResteerSettings(
+        train=_chosen_train(options),
+        preserve_prompts=_preserve_prompts(options, concept),
+        **{n: options[n] for n in names},
+    )
     latents = _latents(adapter, options.get("images"), options.get("vae"))
     bar, series = host.Progress(settings.steps), {"loss": [], "attention mass": []}
 
@@ -135,13 +224,18 @@ def _latents(adapter: ComfyModel, images: torch.Tensor | None, vae: Any) -> torc
     if vae is None:
         raise ForgetError("Expected a VAE to encode the images, got none. Connect a VAE, or disconnect the images.")
     if images.shape[0] == 0 or min(images.shape[1:3]) < 8 or images.shape[-1] < 3:
-        raise ForgetError(f"Expected RGB images of at least 8 x 8 pixels, got {list(images.shape)}. Connect other images.")
+        raise ForgetError(
+            f"Expected RGB images of at least 8 x 8 pixels, got {list(images.shape)}. Connect other images."
+        )
     return adapter.encode_images(vae, images)
 
 
 def _report(patch: ForgetPatch, matched: int, path: Any) -> str:
     f = patch.figures
-    lines = [f"method: {patch.settings['method']}", f"forgets: {', '.join(p for c in patch.concepts for p in c['phrases'])}"]
+    lines = [
+        f"method: {patch.settings['method']}",
+        f"forgets: {', '.join(p for c in patch.concepts for p in c['phrases'])}",
+    ]
     if "layers" in f:
         missed, drift = ([layer[k] for layer in f["layers"].values()] for k in ("missed", "drift"))
         lines += [
@@ -157,5 +251,9 @@ def _report(patch: ForgetPatch, matched: int, path: Any) -> str:
             f"preserve prompts' keys and values moved by {f['preserve_drift']:.4f}",
         ]
     lines += [f"matched {matched} layers in {f['seconds']:.1f} s"]
-    lines += [f"saved {path.parent.name}/{path.name}, {path.stat().st_size / 1000:.0f} kB"] if path else ["not saved: no file name"]
+    lines += (
+        [f"saved {path.parent.name}/{path.name}, {path.stat().st_size / 1000:.0f} kB"]
+        if path
+        else ["not saved: no file name"]
+    )
     return "\n".join(lines)

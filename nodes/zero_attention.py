@@ -31,9 +31,19 @@ class ZeroConceptAttention(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample with. A patched clone comes out."),
                 io.Clip.Input("clip", tooltip="The CLIP that encodes the prompts."),
-                io.String.Input("phrase", default="zebra", multiline=True, tooltip="What to take out of the attention, one phrase per line."),
+                io.String.Input(
+                    "phrase",
+                    default="zebra",
+                    multiline=True,
+                    tooltip="What to take out of the attention, one phrase per line.",
+                ),
                 io.Float.Input(
-                    "strength", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="1 takes all attention from the phrase, 0 none: A[:, I] *= 1 - strength."
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="1 takes all attention from the phrase, 0 none: A[:, I] *= 1 - strength.",
                 ),
                 io.Combo.Input(
                     "end_token",
@@ -41,10 +51,32 @@ class ZeroConceptAttention(io.ComfyNode):
                     default="first",
                     tooltip="Also zero end tokens of prompts with the phrase: none, the first, or all with padding. All is strongest.",
                 ),
-                io.String.Input("layers", default="all", tooltip="Cross-attention layers: all, down, mid, up, numbers from 0 or ranges like 3-6, joined by commas."),
-                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Where in sampling to begin; 0 is the first step."),
-                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Where in sampling to stop; 1 is the last step."),
-                io.Boolean.Input("renormalise", default=False, tooltip="Let every pixel's attention sum to one again. Off in the paper."),
+                io.String.Input(
+                    "layers",
+                    default="all",
+                    tooltip="Cross-attention layers: all, down, mid, up, numbers from 0 or ranges like 3-6, joined by commas.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where in sampling to begin; 0 is the first step.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where in sampling to stop; 1 is the last step.",
+                ),
+                io.Boolean.Input(
+                    "renormalise",
+                    default=False,
+                    tooltip="Let every pixel's attention sum to one again. Off in the paper.",
+                ),
                 io.String.Input(
                     "prompts",
                     default="",
@@ -57,13 +89,17 @@ class ZeroConceptAttention(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, clip, phrase, strength, end_token, layers, start_percent, end_percent, renormalise, prompts="") -> io.NodeOutput:
+    def execute(
+        cls, model, clip, phrase, strength, end_token, layers, start_percent, end_percent, renormalise, prompts=""
+    ) -> io.NodeOutput:
         adapter = ComfyModel(model, clip)
         concept = make_concept(adapter, phrase)
         chosen = choose_layers(layers, [layer.name for layer in adapter.cross_attention()])
         sampling = model.get_model_object("model_sampling")
         sigmas = (sampling.percent_to_sigma(start_percent), sampling.percent_to_sigma(end_percent))
-        zero = ZeroAttention(adapter, concept.phrases, end_token, strength, {host.attention_blocks(model)[i] for i in chosen}, sigmas)
+        zero = ZeroAttention(
+            adapter, concept.phrases, end_token, strength, {host.attention_blocks(model)[i] for i in chosen}, sigmas
+        )
         zero.learn(adapter, parse_lines(prompts))
         return io.NodeOutput(zero.patch(model, renormalise))
 
@@ -76,14 +112,30 @@ class ZeroAttention:
     prompt of a batch, negative prompts, joined and repeated conditionings each get their own columns.
     """
 
-    def __init__(self, adapter: ComfyModel, phrases: list[str], end_token: str, strength: float, blocks: set, sigmas: tuple[float, float]):
+    def __init__(
+        self,
+        adapter: ComfyModel,
+        phrases: list[str],
+        end_token: str,
+        strength: float,
+        blocks: set,
+        sigmas: tuple[float, float],
+    ):
         self.key = f"fmn_zero_{uuid.uuid4().hex}"
-        self.vocabulary, self.end_token, self.strength, self.blocks, self.sigmas = adapter.vocabulary, end_token, strength, blocks, sigmas
+        self.vocabulary, self.end_token, self.strength, self.blocks, self.sigmas = (
+            adapter.vocabulary,
+            end_token,
+            strength,
+            blocks,
+            sigmas,
+        )
         self.phrases: dict[str, list[list[int]]] = {}
         for phrase in phrases:
             for encoder, ids in adapter.phrase_tokens(phrase).items():
                 self.phrases.setdefault(encoder, []).append(ids)
-        self.listed: list[tuple[torch.Tensor, torch.Tensor]] = []  # known chunk (77, dim), strength of its columns (77,)
+        self.listed: list[
+            tuple[torch.Tensor, torch.Tensor]
+        ] = []  # known chunk (77, dim), strength of its columns (77,)
         self.tagged: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def learn(self, adapter: ComfyModel, prompts: list[str]) -> None:
@@ -91,7 +143,9 @@ class ZeroAttention:
         for prompt in adapter.encode(["", *prompts]):
             self.listed += self._chunks(prompt.context, prompt.tokens)
 
-    def _chunks(self, context: torch.Tensor, tokens: dict[str, list[list[int]]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _chunks(
+        self, context: torch.Tensor, tokens: dict[str, list[list[int]]]
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         weight = torch.zeros(context.shape[0])
         weight[concept_columns(tokens, self.phrases, self.vocabulary, self.end_token)] = self.strength
         return list(zip(context.float().cpu().split(CHUNK), weight.split(CHUNK)))
@@ -116,12 +170,12 @@ class ZeroAttention:
             if TOKENS_KEY in cond:
                 for row in cond["cross_attn"]:
                     self.tagged += self._chunks(row, cond[TOKENS_KEY])
-        if conds and not any(self.find(c["cross_attn"])[1] for c in conds if not self._is_empty(c)):
-            if not all(self._is_empty(c) for c in conds):
-                raise ForgetError(
-                    "Zero Concept Attention knows none of the prompts of this sampling. Encode them with Encode Prompt "
-                    "(Forget-Me-Not), or write them into its `prompts` box exactly as they are encoded."
-                )
+        worded = [c for c in conds if not self._is_empty(c)]
+        if worded and not any(self.find(c["cross_attn"])[1] for c in worded):
+            raise ForgetError(
+                "Zero Concept Attention knows none of the prompts of this sampling. Encode them with Encode Prompt "
+                "(Forget-Me-Not), or write them into its `prompts` box exactly as they are encoded."
+            )
         try:
             return executor(*args, **kwargs)
         finally:
@@ -143,7 +197,9 @@ class ZeroAttention:
                     known = True
         return weight, known
 
-    def around_unet(self, executor: Any, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
+    def around_unet(
+        self, executor: Any, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs
+    ):
         options = transformer_options if transformer_options is not None else {}
         options.pop(self.key, None)
         sigma = options.get("sigmas")

@@ -30,7 +30,16 @@ def train(**changes) -> dict:
     return miniature() | {"train": {"class_type": "FMN_TrainForgetPatch", "inputs": train_inputs(**changes)}}
 
 
-def sampled(name: str, model: list, caption: str, seed: int = 1, batch: int = 1, encode: str = "CLIPTextEncode", negative: str = "", steps: int = 8) -> dict:
+def sampled(
+    name: str,
+    model: list,
+    caption: str,
+    seed: int = 1,
+    batch: int = 1,
+    encode: str = "CLIPTextEncode",
+    negative: str = "",
+    steps: int = 8,
+) -> dict:
     """Nodes that sample `caption` with a model and preview the picture in node `name`."""
     return {
         f"{name}.text": {"class_type": encode, "inputs": {"clip": ["mini", 1], "text": caption}},
@@ -53,7 +62,9 @@ def uncached(prompt: dict) -> dict:
     tag = f"r{next(_fresh)}."
 
     def rename(value):
-        return [tag + value[0], value[1]] if isinstance(value, list) and len(value) == 2 and value[0] in prompt else value
+        return (
+            [tag + value[0], value[1]] if isinstance(value, list) and len(value) == 2 and value[0] in prompt else value
+        )
 
     return {tag + k: {**n, "inputs": {i: rename(v) for i, v in n["inputs"].items()}} for k, n in prompt.items()}
 

@@ -21,7 +21,10 @@ class ToyModel:
         self.position = torch.randn(CHUNK, dim, generator=g) * 0.3
         self.mix = torch.randn(dim, dim, generator=g) / dim**0.5
         self.layers = []
-        for name, width in (("down_blocks.0.attentions.0.transformer_blocks.0.attn2", 16), ("mid_block.attentions.0.transformer_blocks.0.attn2", 32)):
+        for name, width in (
+            ("down_blocks.0.attentions.0.transformer_blocks.0.attn2", 16),
+            ("mid_block.attentions.0.transformer_blocks.0.attn2", 32),
+        ):
             parts = {"to_q": torch.nn.Linear(4, width, bias=False), "to_out.0": torch.nn.Linear(width, 4)}
             parts |= {p: torch.nn.Linear(dim, width, bias=False) for p in ("to_k", "to_v")}
             for module in parts.values():
@@ -31,7 +34,10 @@ class ToyModel:
             self.layers.append(CrossAttention(name, 4, parts))
 
     def ids(self, text: str) -> list[int]:
-        return [3 + sum(ord(c) * (i + 7) ** 2 for i, c in enumerate(w)) % 990 for w in text.lower().replace(",", " ,").split()]
+        return [
+            3 + sum(ord(c) * (i + 7) ** 2 for i, c in enumerate(w)) % 990
+            for w in text.lower().replace(",", " ,").split()
+        ]
 
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
         return {"l": self.ids(phrase)}

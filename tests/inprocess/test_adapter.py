@@ -14,7 +14,10 @@ def pack():
     comfy_host.load_pack()
     return SimpleNamespace(
         **{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in ("host", "comfy_model", "zero_attention")},
-        **{n: sys.modules[f"forget_me_not.fmn_core.{n}"] for n in ("closed_form", "resteer", "concept", "errors", "patch", "attention", "hooks")},
+        **{
+            n: sys.modules[f"forget_me_not.fmn_core.{n}"]
+            for n in ("closed_form", "resteer", "concept", "errors", "patch", "attention", "hooks")
+        },
     )
 
 
@@ -68,10 +71,12 @@ def test_training_under_inference_mode_leaves_the_model_alone(pack, miniature, a
     before = weights(miniature[0])
     with torch.inference_mode(), adapter.ready_for_gradients():
         concept = pack.concept.make_concept(adapter, "zebra")
-        patch = pack.resteer.forget_by_resteering(adapter, [concept], torch.zeros(1, 4, 16, 16), pack.resteer.ResteerSettings(steps=2, train=train, rank=2))
+        patch = pack.resteer.forget_by_resteering(
+            adapter, [concept], torch.zeros(1, 4, 16, 16), pack.resteer.ResteerSettings(steps=2, train=train, rank=2)
+        )
     assert any(f.up.abs().max() > 0 for f in patch.factors.values())
     assert_untouched(miniature[0], before)
-    patched, matched = pack.host.apply_patch(miniature[0], patch, 1.0)
+    _, matched = pack.host.apply_patch(miniature[0], patch, 1.0)
     assert matched == len(patch.factors)
     assert_untouched(miniature[0], before)
 
@@ -79,16 +84,21 @@ def test_training_under_inference_mode_leaves_the_model_alone(pack, miniature, a
 def test_interrupt_and_failure_leave_the_model_alone(pack, miniature, adapter):
     before = weights(miniature[0])
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop(done, total, figures):
-        raise Stop
+        raise StopError
 
     concept = pack.concept.make_concept(adapter, "zebra")
-    for latents, error, progress in ((torch.zeros(1, 4, 16, 16), Stop, stop), (torch.full((1, 4, 16, 16), float("nan")), pack.errors.ForgetError, None)):
+    for latents, error, progress in (
+        (torch.zeros(1, 4, 16, 16), StopError, stop),
+        (torch.full((1, 4, 16, 16), float("nan")), pack.errors.ForgetError, None),
+    ):
         with pytest.raises(error), torch.inference_mode(), adapter.ready_for_gradients():
-            pack.resteer.forget_by_resteering(adapter, [concept], latents, pack.resteer.ResteerSettings(steps=3), progress)
+            pack.resteer.forget_by_resteering(
+                adapter, [concept], latents, pack.resteer.ResteerSettings(steps=3), progress
+            )
         assert_untouched(miniature[0], before)
 
 
@@ -120,7 +130,9 @@ def test_denoise_equals_the_hosts_own_prediction(adapter, miniature):
 @pytest.mark.parametrize("strength", [1.0, 0.4])
 def test_zero_attention_equals_brute_force_in_float64(pack, adapter, miniature, strength, renormalise):
     prompts = adapter.encode(["a zebra and a zebra", "a horse"])
-    zero = pack.zero_attention.ZeroAttention(adapter, ["zebra"], "first", strength, set(pack.host.attention_blocks(miniature[0])), (1e9, 0.0))
+    zero = pack.zero_attention.ZeroAttention(
+        adapter, ["zebra"], "first", strength, set(pack.host.attention_blocks(miniature[0])), (1e9, 0.0)
+    )
     zero.learn(adapter, [p.text for p in prompts])
     context = torch.stack([p.context for p in prompts])
     weight, known = zero.find(context)
@@ -132,7 +144,9 @@ def test_zero_attention_equals_brute_force_in_float64(pack, adapter, miniature, 
     h = torch.randn(2, 9, layer["to_q"].weight.shape[1], generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         if renormalise:
-            mixed = zero.renormalised_attention(layer["to_q"](h), layer["to_k"](context), layer["to_v"](context), options)
+            mixed = zero.renormalised_attention(
+                layer["to_q"](h), layer["to_k"](context), layer["to_v"](context), options
+            )
             out = block.to_out(mixed)
         else:
             _, keys, values = zero.scale_values(h, context, context, options)
@@ -163,7 +177,9 @@ def test_columns_repeat_when_conditionings_are_repeated(pack, adapter, miniature
 
 
 def test_models_without_cross_attention_are_refused(pack, miniature):
-    other = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Linear(2, 2)), load_device=torch.device("cpu"))
+    other = SimpleNamespace(
+        model=SimpleNamespace(diffusion_model=torch.nn.Linear(2, 2)), load_device=torch.device("cpu")
+    )
     with pytest.raises(pack.errors.ForgetError, match="a UNet with cross-attention.*got Linear"):
         pack.comfy_model.ComfyModel(other, miniature[1])
 

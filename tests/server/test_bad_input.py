@@ -14,7 +14,10 @@ from fmn_core.patch import Factors, ForgetPatch, save_patch
 BAD_TRAINING = {
     "empty phrase": ({"phrase": "  "}, "empty text"),
     "phrase longer than the context": ({"phrase": "word " * 90}, "at most 75 tokens, got 90"),
-    "phrase not in the prompt": ({"templates": "a photo of {}ish"}, "'zebra' was not found in the prompt 'a photo of zebraish'"),
+    "phrase not in the prompt": (
+        {"templates": "a photo of {}ish"},
+        "'zebra' was not found in the prompt 'a photo of zebraish'",
+    ),
     "template without a place": ({"templates": "a photo"}, "Expected one {} for the phrase"),
     "no steps": ({"method": "attention re-steering", "steps": 0}, "steps of at least 1, got 0"),
     "no learning rate": ({"method": "attention re-steering", "learning_rate": 0.0}, "learning_rate of at least"),
@@ -24,7 +27,16 @@ BAD_TRAINING = {
     "file name with a reserved character": ({"file_name": "what?"}, "plain file name"),
     "file name that is a device": ({"file_name": "con"}, "plain file name"),
     "hidden file": ({"file_name": ".hidden"}, "plain file name"),
-    "learning rate far too high": ({"method": "attention re-steering", "learning_rate": 1.0, "steps": 60, "train": "whole UNet", "preservation": 0.0}, "finite"),
+    "learning rate far too high": (
+        {
+            "method": "attention re-steering",
+            "learning_rate": 1.0,
+            "steps": 60,
+            "train": "whole UNet",
+            "preservation": 0.0,
+        },
+        "finite",
+    ),
 }
 
 
@@ -70,7 +82,20 @@ def test_no_clip(server):
 
 def test_map_of_a_phrase_that_is_not_in_the_prompt(server):
     prompt = miniature()
-    prompt["map"] = {"class_type": "FMN_ConceptAttentionMap", "inputs": {"model": ["mini", 0], "clip": ["mini", 1], "prompt": "a horse", "phrase": "zebra", "end_token": "none", "width": 128, "height": 128, "steps": 1, "seed": 1}}
+    prompt["map"] = {
+        "class_type": "FMN_ConceptAttentionMap",
+        "inputs": {
+            "model": ["mini", 0],
+            "clip": ["mini", 1],
+            "prompt": "a horse",
+            "phrase": "zebra",
+            "end_token": "none",
+            "width": 128,
+            "height": 128,
+            "steps": 1,
+            "seed": 1,
+        },
+    }
     prompt["show"] = {"class_type": "PreviewImage", "inputs": {"images": ["map", 0]}}
     with pytest.raises(NodeError, match="'zebra' was not found in the prompt 'a horse'"):
         server.run(prompt)
@@ -78,22 +103,48 @@ def test_map_of_a_phrase_that_is_not_in_the_prompt(server):
 
 def apply(file: str) -> dict:
     prompt = miniature()
-    prompt["apply"] = {"class_type": "FMN_ApplyForgetPatch", "inputs": {"model": ["mini", 0], "patch_file": file, "strength": 1.0}}
+    prompt["apply"] = {
+        "class_type": "FMN_ApplyForgetPatch",
+        "inputs": {"model": ["mini", 0], "patch_file": file, "strength": 1.0},
+    }
     return prompt | {"show": {"class_type": "PreviewAny", "inputs": {"source": ["apply", 1]}}}
 
 
 def write_good(path):
-    patch = ForgetPatch({"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v": Factors(torch.ones(64, 2), torch.ones(2, 96), 2.0)}, [], {}, {})
+    patch = ForgetPatch(
+        {
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v": Factors(
+                torch.ones(64, 2), torch.ones(2, 96), 2.0
+            )
+        },
+        [],
+        {},
+        {},
+    )
     save_patch(patch, path)
 
 
 def other_architecture(path):
-    patch = ForgetPatch({"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v": Factors(torch.ones(320, 2), torch.ones(2, 768), 2.0)}, [], {"architecture": "stable-diffusion-v1"}, {})
+    patch = ForgetPatch(
+        {
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v": Factors(
+                torch.ones(320, 2), torch.ones(2, 768), 2.0
+            )
+        },
+        [],
+        {"architecture": "stable-diffusion-v1"},
+        {},
+    )
     save_patch(patch, path)
 
 
 def other_layers(path):
-    save_patch(ForgetPatch({"lora_unet_joint_blocks_0_attn_qkv": Factors(torch.ones(4, 2), torch.ones(2, 4), 2.0)}, [], {}, {}), path)
+    save_patch(
+        ForgetPatch(
+            {"lora_unet_joint_blocks_0_attn_qkv": Factors(torch.ones(4, 2), torch.ones(2, 4), 2.0)}, [], {}, {}
+        ),
+        path,
+    )
 
 
 def nan_factors(path):

@@ -10,7 +10,14 @@ from bench.workflow import to_api
 from mini_sd.comfy_host import REPOSITORY
 from mini_sd.judge import classify, load_judge
 
-NODES = {"FMN_LoadMiniature", "FMN_EncodePrompt", "FMN_ZeroConceptAttention", "FMN_TrainForgetPatch", "FMN_ApplyForgetPatch", "FMN_ConceptAttentionMap"}
+NODES = {
+    "FMN_LoadMiniature",
+    "FMN_EncodePrompt",
+    "FMN_ZeroConceptAttention",
+    "FMN_TrainForgetPatch",
+    "FMN_ApplyForgetPatch",
+    "FMN_ConceptAttentionMap",
+}
 
 
 def judged(images):
@@ -34,7 +41,11 @@ def test_all_nodes_are_there_with_tooltips(info):
 
 
 def test_miniature_draws_with_the_stock_sampler(server):
-    prompt = miniature() | sampled("a", ["mini", 0], ZEBRA, batch=4, steps=20) | sampled("b", ["mini", 0], "a picture of santa claus in fluent style", batch=4, steps=20)
+    prompt = (
+        miniature()
+        | sampled("a", ["mini", 0], ZEBRA, batch=4, steps=20)
+        | sampled("b", ["mini", 0], "a picture of santa claus in fluent style", batch=4, steps=20)
+    )
     outputs = server.run(prompt)
     for name, concept, style in (("a", "zebra", "noto"), ("b", "santa claus", "fluent")):
         images = pictures(server, outputs, name)
@@ -45,8 +56,18 @@ def test_miniature_draws_with_the_stock_sampler(server):
 
 def test_closed_form_forgets_and_every_way_to_apply_it_gives_the_same_picture(server, patches):
     trained = train() | sampled("out", ["train", 0], ZEBRA, batch=4, steps=20)
-    trained |= sampled("kept", ["train", 0], HORSE, batch=4, steps=20) | sampled("before", ["mini", 0], ZEBRA, batch=4, steps=20)
-    trained["apply"] = {"class_type": "FMN_ApplyForgetPatch", "inputs": {"model": ["mini", 0], "patch_file": "(from the forget_patch input)", "strength": 1.0, "forget_patch": ["train", 1]}}
+    trained |= sampled("kept", ["train", 0], HORSE, batch=4, steps=20) | sampled(
+        "before", ["mini", 0], ZEBRA, batch=4, steps=20
+    )
+    trained["apply"] = {
+        "class_type": "FMN_ApplyForgetPatch",
+        "inputs": {
+            "model": ["mini", 0],
+            "patch_file": "(from the forget_patch input)",
+            "strength": 1.0,
+            "forget_patch": ["train", 1],
+        },
+    }
     trained |= sampled("from_patch", ["apply", 0], ZEBRA, batch=4, steps=20)
     outputs = server.run(trained)
     report = "\n".join(outputs["train"]["text"])
@@ -58,27 +79,47 @@ def test_closed_form_forgets_and_every_way_to_apply_it_gives_the_same_picture(se
 
     file = "forget_me_not/forget_zebra.safetensors"
     again = miniature()
-    again["stock"] = {"class_type": "LoraLoaderModelOnly", "inputs": {"model": ["mini", 0], "lora_name": file, "strength_model": 1.0}}
-    again["ours"] = {"class_type": "FMN_ApplyForgetPatch", "inputs": {"model": ["mini", 0], "patch_file": file, "strength": 1.0}}
+    again["stock"] = {
+        "class_type": "LoraLoaderModelOnly",
+        "inputs": {"model": ["mini", 0], "lora_name": file, "strength_model": 1.0},
+    }
+    again["ours"] = {
+        "class_type": "FMN_ApplyForgetPatch",
+        "inputs": {"model": ["mini", 0], "patch_file": file, "strength": 1.0},
+    }
     again |= sampled("a", ["stock", 0], ZEBRA, batch=4, steps=20) | sampled("b", ["ours", 0], ZEBRA, batch=4, steps=20)
     again["text"] = {"class_type": "PreviewAny", "inputs": {"source": ["ours", 1]}}
     second = server.run(again)
     assert "matched 16 of 16 layers" in "".join(second["text"]["text"])
     wanted = pictures(server, outputs, "out")
-    for images in (pictures(server, second, "a"), pictures(server, second, "b"), pictures(server, outputs, "from_patch")):
+    for images in (
+        pictures(server, second, "a"),
+        pictures(server, second, "b"),
+        pictures(server, outputs, "from_patch"),
+    ):
         assert torch.equal(images, wanted)
 
 
 def test_patch_strength_zero_changes_nothing(server, patches):
     prompt = train(file_name="") | sampled("a", ["mini", 0], ZEBRA) | sampled("b", ["apply", 0], ZEBRA)
-    prompt["apply"] = {"class_type": "FMN_ApplyForgetPatch", "inputs": {"model": ["mini", 0], "patch_file": "(from the forget_patch input)", "strength": 0.0, "forget_patch": ["train", 1]}}
+    prompt["apply"] = {
+        "class_type": "FMN_ApplyForgetPatch",
+        "inputs": {
+            "model": ["mini", 0],
+            "patch_file": "(from the forget_patch input)",
+            "strength": 0.0,
+            "forget_patch": ["train", 1],
+        },
+    }
     outputs = server.run(prompt)
     assert torch.equal(pictures(server, outputs, "a"), pictures(server, outputs, "b"))
     assert list(patches.iterdir()) == []
 
 
 def test_resteering_with_images_shows_progress_and_previews(server, patches):
-    prompt = train(method="attention re-steering", steps=6, images=["ref.decode", 0], vae=["mini", 2]) | sampled("ref", ["mini", 0], ZEBRA, batch=2)
+    prompt = train(method="attention re-steering", steps=6, images=["ref.decode", 0], vae=["mini", 2]) | sampled(
+        "ref", ["mini", 0], ZEBRA, batch=2
+    )
     prompt["plot"] = {"class_type": "PreviewImage", "inputs": {"images": ["train", 2]}}
     steps, previews = [], []
 
@@ -90,7 +131,9 @@ def test_resteering_with_images_shows_progress_and_previews(server, patches):
 
     outputs = server.run(prompt, on_event)
     assert max(steps) == 6 and previews
-    assert "steps: 6" in "\n".join(outputs["train"]["text"]) and "matched 32 layers" in "\n".join(outputs["train"]["text"])
+    assert "steps: 6" in "\n".join(outputs["train"]["text"]) and "matched 32 layers" in "\n".join(
+        outputs["train"]["text"]
+    )
     assert pictures(server, outputs, "plot").shape == (1, 320, 512, 3)
     assert (patches / "forget_zebra.safetensors").exists()
 
@@ -112,7 +155,20 @@ def test_an_existing_file_is_never_overwritten(server, patches):
 
 def test_attention_map_is_a_picture(server):
     prompt = miniature()
-    prompt["map"] = {"class_type": "FMN_ConceptAttentionMap", "inputs": {"model": ["mini", 0], "clip": ["mini", 1], "prompt": ZEBRA, "phrase": "zebra", "end_token": "none", "width": 128, "height": 128, "steps": 4, "seed": 1}}
+    prompt["map"] = {
+        "class_type": "FMN_ConceptAttentionMap",
+        "inputs": {
+            "model": ["mini", 0],
+            "clip": ["mini", 1],
+            "prompt": ZEBRA,
+            "phrase": "zebra",
+            "end_token": "none",
+            "width": 128,
+            "height": 128,
+            "steps": 4,
+            "seed": 1,
+        },
+    }
     prompt["show"] = {"class_type": "PreviewImage", "inputs": {"images": ["map", 0]}}
     image = pictures(server, server.run(prompt), "show")
     assert image.shape == (1, 128, 128, 3) and image.float().std() > 5

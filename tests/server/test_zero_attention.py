@@ -52,10 +52,17 @@ def test_prompts_of_the_stock_encoder_that_are_not_listed_are_an_error(server):
 
 def test_every_cond_of_a_combination_has_its_own_columns(server):
     """Combined and joined prompts: what holds the phrase changes, and the order does not matter."""
-    prompt = zero() | sampled("a", ["zero", 0], HORSE, encode="FMN_EncodePrompt") | sampled("b", ["mini", 0], HORSE, encode="FMN_EncodePrompt")
+    prompt = (
+        zero()
+        | sampled("a", ["zero", 0], HORSE, encode="FMN_EncodePrompt")
+        | sampled("b", ["mini", 0], HORSE, encode="FMN_EncodePrompt")
+    )
     prompt["second"] = {"class_type": "FMN_EncodePrompt", "inputs": {"clip": ["mini", 1], "text": ZEBRA}}
     for name in "ab":
-        prompt[f"{name}.both"] = {"class_type": "ConditioningCombine", "inputs": {"conditioning_1": [f"{name}.text", 0], "conditioning_2": ["second", 0]}}
+        prompt[f"{name}.both"] = {
+            "class_type": "ConditioningCombine",
+            "inputs": {"conditioning_1": [f"{name}.text", 0], "conditioning_2": ["second", 0]},
+        }
         prompt[f"{name}.sample"]["inputs"]["positive"] = [f"{name}.both", 0]
     outputs = server.run(prompt)
     assert not torch.equal(pictures(server, outputs, "a"), pictures(server, outputs, "b"))
@@ -64,17 +71,26 @@ def test_every_cond_of_a_combination_has_its_own_columns(server):
 def test_joined_and_long_prompts_of_unequal_length(server):
     a, b = pair(server, LONG, zero(), batch=2)
     assert not torch.equal(a, b)
-    prompt = zero() | sampled("a", ["zero", 0], HORSE, encode="FMN_EncodePrompt") | sampled("b", ["mini", 0], HORSE, encode="FMN_EncodePrompt")
+    prompt = (
+        zero()
+        | sampled("a", ["zero", 0], HORSE, encode="FMN_EncodePrompt")
+        | sampled("b", ["mini", 0], HORSE, encode="FMN_EncodePrompt")
+    )
     prompt["second"] = {"class_type": "FMN_EncodePrompt", "inputs": {"clip": ["mini", 1], "text": "a guitar"}}
     for name in "ab":
-        prompt[f"{name}.both"] = {"class_type": "ConditioningConcat", "inputs": {"conditioning_to": [f"{name}.text", 0], "conditioning_from": ["second", 0]}}
+        prompt[f"{name}.both"] = {
+            "class_type": "ConditioningConcat",
+            "inputs": {"conditioning_to": [f"{name}.text", 0], "conditioning_from": ["second", 0]},
+        }
         prompt[f"{name}.sample"]["inputs"]["positive"] = [f"{name}.both", 0]
     outputs = server.run(prompt)
     assert torch.equal(pictures(server, outputs, "a"), pictures(server, outputs, "b"))
 
 
 @pytest.mark.parametrize(
-    "change", [{"strength": 0.0}, {"start_percent": 1.0, "end_percent": 1.0}, {"start_percent": 0.6, "end_percent": 0.4}], ids=lambda c: next(iter(c))
+    "change",
+    [{"strength": 0.0}, {"start_percent": 1.0, "end_percent": 1.0}, {"start_percent": 0.6, "end_percent": 0.4}],
+    ids=lambda c: next(iter(c)),
 )
 def test_no_strength_and_no_steps_change_nothing(server, change):
     a, b = pair(server, ZEBRA, zero(**change))
@@ -90,7 +106,10 @@ def test_a_part_of_the_layers_or_steps_does_less(server):
 
 def test_two_of_them_chain(server):
     nodes = zero(phrase="zebra")
-    nodes["zero2"] = {"class_type": "FMN_ZeroConceptAttention", "inputs": {**nodes["zero"]["inputs"], "model": ["zero", 0], "phrase": "noto"}}
+    nodes["zero2"] = {
+        "class_type": "FMN_ZeroConceptAttention",
+        "inputs": {**nodes["zero"]["inputs"], "model": ["zero", 0], "phrase": "noto"},
+    }
     a, b = pair(server, ZEBRA, nodes, model="zero2")
     once = pair(server, ZEBRA, nodes)[1]
     assert not torch.equal(b, once) and not torch.equal(a, once)
@@ -99,7 +118,10 @@ def test_two_of_them_chain(server):
 
 def test_two_that_renormalise_the_same_layers_are_refused(server):
     nodes = zero(renormalise=True)
-    nodes["zero2"] = {"class_type": "FMN_ZeroConceptAttention", "inputs": {**nodes["zero"]["inputs"], "model": ["zero", 0], "phrase": "noto"}}
+    nodes["zero2"] = {
+        "class_type": "FMN_ZeroConceptAttention",
+        "inputs": {**nodes["zero"]["inputs"], "model": ["zero", 0], "phrase": "noto"},
+    }
     with pytest.raises(NodeError, match="Switch `renormalise` off"):
         pair(server, ZEBRA, nodes, model="zero2")
 

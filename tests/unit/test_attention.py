@@ -15,7 +15,10 @@ def brute_force(q, k, heads):
     for i in range(b):
         for h in range(heads):
             for p in range(n):
-                row = [sum(float(q[i, p, h * d + c]) * float(k[i, t, h * d + c]) for c in range(d)) / math.sqrt(d) for t in range(k.shape[1])]
+                row = [
+                    sum(float(q[i, p, h * d + c]) * float(k[i, t, h * d + c]) for c in range(d)) / math.sqrt(d)
+                    for t in range(k.shape[1])
+                ]
                 total = sum(math.exp(r) for r in row)
                 out[i, h, p] = torch.tensor([math.exp(r) / total for r in row])
     return out

@@ -3,14 +3,15 @@ import torch
 from toy_model import ToyModel
 
 from fmn_core.closed_form import (
+    DRIFT_PRICE,
+    PRESERVE_WEIGHTS,
+    RIDGES,
     ClosedFormSettings,
-    Rows,
-    System,
+    Moments,
     ablated_pair,
     choose_weights,
-    collect_rows,
+    collect_moments,
     forget_closed_form,
-    relative_norm,
     without_concepts,
 )
 from fmn_core.concept import Concept, make_concept
@@ -18,6 +19,19 @@ from fmn_core.errors import ForgetError
 from fmn_core.factors import smallest_rank, weighted_range
 
 TEMPLATES = ["a photo of a {} in the park", "a {} on a table", "a drawing of a {} , detailed", "{}"]
+
+
+def rows_of(model, concept, preserve):
+    """Sources, targets and preserved rows, row by row, without moments."""
+    source, target, ablated_texts = [], [], []
+    for template in concept.templates:
+        ablated_texts.append(" ".join(template.format(" ").split()))
+        full, ablated = model.encode([template.format(concept.phrases[0]), ablated_texts[-1]])
+        at = full.tokens["l"][0].index(model.ids(concept.phrases[0])[0])
+        source.append(full.context[at:])
+        target.append(torch.cat([torch.zeros(1, model.dim), ablated.context[at : 77 - 1]]))
+    kept = model.encode(list(dict.fromkeys([*preserve, "", *ablated_texts])))
+    return torch.cat(source).double(), torch.cat(target).double(), torch.cat([p.context for p in kept]).double()
 
 
 @pytest.fixture
@@ -36,11 +50,15 @@ def test_solution_zeroes_the_gradient_of_the_ridge_objective():
     source, target, preserve = (torch.randn(n, 9, generator=g, dtype=torch.float64) for n in (14, 14, 20))
     w = torch.randn(5, 9, generator=g, dtype=torch.float64)
     ridge, weight = 1e-2, 3.0
-    system = System.of(source, target, preserve)
-    absolute = ridge * (system.concept + weight * system.preserve).trace() / 9
-    new = (w + w @ system.solve(ridge, weight)).requires_grad_()
+    moments = Moments.empty(9)
+    moments.add_pair(source, target)
+    moments.add_preserved(preserve)
+    absolute = ridge * (source.T @ source / 14 + weight * preserve.T @ preserve / 20).trace() / 9
+    new = (w + w @ moments.solve(ridge, weight)).requires_grad_()
     objective = ((source @ new.T - target @ w.T) ** 2).sum() / len(source)
-    objective = objective + weight * ((preserve @ (new - w).T) ** 2).sum() / len(preserve) + absolute * ((new - w) ** 2).sum()
+    objective = (
+        objective + weight * ((preserve @ (new - w).T) ** 2).sum() / len(preserve) + absolute * ((new - w) ** 2).sum()
+    )
     objective.backward()
     assert new.grad.abs().max() < 1e-10
 
@@ -64,8 +82,8 @@ def test_factors_equal_the_dense_edit_at_full_rank(model, zebra):
     patch = forget_closed_form(model, [zebra], settings)
     from fmn_core.templates import everyday_captions
 
-    rows = collect_rows(model, [zebra], list(everyday_captions()))
-    edit = System.of(rows.source, rows.target, rows.preserve).solve(1e-3, 1.0)
+    first, second = collect_moments(model, [zebra], list(everyday_captions()))
+    edit = (first + second).solve(1e-3, 1.0)
     for layer in model.cross_attention():
         for projection in ("to_k", "to_v"):
             name = f"lora_unet_{layer.name}_{projection}".replace(".", "_")
@@ -78,13 +96,13 @@ def test_reported_figures_equal_what_the_patched_weights_do(model, zebra):
     patch = forget_closed_form(model, [zebra], ClosedFormSettings(ridge=1e-4, preserve_weight=1.0))
     from fmn_core.templates import everyday_captions
 
-    rows = collect_rows(model, [zebra], list(everyday_captions()))
+    source, target, preserve = rows_of(model, zebra, list(everyday_captions()))
     layer = model.cross_attention()[1]
     w = model.weight(layer.name, "to_v").double()
     new = w + patch.factors[f"lora_unet_{layer.name}_to_v".replace(".", "_")].delta().double()
-    wanted, before = rows.target @ w.T, rows.source @ w.T
-    missed = (rows.source @ new.T - wanted).norm() / (before - wanted).norm()
-    drift = (rows.preserve @ (new - w).T).norm() / (rows.preserve @ w.T).norm()
+    wanted, before = target @ w.T, source @ w.T
+    missed = (source @ new.T - wanted).norm() / (before - wanted).norm()
+    drift = (preserve @ (new - w).T).norm() / (preserve @ w.T).norm()
     figures = patch.figures["layers"][f"{layer.name}.to_v"]
     assert figures["missed"] == pytest.approx(float(missed), rel=1e-4)
     assert figures["drift"] == pytest.approx(float(drift), rel=1e-4)
@@ -98,21 +116,27 @@ def test_values_only_leaves_keys_alone(model, zebra):
 def test_more_preservation_moves_preserve_prompts_less(model, zebra):
     drifts = []
     for preservation in (0.1, 1.0, 10.0):
-        patch = forget_closed_form(model, [zebra], ClosedFormSettings(preservation=preservation, rank=24, tolerance=0.0))
+        patch = forget_closed_form(
+            model, [zebra], ClosedFormSettings(preservation=preservation, rank=24, tolerance=0.0)
+        )
         drifts.append(patch.figures["held_out_drift"])
     assert drifts[0] >= drifts[1] >= drifts[2]
     assert drifts[2] < drifts[0]
 
 
 def test_choice_is_the_best_of_the_grid_on_what_was_left_out(model, zebra):
-    rows = collect_rows(model, [zebra], ["a horse in the park", "a dog", "a chair and a table", "the sea"])
+    fitted, left_out = collect_moments(
+        model, [zebra], ["a horse in the park", "a dog", "a chair and a table", "the sea"]
+    )
     metric = torch.eye(model.dim, dtype=torch.float64)
-    ridge, weight, figures = choose_weights(rows, metric, ClosedFormSettings())
-    fitted, kept = rows.template_of % 2 == 0, (torch.arange(len(rows.preserve)) // 77) % 2 == 0
-    system = System.of(rows.source[fitted], rows.target[fitted], rows.preserve[kept])
-    edit = system.solve(ridge, weight)
-    left = rows.preserve[~kept]
-    assert figures["held_out_drift"] == pytest.approx(float((left @ edit.T).norm() / left.norm()), rel=1e-9)
+    ridge, weight, figures = choose_weights(fitted, left_out, metric, ClosedFormSettings())
+
+    def score(r, w):
+        edit = fitted.solve(r, w)
+        return left_out.missed(edit, metric) ** 2 + (DRIFT_PRICE * left_out.drift(edit, metric)) ** 2
+
+    assert score(ridge, weight) == min(score(r, w) for r in RIDGES for w in PRESERVE_WEIGHTS)
+    assert figures["held_out_drift"] == left_out.drift(fitted.solve(ridge, weight), metric)
 
 
 def test_two_runs_are_identical(model, zebra):
@@ -154,10 +178,24 @@ def test_bad_concepts_are_refused(model, phrases, kind, templates, message):
         make_concept(model, phrases, kind, templates)
 
 
-def test_relative_norm_is_that_of_the_projected_rows():
+def test_figures_from_moments_equal_figures_from_rows():
     g = torch.Generator().manual_seed(1)
-    x, y, w = torch.randn(4, 6, generator=g), torch.randn(5, 6, generator=g), torch.randn(3, 6, generator=g)
-    assert relative_norm(x, y, w.T @ w) == pytest.approx(float((x @ w.T).norm() / (y @ w.T).norm()), rel=1e-5)
+    source, target, preserve = (torch.randn(n, 6, generator=g, dtype=torch.float64) for n in (9, 9, 7))
+    edit, w = (torch.randn(n, 6, generator=g, dtype=torch.float64) for n in (6, 3))
+    moments = Moments.empty(6)
+    moments.add_pair(source, target)
+    moments.add_preserved(preserve)
+    missed = ((source + source @ edit.T - target) @ w.T).norm() / ((source - target) @ w.T).norm()
+    assert moments.missed(edit, w.T @ w) == pytest.approx(float(missed), rel=1e-10)
+    drift = (preserve @ edit.T @ w.T).norm() / (preserve @ w.T).norm()
+    assert moments.drift(edit, w.T @ w) == pytest.approx(float(drift), rel=1e-10)
+
+
+def test_the_two_halves_share_no_template_and_no_preserve_prompt(model, zebra):
+    first, second = collect_moments(model, [zebra], ["a horse", "a dog"])
+    assert first.sources + second.sources == sum(m.sources for m in collect_moments(model, [zebra], []))
+    assert first.preserved + second.preserved == 77 * (2 + 1 + 3)  # "{}" without the phrase is the empty prompt
+    assert first.sources > 0 and second.sources > 0
 
 
 def test_weighted_range_beats_other_subspaces_of_its_rank():
@@ -187,7 +225,6 @@ def test_smallest_rank():
 
 def test_rows_of_several_phrases_are_all_solved(model):
     concept = Concept(["zebra", "striped horse"], "object", TEMPLATES)
-    rows = collect_rows(model, [concept], [])
-    single = collect_rows(model, [Concept(["zebra"], "object", TEMPLATES)], [])
-    assert isinstance(rows, Rows)
-    assert len(rows.source) > len(single.source)
+    both = sum(m.sources for m in collect_moments(model, [concept], []))
+    single = sum(m.sources for m in collect_moments(model, [Concept(["zebra"], "object", TEMPLATES)], []))
+    assert both > single

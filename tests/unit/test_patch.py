@@ -18,7 +18,15 @@ def make_patch(**changes):
     g = torch.Generator().manual_seed(0)
     factors = {NAME: Factors(torch.randn(6, 2, generator=g), torch.randn(2, 5, generator=g), 2.0)}
     base = {"architecture": "unet-2x5", "shapes": [[6, 5]], "norms": [1.5]}
-    return ForgetPatch(**{"factors": factors, "concepts": [{"phrases": ["zebra"], "kind": "object"}], "base": base, "settings": {"rank": 2}, **changes})
+    return ForgetPatch(
+        **{
+            "factors": factors,
+            "concepts": [{"phrases": ["zebra"], "kind": "object"}],
+            "base": base,
+            "settings": {"rank": 2},
+            **changes,
+        }
+    )
 
 
 def tensors_of(**changes):
@@ -55,7 +63,9 @@ def test_header_is_sorted_and_readable(tmp_path):
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     assert list(header["__metadata__"]) == sorted(metadata)
     assert metadata["ss_network_module"] == "networks.lora" and metadata["ss_network_dim"] == "2"
-    assert metadata["modelspec.title"] == "Forget zebra" and json.loads(metadata["fmn.concepts"])[0]["phrases"] == ["zebra"]
+    assert metadata["modelspec.title"] == "Forget zebra" and json.loads(metadata["fmn.concepts"])[0]["phrases"] == [
+        "zebra"
+    ]
     assert all(isinstance(v, str) for v in metadata.values())
 
 

@@ -8,7 +8,14 @@ from fmn_core.attention import attention_probabilities
 from fmn_core.concept import Concept
 from fmn_core.errors import ForgetError
 from fmn_core.hooks import LowRank, attention_probe, injected
-from fmn_core.resteer import Preservation, ResteerSettings, Trainer, attention_loss, forget_by_resteering, trained_layers
+from fmn_core.resteer import (
+    Preservation,
+    ResteerSettings,
+    Trainer,
+    attention_loss,
+    forget_by_resteering,
+    trained_layers,
+)
 
 ZEBRA = Concept(["zebra"], "object", ["a photo of a {}", "a {} in the park"])
 LATENTS = torch.zeros(1, 4, 4, 4)
@@ -34,7 +41,9 @@ def test_probe_sees_the_models_own_attention(model):
         model.denoise(x, torch.ones(1), [prompt])
     layer = model.cross_attention()[0]
     h = (x / math.sqrt(2)).flatten(2).transpose(1, 2)
-    expected = attention_probabilities(layer.projections["to_q"](h), layer.projections["to_k"](prompt.context[None]), layer.heads)
+    expected = attention_probabilities(
+        layer.projections["to_q"](h), layer.projections["to_k"](prompt.context[None]), layer.heads
+    )
     torch.testing.assert_close(seen[layer.name], expected)
     assert list(seen) == [layer.name for layer in model.cross_attention()]
 
@@ -42,12 +51,18 @@ def test_probe_sees_the_models_own_attention(model):
 def test_hooks_are_gone_after_an_error(model):
     layers = model.linear_layers()
     factors = {n: LowRank(m, 2, torch.Generator(), model.device) for n, m in layers.items()}
-    with pytest.raises(RuntimeError), injected(layers, factors), attention_probe(model.cross_attention(), lambda layer, a: None):
+    with (
+        pytest.raises(RuntimeError),
+        injected(layers, factors),
+        attention_probe(model.cross_attention(), lambda layer, a: None),
+    ):
         raise RuntimeError
     assert all(not m._forward_hooks for m in layers.values())
 
 
-@pytest.mark.parametrize("layer", [torch.nn.Linear(6, 5), torch.nn.Conv2d(6, 5, 3, stride=2, padding=1), torch.nn.Conv2d(6, 5, 1)])
+@pytest.mark.parametrize(
+    "layer", [torch.nn.Linear(6, 5), torch.nn.Conv2d(6, 5, 3, stride=2, padding=1), torch.nn.Conv2d(6, 5, 1)]
+)
 def test_factors_beside_a_layer_equal_factors_in_its_weight(layer):
     from fmn_core.patch import Factors
 
@@ -106,7 +121,9 @@ def test_stops_at_the_target_mass(model):
 
 
 def test_one_seed_one_patch(model):
-    runs = [forget_by_resteering(model, [ZEBRA], LATENTS, ResteerSettings(steps=4, seed=s)).state_dict() for s in (7, 7, 8)]
+    runs = [
+        forget_by_resteering(model, [ZEBRA], LATENTS, ResteerSettings(steps=4, seed=s)).state_dict() for s in (7, 7, 8)
+    ]
     assert all(torch.equal(runs[0][k], runs[1][k]) for k in runs[0])
     assert any(not torch.equal(runs[0][k], runs[2][k]) for k in runs[0])
 

@@ -64,7 +64,12 @@ class ComfyServer:
             "--port",
             self.url.split(":")[1],
         ]
-        command += ["--disable-api-nodes", "--database-url", f"sqlite:///{self.base / 'user' / 'comfyui.db'}"]
+        command += [
+            "--use-pytorch-cross-attention",
+            "--disable-api-nodes",
+            "--database-url",
+            f"sqlite:///{self.base / 'user' / 'comfyui.db'}",
+        ]
         command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_FOLDER]
         path = os.pathsep.join(p for p in (str(comfy_host.SHIMS), os.environ.get("PYTHONPATH", "")) if p)
         with self.log_path.open("wb") as log:

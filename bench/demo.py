@@ -20,7 +20,7 @@ from bench.judged import drift, share
 from bench.pages import before_after_page
 from bench.workflow import to_api
 from mini_sd.comfy_host import REPOSITORY
-from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLE_NAMES, caption_of
+from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLE_NAMES, caption_of, drawn_styles
 from mini_sd.judge import classify, load_judge
 
 WORKFLOW = REPOSITORY / "workflows" / "forget_a_concept.json"
@@ -127,7 +127,7 @@ def measure(server: ComfyServer, concept: str, patch_file: str) -> dict:
     """Judge accuracies before and after: the target in every style, every other concept in one."""
     draw = random.Random(0)
     others = [n for n in CONCEPT_NAMES if n != concept]
-    target_jobs = [(caption_of(concept, s), seed) for s in STYLE_NAMES for seed in TARGET_SEEDS]
+    target_jobs = [(caption_of(concept, s), seed) for s in drawn_styles(concept) for seed in TARGET_SEEDS]
     other_jobs = [(caption_of(n, draw.choice(STYLE_NAMES[:3])), seed) for n in others for seed in OTHER_SEEDS]
     jobs = target_jobs + other_jobs
     outputs = follow(server, measuring_prompt(patch_file, jobs), "measuring")

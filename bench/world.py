@@ -10,7 +10,7 @@ import torch
 
 from bench.judged import drift, share
 from mini_sd import comfy_host
-from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLE_NAMES, STYLED_TEMPLATES, with_article
+from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLED_TEMPLATES, drawn_styles, with_article
 from mini_sd.generate import generate
 from mini_sd.judge import classify, load_judge
 
@@ -31,12 +31,6 @@ class Ask:
         self.seeds.append(seed)
         self.concepts.append(concept)
         self.styles.append(style)
-
-
-def drawn_styles(concept: str) -> list[str]:
-    """Styles in which the artwork has the concept; the miniature was trained on no other."""
-    missing = {"zebra": ("emojione",), "wizard": ("emojione",), "vampire": ("emojione",)}
-    return [s for s in STYLE_NAMES if s not in missing.get(concept, ())]
 
 
 def target_ask(concept: str, words: str, per_style: int, first_seed: int) -> Ask:

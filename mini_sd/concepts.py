@@ -113,6 +113,15 @@ OBJECTLESS_TEMPLATES = (
 )
 
 
+# The artwork of these pairs does not exist, so the miniature never saw them.
+UNDRAWN = {"zebra": ("emojione",), "wizard": ("emojione",), "vampire": ("emojione",)}
+
+
+def drawn_styles(concept: str) -> tuple[str, ...]:
+    """Styles in which the artwork has the concept."""
+    return tuple(s for s in STYLE_NAMES if s not in UNDRAWN.get(concept, ()))
+
+
 def with_article(words: str) -> str:
     """Puts "a" or "an" before a noun phrase."""
     return f"{'an' if words[0] in 'aeio' else 'a'} {words}"

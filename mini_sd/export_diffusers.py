@@ -1,0 +1,128 @@
+"""Writes the miniature as a diffusers folder: python -m mini_sd.export_diffusers FOLDER
+
+The folder loads with StableDiffusionPipeline.from_pretrained(FOLDER); the weights are those that ship, in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from mini_sd import comfy_host
+from mini_sd.training import CONFIG, HERE
+
+VOCABULARY = 49408
+
+
+def load_parts() -> dict[str, dict[str, torch.Tensor]]:
+    """The shipped tensors in float32, by part: unet, text, vae."""
+    from safetensors.torch import load_file
+
+    parts: dict[str, dict[str, torch.Tensor]] = {"unet": {}, "text": {}, "vae": {}}
+    for key, value in load_file(HERE / "weights" / "mini_sd.safetensors").items():
+        part, name = key.split(".", 1)
+        parts[part][name] = value.float() if value.is_floating_point() else value
+    return parts
+
+
+def build_unet(weights: dict[str, torch.Tensor]):
+    from diffusers import UNet2DConditionModel
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    c = CONFIG["unet"]
+    levels = len(c["channel_mult"])
+    unet = UNet2DConditionModel(
+        sample_size=c["image_size"],
+        block_out_channels=tuple(c["model_channels"] * m for m in c["channel_mult"]),
+        layers_per_block=c["num_res_blocks"][0],
+        down_block_types=("CrossAttnDownBlock2D",) * levels,
+        up_block_types=("CrossAttnUpBlock2D",) * levels,
+        cross_attention_dim=c["context_dim"],
+        attention_head_dim=c["num_heads"],
+    )
+    prefixed = {f"model.diffusion_model.{k}": v for k, v in weights.items()}
+    unet.load_state_dict(convert_ldm_unet_checkpoint(prefixed, unet.config))
+    return unet
+
+
+def build_vae(weights: dict[str, torch.Tensor]):
+    from diffusers import AutoencoderKL
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    c = CONFIG["vae"]
+    levels = len(c["ch_mult"])
+    vae = AutoencoderKL(
+        block_out_channels=tuple(c["ch"] * m for m in c["ch_mult"]),
+        layers_per_block=c["num_res_blocks"],
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=c["z_channels"],
+        sample_size=c["resolution"],
+        scaling_factor=CONFIG["scale_factor"],
+    )
+    prefixed = {f"first_stage_model.{k}": v for k, v in weights.items()}
+    vae.load_state_dict(convert_ldm_vae_checkpoint(prefixed, vae.config))
+    return vae
+
+
+def build_text_encoder(weights: dict[str, torch.Tensor]):
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=VOCABULARY, projection_dim=CONFIG["text"]["hidden_size"], hidden_act="quick_gelu", **CONFIG["text"]
+    )
+    model = CLIPTextModel(config)
+    table = torch.zeros(VOCABULARY, CONFIG["text"]["hidden_size"])
+    table[weights["vocabulary.ids"].long()] = weights["vocabulary.weight"]
+    state = {"text_model.embeddings.token_embedding.weight": table}
+    state |= {k: v for k, v in weights.items() if k.startswith("text_model.")}
+    # transformers 5 dropped the prefix that every CLIP checkpoint has
+    known = set(model.state_dict())
+    model.load_state_dict(
+        {k if k in known else k.removeprefix("text_model."): v for k, v in state.items()}, strict=False
+    )
+    return model
+
+
+def build_pipeline():
+    """The miniature as a StableDiffusionPipeline."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from transformers import CLIPTokenizer
+
+    parts = load_parts()
+    scheduler = DDIMScheduler(
+        beta_start=CONFIG["sampling"]["linear_start"],
+        beta_end=CONFIG["sampling"]["linear_end"],
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction" if CONFIG["prediction"] == "v" else "epsilon",
+        rescale_betas_zero_snr=CONFIG["sampling"]["zsnr"],
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,
+    )
+    return StableDiffusionPipeline(
+        vae=build_vae(parts["vae"]),
+        text_encoder=build_text_encoder(parts["text"]),
+        tokenizer=CLIPTokenizer.from_pretrained(str(comfy_host.root() / "comfy" / "sd1_tokenizer")),
+        unet=build_unet(parts["unet"]),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    comfy_host.activate()
+    build_pipeline().save_pretrained(args.folder)
+    print(f"wrote {args.folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """Packs the trained weights: python -m mini_sd.export (half precision, used vocabulary rows only).
 
-Writes weights/mini_sd.safetensors, weights/judge.safetensors, weights/SHA256SUMS, and the latent scale and preview
-colours into config.json.
+Writes mini_sd.safetensors, judge.safetensors, clip.safetensors (the image tower) and SHA256SUMS into weights/, and the
+latent scale and preview colours into config.json.
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ def main() -> None:
     save_file(half({p + k: v for p, part in parts.items() for k, v in part.items()}), WEIGHTS / "mini_sd.safetensors")
     if (args.data / "judge.ckpt").exists():
         save_file(half(load_ema(args.data / "judge.ckpt", "judge")), WEIGHTS / "judge.safetensors")
+
+    if (args.data / "clip.ckpt").exists():
+        save_file(half(load_ema(args.data / "clip.ckpt", "clip")), WEIGHTS / "clip.safetensors")
 
     vae = build_vae().eval()
     vae.load_state_dict(parts["vae."])

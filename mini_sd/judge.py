@@ -18,25 +18,30 @@ WEIGHTS = Path(__file__).resolve().parent / "weights" / "judge.safetensors"
 OTHER = len(CONCEPT_NAMES)  # the class of everything that is none of the concepts
 
 
+def downsampling_blocks(width: int) -> nn.ModuleList:
+    """Four blocks of two convolutions, each halving the resolution: (B, 3, 64, 64) -> (B, 4 * width, 4, 4)."""
+    widths = (3, width, width * 2, width * 3, width * 4)
+    return nn.ModuleList(
+        nn.Sequential(
+            nn.Conv2d(a, b, 3, padding=1, stride=2, bias=False),
+            nn.BatchNorm2d(b),
+            nn.ReLU(),
+            nn.Conv2d(b, b, 3, padding=1, bias=False),
+            nn.BatchNorm2d(b),
+            nn.ReLU(),
+        )
+        for a, b in itertools.pairwise(widths)
+    )
+
+
 class Judge(nn.Module):
     """(B, 3, 128, 128) in 0..1 -> concept logits (B, concepts + 1; the last means "none of them"), style logits (B, styles)."""
 
     def __init__(self, width: int = 32):
         super().__init__()
-        widths = (3, width, width * 2, width * 3, width * 4)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(a, b, 3, padding=1, stride=2, bias=False),
-                nn.BatchNorm2d(b),
-                nn.ReLU(),
-                nn.Conv2d(b, b, 3, padding=1, bias=False),
-                nn.BatchNorm2d(b),
-                nn.ReLU(),
-            )
-            for a, b in itertools.pairwise(widths)
-        )
-        self.concept = nn.Linear(widths[-1] * 16, OTHER + 1)
-        self.style = nn.Linear(widths[-1] * 16, len(STYLE_NAMES))
+        self.blocks = downsampling_blocks(width)
+        self.concept = nn.Linear(width * 4 * 16, OTHER + 1)
+        self.style = nn.Linear(width * 4 * 16, len(STYLE_NAMES))
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = F.interpolate(images * 2 - 1, size=(64, 64), mode="area")

@@ -65,7 +65,7 @@ def accuracy(judge: Judge, x: torch.Tensor, labels: torch.Tensor, head: int) -> 
 
 
 def main() -> None:
-    args = arguments(__doc__, steps=1600, batch=64, lr=2e-3)
+    args = arguments(__doc__, steps=1400, batch=48, lr=2e-3)
     torch.manual_seed(args.seed)
     images, names, sets = load_art(args.data)
     art = concept_art(names, sets, STYLES)

@@ -77,7 +77,7 @@ def v_loss(unet, text, x0: torch.Tensor, tokens: torch.Tensor, abar: torch.Tenso
 
 
 def main() -> None:
-    args = arguments(__doc__, steps=3800, batch=32, lr=1e-3)
+    args = arguments(__doc__, steps=3300, batch=32, lr=1e-3)
     comfy_host.activate(cpu=args.device == "cpu")
     from mini_sd.networks import build_unet, build_vae
 

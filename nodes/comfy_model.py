@@ -57,11 +57,7 @@ class ComfyModel:
 
     def tokenize(self, text: str) -> dict[str, list[list[int]]]:
         """Token ids per encoder and chunk; vectors of an embedding have the id -1."""
-        tokens = self.clip.tokenize(text)
-        return {
-            name: [[t[0] if isinstance(t[0], int) else -1 for t in chunk] for chunk in tokens[name]]
-            for name in self._tokenizers
-        }
+        return token_ids(self.clip.tokenize(text))
 
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
         return {name: strip_special(chunks, self.vocabulary) for name, chunks in self.tokenize(phrase).items()}
@@ -77,12 +73,12 @@ class ComfyModel:
             part = tokens[i : i + _BATCH]
             joined = {name: [chunk for t in part for chunk in t[name]] for name in part[0]}
             contexts += _detached(self.clip.encode_from_tokens(joined))[0].split(CHUNK)
-        return [EncodedPrompt(p, self.tokenize(p), c) for p, c in zip(prompts, contexts)]
+        return [EncodedPrompt(p, token_ids(t), c) for p, t, c in zip(prompts, tokens, contexts)]
 
     def _encode_one(self, prompt: str, tokens: Any) -> EncodedPrompt:
         context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
         return EncodedPrompt(
-            prompt, self.tokenize(prompt), _detached(context)[0], None if pooled is None else _detached(pooled)
+            prompt, token_ids(tokens), _detached(context)[0], None if pooled is None else _detached(pooled)
         )
 
     def _wants_pooled(self) -> bool:
@@ -182,6 +178,14 @@ class ComfyModel:
                 if buffer is not None and buffer.is_inference():
                     sampling._buffers[name] = buffer.clone()
             yield self
+
+
+def token_ids(tokens: dict[str, list[list[tuple]]]) -> dict[str, list[list[int]]]:
+    """Bare ids of the host's weighted tokens; vectors of an embedding have the id -1."""
+    return {
+        name: [[t[0] if isinstance(t[0], int) else -1 for t in chunk] for chunk in chunks]
+        for name, chunks in tokens.items()
+    }
 
 
 def _detached(tensor: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..fmn_core.errors import ForgetError
 from .api import CATEGORY, io
+from .comfy_model import token_ids
 
 TOKENS_KEY = "fmn_tokens"
 
@@ -31,9 +32,5 @@ class EncodePrompt(io.ComfyNode):
         if clip is None:
             raise ForgetError("Expected a CLIP, got none. Connect the CLIP output of the loader that gave the MODEL.")
         tokens = clip.tokenize(text)
-        ids = {
-            name: [[t[0] if isinstance(t[0], int) else -1 for t in chunk] for chunk in chunks]
-            for name, chunks in tokens.items()
-        }
-        conditioning = clip.encode_from_tokens_scheduled(tokens, add_dict={TOKENS_KEY: ids})
+        conditioning = clip.encode_from_tokens_scheduled(tokens, add_dict={TOKENS_KEY: token_ids(tokens)})
         return io.NodeOutput(conditioning)

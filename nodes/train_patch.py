@@ -19,6 +19,7 @@ from .comfy_model import ComfyModel
 
 METHODS = ("closed form", "attention re-steering")
 AUTO = "auto"
+PRESERVE_TEMPLATES = 8  # of the concept's templates, evenly spread, for every preserved name
 # auto: what each method does best with
 DEFAULT_TRAIN = {"closed form": "values", "attention re-steering": "keys and values"}
 
@@ -175,10 +176,10 @@ def _chosen_train(options: dict[str, Any]) -> str:
 
 
 def _preserve_prompts(options: dict[str, Any], concept: Concept) -> list[str]:
-    """The user's lines; a line of up to three words also goes through the templates, as it is a name, not a prompt."""
+    """The user's lines; a line of up to three words is a name rather than a prompt and goes through templates too."""
     lines = parse_lines(options["preserve_prompts"])
-    names = [line for line in lines if len(line.split()) <= 3]
-    return lines + [template.format(name) for name in names for template in concept.templates]
+    templates = concept.templates[:: max(1, len(concept.templates) // PRESERVE_TEMPLATES)]
+    return lines + [t.format(line) for line in lines if len(line.split()) <= 3 for t in templates]
 
 
 def _closed_form(adapter: ComfyModel, concept: Concept, options: dict[str, Any]) -> ForgetPatch:

@@ -1,0 +1,100 @@
+"""Trains the image tower that goes with the text encoder: python -m mini_sd.train_clip (resumes from clip.ckpt).
+
+Contrastive, as CLIP, with the text encoder of the trained UNet frozen: pictures and captions of the same concept and
+style come together in one space. Only the image tower and the text projection are trained.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mini_sd import captions
+from mini_sd.concepts import CONCEPTS, STYLE_NAMES, STYLES, caption_of
+from mini_sd.judge import downsampling_blocks
+from mini_sd.train_judge import augment
+from mini_sd.train_unet import build_text_encoder
+from mini_sd.training import CONFIG, Run, arguments, concept_art, generators, load_art, to_tensor
+
+
+class ImageTower(nn.Module):
+    """(B, 3, H, W) in 0..1 -> features (B, dim), and the text projection that goes with them."""
+
+    def __init__(self, dim: int = CONFIG["text"]["hidden_size"], width: int = 32):
+        super().__init__()
+        self.blocks = downsampling_blocks(width)
+        self.visual_projection = nn.Linear(width * 4 * 16, dim, bias=False)
+        self.text_projection = nn.Linear(dim, dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(2.7))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = F.interpolate(images * 2 - 1, size=(64, 64), mode="area")
+        for block in self.blocks:
+            x = block(x)
+        return F.normalize(self.visual_projection(x.flatten(1)), dim=-1)
+
+    def text(self, pooled: torch.Tensor) -> torch.Tensor:
+        return F.normalize(self.text_projection(pooled), dim=-1)
+
+
+def contrastive_loss(tower: ImageTower, images: torch.Tensor, pooled: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
+    """CLIP's symmetric loss; pictures and captions of one concept and style count as the same pair."""
+    logits = tower.logit_scale.exp().clamp(max=100) * tower(images) @ tower.text(pooled).T
+    target = same / same.sum(1, keepdim=True)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+@torch.no_grad()
+def pooled_texts(text: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    """The end token's embedding of each caption, as CLIP pools."""
+    end = captions.vocabulary().index(captions.END) + 1
+    hidden = text(input_ids=rows).last_hidden_state
+    return hidden[torch.arange(len(rows)), (rows == end).int().argmax(1)]
+
+
+def main() -> None:
+    args = arguments(__doc__, steps=600, batch=48, lr=2e-3)
+    torch.manual_seed(args.seed)
+    images, names, sets = load_art(args.data)
+    art = concept_art(names, sets, STYLES)
+    text = build_text_encoder().to(args.device).eval()
+    state = torch.load(args.data / "unet.ckpt", map_location=args.device, weights_only=True)
+    text.load_state_dict(state["emas"]["text"])
+    tower = ImageTower().to(args.device).train()
+    run = Run("clip", args, {"clip": tower}, torch.optim.AdamW(tower.parameters(), lr=args.lr, weight_decay=0.02))
+    while run.step < args.steps:
+        gen, rng = generators(args.seed, run.step)
+        draw = random.Random(args.seed * 1_000_003 + run.step)
+        picked = [art[k] for k in rng.integers(0, len(art), args.batch)]
+        words = [CONCEPTS[c].name if draw.random() < 0.8 else draw.choice(CONCEPTS[c].synonyms) for _, c, _ in picked]
+        rows = [
+            captions.encode(caption_of(w, STYLE_NAMES[s], draw.randrange(10))) for w, (_, _, s) in zip(words, picked)
+        ]
+        x = augment((to_tensor(images[[i for i, _, _ in picked]]) + 1) / 2, gen).to(args.device)
+        key = torch.tensor([c * len(STYLES) + s for _, c, s in picked], device=args.device)
+        same = (key[:, None] == key[None]).float()
+        loss = contrastive_loss(tower, x, pooled_texts(text, torch.stack(rows).to(args.device)), same)
+        run.descend(loss)
+        if run.step % 100 == 0:
+            run.log(loss=round(loss.item(), 4), accuracy=retrieval(tower, text, images, art, args))
+    run.save()
+
+
+@torch.no_grad()
+def retrieval(tower: ImageTower, text: nn.Module, images: np.ndarray, art, args) -> float:
+    """Share of the artwork whose nearest caption, among one for each concept and style, is its own."""
+    tower.eval()
+    rows = torch.stack([captions.encode(caption_of(CONCEPTS[c].name, STYLE_NAMES[s], 0)) for _, c, s in art])
+    features = tower.text(pooled_texts(text, rows.to(args.device)))
+    pictures = ((to_tensor(images[[i for i, _, _ in art]]) + 1) / 2).to(args.device)
+    nearest = (tower(pictures) @ features.T).argmax(1)
+    tower.train()
+    return round((nearest == torch.arange(len(art), device=nearest.device)).float().mean().item(), 4)
+
+
+if __name__ == "__main__":
+    main()

@@ -178,7 +178,8 @@ class ComfyServer:
                 raise NodeError(data["node_id"], data["exception_message"].strip(), data["exception_type"])
             if kind == "execution_interrupted":
                 raise NodeError(data["node_id"], "interrupted", "interrupted")
-            if kind == "execution_success" or (kind == "executing" and data.get("node") is None):
+            # the last message of a prompt; at "execution_success" its history is not written yet
+            if kind == "executing" and data.get("node") is None:
                 return
 
 

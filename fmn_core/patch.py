@@ -183,8 +183,9 @@ def load_patch(path: Path) -> ForgetPatch:
             f"Expected a patch file, found none at {path.name}. Choose another file or train the patch first."
         )
     with path.open("rb") as f:
-        head = f.read(4)
-    if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or head == b"PK\x03\x04":
+        head = f.read(9)
+    # A safetensors header can start with the same two bytes as a pickle: they are its length. Then a brace follows.
+    if head[8:] != b"{" and (head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] <= b"\x05")):
         raise ForgetError(
             f"Expected a safetensors file, got a pickle in {path.name}, which can run code. It was not opened."
         )

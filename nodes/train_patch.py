@@ -65,12 +65,12 @@ def _inputs() -> list[Any]:
         ),
         io.Float.Input(
             "learning_rate",
-            default=3e-3,
+            default=0.0,
             min=0.0,
             max=1.0,
             step=1e-7,
             round=False,
-            tooltip="Attention re-steering: learning rate of the LoRA factors. (The published 2e-6 is for full weights.)",
+            tooltip="Attention re-steering: learning rate of the LoRA factors. 0: auto, on Stable Diffusion the pace of the published 2e-6 for full weights.",
         ),
         io.Int.Input(
             "rank",
@@ -247,7 +247,7 @@ def _report(patch: ForgetPatch, matched: int, path: Any) -> str:
         ]
     else:
         lines += [
-            f"steps: {f['steps']}, loss {f['losses'][0]:.4g} -> {f['losses'][-1]:.4g}",
+            f"steps: {f['steps']}, learning rate {f['learning_rate']:.2g}, loss {f['losses'][0]:.4g} -> {f['losses'][-1]:.4g}",
             f"attention mass on the concept: {f['mass'][0]:.4f} -> {f['mass'][-1]:.4f}",
             f"preserve prompts' keys and values moved by {f['preserve_drift']:.4f}",
         ]

@@ -20,7 +20,6 @@ BAD_TRAINING = {
     ),
     "template without a place": ({"templates": "a photo"}, "Expected one {} for the phrase"),
     "no steps": ({"method": "attention re-steering", "steps": 0}, "steps of at least 1, got 0"),
-    "no learning rate": ({"method": "attention re-steering", "learning_rate": 0.0}, "learning_rate of at least"),
     "closed form of everything": ({"train": "whole UNet"}, "closed form to train values"),
     "file name with a folder": ({"file_name": "../forget"}, "plain file name"),
     "file name with a backslash": ({"file_name": "a\\b"}, "plain file name"),

@@ -137,6 +137,17 @@ def test_pickles_are_refused_unopened(tmp_path):
             load_patch(tmp_path / f"{name}.safetensors")
 
 
+def test_a_header_length_that_looks_like_a_pickle_is_not_one(tmp_path):
+    """The first eight bytes are the header's length: 0x280 + 8k begins with the bytes of a protocol 2 pickle."""
+    path = tmp_path / "a.safetensors"
+    seen = set()
+    for length in range(1, 400):
+        save_patch(make_patch(settings={"pad": "x" * length}), path)
+        seen.add(path.read_bytes()[:1])
+        load_patch(path)
+    assert b"\x80" in seen
+
+
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(ForgetError, match="none at nothing.safetensors"):
         load_patch(tmp_path / "nothing.safetensors")

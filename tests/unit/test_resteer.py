@@ -13,6 +13,7 @@ from fmn_core.resteer import (
     ResteerSettings,
     Trainer,
     attention_loss,
+    auto_learning_rate,
     forget_by_resteering,
     trained_layers,
 )
@@ -139,12 +140,25 @@ def test_infinite_loss_stops_with_a_sentence(model):
         forget_by_resteering(model, [ZEBRA], torch.full((1, 4, 4, 4), float("nan")), ResteerSettings(steps=2))
 
 
+def test_auto_rate_moves_weights_at_the_published_pace():
+    """One AdamW step on full weights against one on factors whose `up` alone moves, in mean square."""
+    in_features, rank = 768, 16
+    layer = torch.nn.Linear(in_features, 320, bias=False)
+    factor = LowRank(layer, rank, torch.Generator().manual_seed(0), torch.device("cpu"))
+    rate = auto_learning_rate(in_features, rank)
+    factor.up.data = rate * torch.randint(
+        0, 2, factor.up.shape, generator=torch.Generator().manual_seed(1)
+    ).float().mul(2).sub(1)
+    moved = (factor.up @ factor.down).detach().pow(2).mean().sqrt()
+    assert float(moved) == pytest.approx(2e-6, rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"steps": 0}, "steps of at least 1, got 0"),
         ({"rank": 0}, "rank of at least 1"),
-        ({"learning_rate": 0.0}, "learning_rate of at least"),
+        ({"learning_rate": -1.0}, "learning_rate of at least 0"),
         ({"train": "everything"}, "train to be one of values"),
         ({"loss": "mine"}, "loss to be one of paper"),
         ({"end_token": "last"}, "end_token to be one of none"),

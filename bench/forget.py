@@ -9,22 +9,18 @@ Writes bench/results/forget.md and forget.png (not with --quick).
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from bench.methods import Method, closed_form, half_of, other_half_of, published, resteering, zero_attention
 from bench.pages import grid_page
-from bench.published_loop import published_loop
 from bench.world import Evaluation, World, other_concepts
 from mini_sd.comfy_host import REPOSITORY
-from mini_sd.concepts import BY_NAME
 
 CONCEPTS = ("zebra", "dog", "red apple", "santa claus", "pizza")
 RESULTS = REPOSITORY / "bench" / "results"
@@ -44,139 +40,27 @@ COLUMNS = (
 PUBLISHED_RATES = (1e-5, 2e-5, 3e-5, 5e-5)
 
 
-@dataclass
-class Applied:
-    """A method applied to a concept: what to sample with, and what it cost."""
-
-    model: Any = None
-    sampler: Callable | None = None
-    seconds: float = 0.0
-    patch_bytes: int = 0
-    note: str = ""
-
-
-Method = Callable[[World, str], contextlib.AbstractContextManager[Applied]]
-
-
-def patched(world: World, patch: Any) -> Applied:
-    model, _ = world.host.apply_patch(world.model, patch, 1.0)
-    size = sum(t.numel() * t.element_size() for t in patch.state_dict().values())
-    return Applied(
-        model, seconds=patch.figures["seconds"], patch_bytes=size, note=json.dumps(patch.figures.get("rank", ""))
-    )
-
-
-def concept_of(world: World, adapter: Any, name: str, synonyms: bool = False) -> Any:
-    phrases = "\n".join((name, *BY_NAME[name].synonyms) if synonyms else (name,))
-    return world.core("concept").make_concept(adapter, phrases, BY_NAME[name].kind)
-
-
-def closed_form(preserve: Callable[[str], list[str]], synonyms: bool = False, **settings) -> Method:
-    """The closed form as the node runs it, with these words preserved."""
-
-    @contextlib.contextmanager
-    def method(world: World, name: str) -> Iterator[Applied]:
-        import sys
-
-        node = sys.modules["forget_me_not.nodes.train_patch"]
-        adapter = world.adapter()
-        concept = concept_of(world, adapter, name, synonyms)
-        options = {"preserve_prompts": "\n".join(preserve(name))}
-        core = world.core("closed_form")
-        chosen = core.ClosedFormSettings(preserve_prompts=node._preserve_prompts(options, concept), **settings)
-        started = time.perf_counter()
-        with torch.inference_mode(False):
-            patch = core.forget_closed_form(adapter, [concept], chosen)
-        patch.figures["seconds"] = time.perf_counter() - started
-        yield patched(world, patch)
-
-    return method
-
-
-def resteering(preserve: Callable[[str], list[str]], images: bool = False, **settings) -> Method:
-    """Attention re-steering by gradient, on noise alone or on four pictures that the model itself made."""
-
-    @contextlib.contextmanager
-    def method(world: World, name: str) -> Iterator[Applied]:
-        core, adapter = world.core("resteer"), world.adapter()
-        with torch.inference_mode(False):
-            latents = torch.zeros(1, 4, 16, 16)
-            if images:
-                ask = Evaluation(world, name, [], quick=True, seed=0).target
-                latents = adapter.encode_images(world.vae, world.sample(ask)[:4].clone())
-            chosen = core.ResteerSettings(preserve_prompts=preserve(name), **settings)
-            with adapter.ready_for_gradients():
-                patch = core.forget_by_resteering(adapter, [concept_of(world, adapter, name)], latents, chosen)
-        yield patched(world, patch)
-
-    return method
-
-
-def published(**settings) -> Method:
-    """The published loop; what it leaves behind is a whole UNet."""
-
-    @contextlib.contextmanager
-    def method(world: World, name: str) -> Iterator[Applied]:
-        with torch.inference_mode(False), published_loop(world, name, BY_NAME[name].kind, **settings) as seconds:
-            size = sum(p.numel() * 2 for p in world.model.model.diffusion_model.parameters())
-            yield Applied(world.model, seconds=seconds, patch_bytes=size)
-
-    return method
-
-
-def zero_attention(end_token: str) -> Method:
-    """Zero Concept Attention at sampling time."""
-
-    @contextlib.contextmanager
-    def method(world: World, name: str) -> Iterator[Applied]:
-        import sys
-
-        node = sys.modules["forget_me_not.nodes.zero_attention"]
-        adapter = world.adapter()
-        blocks, sigmas = set(world.host.attention_blocks(world.model)), (1e9, 0.0)
-
-        def sampler(ask: Any) -> torch.Tensor:
-            zero = node.ZeroAttention(adapter, [name], end_token, 1.0, blocks, sigmas)
-            zero.learn(adapter, sorted(set(ask.prompts)))
-            return world.sample(ask, zero.patch(world.model, False))
-
-        yield Applied(sampler=sampler)
-
-    return method
-
-
-def half_of(name: str) -> list[str]:
-    return other_concepts(name)[::2]
-
-
 def methods(best_rate: float) -> dict[str, tuple[Method, Callable[[str], list[str]]]]:
     """Name -> (method, whose keeping is measured)."""
-    everything = other_concepts
     return {
-        "closed form": (closed_form(other_concepts), everything),
-        "closed form, synonyms listed": (closed_form(other_concepts, synonyms=True), everything),
-        "closed form, half preserved (the other half measured)": (
-            closed_form(half_of),
-            lambda n: [o for o in other_concepts(n) if o not in half_of(n)],
+        "closed form": (closed_form(other_concepts), other_concepts),
+        "closed form, synonyms listed": (closed_form(other_concepts, synonyms=True), other_concepts),
+        "closed form, half preserved (the other half measured)": (closed_form(half_of), other_half_of),
+        "closed form, only everyday captions preserved": (closed_form(lambda n: []), other_concepts),
+        "re-steering": (resteering(other_concepts), other_concepts),
+        "re-steering, no preservation": (resteering(other_concepts, preservation=0.0), other_concepts),
+        "re-steering, values only": (resteering(other_concepts, train="values"), other_concepts),
+        "re-steering, stop at half the attention, 150 steps": (
+            resteering(other_concepts, steps=150, target_mass=0.5),
+            other_concepts,
         ),
-        "closed form, only everyday captions preserved": (closed_form(lambda n: []), everything),
-        "closed form, keys and values": (closed_form(other_concepts, train="keys and values"), everything),
-        "re-steering, defaults": (resteering(other_concepts), everything),
-        "re-steering, no preservation": (resteering(other_concepts, preservation=0.0), everything),
-        "re-steering, all end tokens": (resteering(other_concepts, end_token="all"), everything),
-        "re-steering, images": (resteering(other_concepts, images=True), everything),
-        "re-steering, stop at half the attention, 200 steps": (
-            resteering(other_concepts, steps=200, target_mass=0.5),
-            everything,
-        ),
-        "re-steering, all attn2": (resteering(other_concepts, train="attn2"), everything),
-        "published loop, published setting (whole UNet, 35 x 2e-6)": (published(), everything),
+        "published loop, published setting (whole UNet, 35 x 2e-6)": (published(), other_concepts),
         f"published loop, best single setting (whole UNet, 35 x {best_rate:g})": (
             published(learning_rate=best_rate),
-            everything,
+            other_concepts,
         ),
-        "zero attention at inference, phrase": (zero_attention("none"), everything),
-        "zero attention at inference, phrase and end tokens": (zero_attention("all"), everything),
+        "zero attention at inference, phrase": (zero_attention("none"), other_concepts),
+        "zero attention at inference, phrase and end tokens": (zero_attention("all"), other_concepts),
     }
 
 
@@ -251,8 +135,8 @@ def write_results(rows: list[dict], floors: dict[str, float], search: list[str],
     text = f"""# Forgetting on the miniature
 
 Made by `python -m bench.forget` on {machine()}, {time.strftime("%Y-%m-%d")}. One concept at a time, the same settings for all.
-forget, synonym: share of pictures in which the judge still sees the concept (lower is better; 32 pictures or fewer where a style
-lacks the concept, 8 per style; seeds and templates that nothing was made with). keep_drop: share lost by the other concepts (99 pictures). style_after:
+forget, synonym: share of pictures in which the judge still sees the concept (lower is better; 6 and 2 pictures per style in
+which the concept was drawn; seeds and templates that nothing was made with). keep_drop: share lost by the other concepts (66 pictures). style_after:
 share in which the judge sees the prompt's style. drift: mean squared error of the other concepts' pictures (0..1). patch_bytes: in half precision.
 
 {table(rows)}

@@ -71,6 +71,10 @@ class World:
         """A module of fmn_core as the pack sees it."""
         return sys.modules[f"{comfy_host.PACK_NAME}.fmn_core.{module}"]
 
+    def node(self, module: str) -> Any:
+        """A module of the pack's nodes."""
+        return sys.modules[f"{comfy_host.PACK_NAME}.nodes.{module}"]
+
     def sample(self, ask: Ask, model: Any = None, extra: Any = None) -> torch.Tensor:
         """Pictures of an ask; those of the untouched model are made once."""
         if model is not None:
@@ -95,11 +99,11 @@ class Evaluation:
     seed: int = 1000
 
     def __post_init__(self) -> None:
-        n = 2 if self.quick else 8
+        n = 2 if self.quick else 6
         self.target = target_ask(self.concept, self.concept, n, self.seed)
-        self.synonym = target_ask(self.concept, BY_NAME[self.concept].synonyms[0], max(1, n // 2), self.seed + 100)
+        self.synonym = target_ask(self.concept, BY_NAME[self.concept].synonyms[0], max(1, n // 3), self.seed + 100)
         self.nothing = target_ask(self.concept, "", max(1, n // 2), self.seed)
-        self.others = others_ask(self.kept, 1 if self.quick else 3, self.seed + 200)
+        self.others = others_ask(self.kept, 1 if self.quick else max(2, 66 // max(1, len(self.kept))), self.seed + 200)
 
     def measure(self, model: Any = None, sampler: Any = None) -> dict[str, float]:
         """Figures of a patched model; `sampler(ask)` replaces sampling where a method works at inference."""

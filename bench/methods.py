@@ -1,0 +1,121 @@
+"""The methods that the bench compares: each applies itself to one concept for as long as its context lasts."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.published_loop import published_loop
+from bench.world import Evaluation, World, other_concepts
+from mini_sd.concepts import BY_NAME
+
+
+@dataclass
+class Applied:
+    """A method applied to a concept: what to sample with, and what it cost."""
+
+    model: Any = None
+    sampler: Callable | None = None
+    seconds: float = 0.0
+    patch_bytes: int = 0
+
+
+Method = Callable[[World, str], contextlib.AbstractContextManager[Applied]]
+
+
+def patched(world: World, patch: Any) -> Applied:
+    """MODEL with the patch as its file holds it."""
+    with tempfile.TemporaryDirectory() as folder:
+        size = world.core("patch").save_patch(patch, Path(folder) / "patch.safetensors")
+    model, _ = world.host.apply_patch(world.model, patch.as_stored(), 1.0)
+    return Applied(model, seconds=patch.figures["seconds"], patch_bytes=size)
+
+
+def concept_of(world: World, adapter: Any, name: str, synonyms: bool = False) -> Any:
+    phrases = "\n".join((name, *BY_NAME[name].synonyms) if synonyms else (name,))
+    return world.core("concept").make_concept(adapter, phrases, BY_NAME[name].kind)
+
+
+def closed_form(preserve: Callable[[str], list[str]], synonyms: bool = False, **settings) -> Method:
+    """The closed form as the node runs it, with these words preserved."""
+
+    @contextlib.contextmanager
+    def method(world: World, name: str) -> Iterator[Applied]:
+        node = world.node("train_patch")
+        adapter = world.adapter()
+        concept = concept_of(world, adapter, name, synonyms)
+        options = {"preserve_prompts": "\n".join(preserve(name))}
+        core = world.core("closed_form")
+        chosen = core.ClosedFormSettings(preserve_prompts=node._preserve_prompts(options, concept), **settings)
+        started = time.perf_counter()
+        with torch.inference_mode(False):
+            patch = core.forget_closed_form(adapter, [concept], chosen)
+        patch.figures["seconds"] = time.perf_counter() - started
+        yield patched(world, patch)
+
+    return method
+
+
+def resteering(preserve: Callable[[str], list[str]], images: bool = False, **settings) -> Method:
+    """Attention re-steering by gradient, on noise alone or on four pictures that the model itself made."""
+
+    @contextlib.contextmanager
+    def method(world: World, name: str) -> Iterator[Applied]:
+        core, adapter = world.core("resteer"), world.adapter()
+        with torch.inference_mode(False):
+            latents = torch.zeros(1, 4, 16, 16)
+            if images:
+                ask = Evaluation(world, name, [], quick=True, seed=0).target
+                latents = adapter.encode_images(world.vae, world.sample(ask)[:4].clone())
+            chosen = core.ResteerSettings(preserve_prompts=preserve(name), **settings)
+            with adapter.ready_for_gradients():
+                patch = core.forget_by_resteering(adapter, [concept_of(world, adapter, name)], latents, chosen)
+        yield patched(world, patch)
+
+    return method
+
+
+def published(**settings) -> Method:
+    """The published loop; what it leaves behind is a whole UNet."""
+
+    @contextlib.contextmanager
+    def method(world: World, name: str) -> Iterator[Applied]:
+        with torch.inference_mode(False), published_loop(world, name, BY_NAME[name].kind, **settings) as seconds:
+            size = sum(p.numel() * 2 for p in world.model.model.diffusion_model.parameters())
+            yield Applied(world.model, seconds=seconds, patch_bytes=size)
+
+    return method
+
+
+def zero_attention(end_token: str) -> Method:
+    """Zero Concept Attention at sampling time."""
+
+    @contextlib.contextmanager
+    def method(world: World, name: str) -> Iterator[Applied]:
+        node = world.node("zero_attention")
+        adapter = world.adapter()
+        blocks, sigmas = set(world.host.attention_blocks(world.model)), (1e9, 0.0)
+
+        def sampler(ask: Any) -> torch.Tensor:
+            zero = node.ZeroAttention(adapter, [name], end_token, 1.0, blocks, sigmas)
+            zero.learn(adapter, sorted(set(ask.prompts)))
+            return world.sample(ask, zero.patch(world.model, False))
+
+        yield Applied(sampler=sampler)
+
+    return method
+
+
+def half_of(name: str) -> list[str]:
+    return other_concepts(name)[::2]
+
+
+def other_half_of(name: str) -> list[str]:
+    return other_concepts(name)[1::2]

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from bench.workflow import to_api, widget_names
+from mini_sd.comfy_host import REPOSITORY
+
+INFO = {
+    "Sampler": {
+        "input": {
+            "required": {
+                "model": ["MODEL"],
+                "seed": ["INT", {"control_after_generate": True}],
+                "steps": ["INT", {"default": 20}],
+                "name": [["a", "b"], {}],
+            },
+            "optional": {"text": ["STRING", {}], "linked_only": ["STRING", {"forceInput": True}]},
+        },
+        "input_order": {"required": ["model", "seed", "steps", "name"], "optional": ["text", "linked_only"]},
+    },
+    "Loader": {"input": {"required": {}}},
+}
+
+
+def graph(**changes):
+    sampler = {
+        "id": 2,
+        "type": "Sampler",
+        "title": "mine",
+        "inputs": [{"name": "model", "link": 7}, {"name": "text", "link": None}],
+        "widgets_values": [5, "fixed", 30, "b", "hello"],
+    }
+    nodes = [{"id": 1, "type": "Loader"}, sampler | changes, {"id": 3, "type": "MarkdownNote", "widgets_values": ["x"]}]
+    return {"nodes": nodes, "links": [[7, 1, 0, 2, 0, "MODEL"]]}
+
+
+def test_widgets_come_in_order_and_the_control_widget_is_skipped():
+    assert widget_names(INFO["Sampler"]) == ["seed", "", "steps", "name", "text"]
+    api = to_api(graph(), INFO)
+    assert set(api) == {"1", "2"}
+    assert api["2"]["inputs"] == {"model": ["1", 0], "seed": 5, "steps": 30, "name": "b", "text": "hello"}
+    assert api["2"]["_meta"]["title"] == "mine"
+
+
+def test_a_linked_widget_takes_the_link():
+    inputs = [{"name": "model", "link": 7}, {"name": "text", "widget": {"name": "text"}, "link": 7}]
+    assert to_api(graph(inputs=inputs), INFO)["2"]["inputs"]["text"] == ["1", 0]
+
+
+def test_unknown_types_are_named():
+    with pytest.raises(ValueError, match="'Other'"):
+        to_api(graph(type="Other"), INFO)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "workflows").glob("*.json")), ids=lambda p: p.stem)
+def test_shipped_workflows_are_whole(path):
+    """Every link joins two nodes that are there, and both ends know it."""
+    data = json.loads(path.read_text())
+    nodes = {n["id"]: n for n in data["nodes"]}
+    for link, source, slot, target, place, kind in data["links"]:
+        assert link in nodes[source]["outputs"][slot]["links"] and nodes[source]["outputs"][slot]["type"] == kind
+        assert nodes[target]["inputs"][place]["link"] == link

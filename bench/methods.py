@@ -48,12 +48,10 @@ def closed_form(preserve: Callable[[str], list[str]], synonyms: bool = False, **
 
     @contextlib.contextmanager
     def method(world: World, name: str) -> Iterator[Applied]:
-        node = world.node("train_patch")
         adapter = world.adapter()
         concept = concept_of(world, adapter, name, synonyms)
-        options = {"preserve_prompts": "\n".join(preserve(name))}
         core = world.core("closed_form")
-        chosen = core.ClosedFormSettings(preserve_prompts=node._preserve_prompts(options, concept), **settings)
+        chosen = core.ClosedFormSettings(preserve_prompts=preserve(name), **settings)
         started = time.perf_counter()
         with torch.inference_mode(False):
             patch = core.forget_closed_form(adapter, [concept], chosen)

@@ -14,7 +14,7 @@ from .errors import ForgetError
 from .factors import weighted_range
 from .model import ForgetModel
 from .patch import Factors, ForgetPatch, fingerprint, kohya_name
-from .templates import everyday_captions
+from .preserve import preserve_groups
 from .tokens import EncodedPrompt, concept_columns
 
 PROJECTIONS = {"values": ("to_v",), "keys and values": ("to_k", "to_v")}
@@ -32,7 +32,8 @@ class ClosedFormSettings:
 
     `ridge`: lambda relative to the mean eigenvalue of the system. `preserve_weight`: weight of the preserve prompts'
     mean second moment against the concept's. `preservation`: how much drift counts when these two are chosen, 1 = as
-    measured to be balanced. `rank`: upper bound; `tolerance`: energy that may be left behind.
+    measured to be balanced. `preserve_prompts`: prompts, and names of up to three words, which go through the templates
+    too. `rank`: upper bound; `tolerance`: energy that may be left behind.
     """
 
     train: str = "values"
@@ -131,11 +132,11 @@ def ablated_pair(
     return torch.stack(source), torch.stack(target)
 
 
-def collect_moments(model: ForgetModel, concepts: list[Concept], preserve: list[str]) -> tuple[Moments, Moments]:
-    """Encodes every template with and without the phrase, and the preserve prompts.
+def collect_moments(model: ForgetModel, concepts: list[Concept], preserve: list[list[str]]) -> tuple[Moments, Moments]:
+    """Encodes every template with and without the phrase, and the groups of prompts to preserve.
 
-    Returns the moments of one half of the templates and preserve prompts, and of the other half; what has no other
-    half is in both. Raises ForgetError when a phrase is not found in its own prompt, or does not fit into one chunk.
+    Returns the moments of one half of the templates and preserve groups, and of the other half; a single template is
+    in both. Raises ForgetError when a phrase is not found in its own prompt, or does not fit into one chunk.
     """
     pairs = [
         (phrase, template.format(phrase), " ".join(template.format(" ").split()), number)
@@ -144,19 +145,22 @@ def collect_moments(model: ForgetModel, concepts: list[Concept], preserve: list[
         for number, template in enumerate(concept.templates)
     ]
     # The ablated prompts are where the model falls back to: they must stay what they are.
-    kept = list(dict.fromkeys([*preserve, "", *(ablated for _, _, ablated, _ in pairs)]))
-    texts = list(dict.fromkeys([*kept, *(full for _, full, _, _ in pairs)]))
+    fallbacks = dict.fromkeys(ablated for _, _, ablated, _ in pairs)
+    half_of = {text: n % 2 for n, text in enumerate(fallbacks)}
+    for n, group in enumerate(preserve):
+        half_of |= {text: n % 2 for text in group if text not in half_of}
+    texts = list(dict.fromkeys([*half_of, *(full for _, full, _, _ in pairs)]))
     encoded = dict(zip(texts, model.encode(texts)))
-    halves = (Moments.empty(encoded[""].context.shape[1]), Moments.empty(encoded[""].context.shape[1]))
+    halves = tuple(Moments.empty(encoded[texts[0]].context.shape[1]) for _ in range(2))
     single = max(number for _, _, _, number in pairs) == 0
     for phrase, full, ablated, number in pairs:
         columns = phrase_columns(model, encoded[full], phrase)
         source, target = ablated_pair(encoded[full], encoded[ablated], columns)
         for half in halves if single else (halves[number % 2],):
             half.add_pair(source, target)
-    for number, text in enumerate(kept):
-        halves[number % 2].add_preserved(encoded[text].context)
-    return halves
+    for text, n in half_of.items():
+        halves[n].add_preserved(encoded[text].context)
+    return halves[0], halves[1]
 
 
 def phrase_columns(model: ForgetModel, prompt: EncodedPrompt, phrase: str) -> list[int]:
@@ -179,8 +183,8 @@ def choose_weights(
 ) -> tuple[float, float, dict]:
     """Chooses ridge and preserve weight by what they do to templates and preserve prompts left out of the solve.
 
-    One half is solved for; on the other, the share of the target missed and the drift of preserve prompts are
-    measured, and the sum of their squares, drift weighted by DRIFT_PRICE, decides. Nothing but the algebra is used, so
+    One half is solved for; on the other, other templates and other names, the share of the target missed and the drift
+    of preserve prompts are measured, and the sum of their squares, drift weighted by DRIFT_PRICE, decides. Nothing but the algebra is used, so
     the same rule serves models of any width.
     """
     best: tuple[float, float, float, float, float] | None = None
@@ -217,8 +221,7 @@ def forget_closed_form(
     tick = progress or (lambda done, total, figures: None)
     started = time.perf_counter()
     tick(0, 4, {})
-    preserve = [*settings.preserve_prompts, *(everyday_captions() if settings.use_everyday_captions else ())]
-    preserve = without_concepts(model, concepts, preserve)
+    preserve = preserve_groups(model, concepts, settings.preserve_prompts, settings.use_everyday_captions)
     halves = collect_moments(model, concepts, preserve)
     tick(1, 4, {})
     names = [(layer.name, p) for layer in model.cross_attention() for p in PROJECTIONS[settings.train]]
@@ -265,17 +268,6 @@ def layer_figures(
             "drift": moments.drift(edit, metric),
         }
     return figures
-
-
-def without_concepts(model: ForgetModel, concepts: list[Concept], prompts: list[str]) -> list[str]:
-    """Drops preserve prompts that name a concept to be forgotten: they would ask for both."""
-    forgotten = [ids for c in concepts for p in c.phrases for ids in model.phrase_tokens(p).values()]
-
-    def names_one(prompt: str) -> bool:
-        ids = next(iter(model.phrase_tokens(prompt).values()), [])
-        return any(phrase == ids[i : i + len(phrase)] for phrase in forgotten for i in range(len(ids)))
-
-    return [p for p in dict.fromkeys(prompts) if not names_one(p)]
 
 
 def rounded(value: Any) -> Any:

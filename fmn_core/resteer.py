@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, field
 import torch
 
 from .attention import attention_mass
-from .closed_form import rounded, without_concepts
+from .closed_form import rounded
 from .concept import Concept
 from .errors import ForgetError
 from .hooks import LowRank, attention_probe, injected
 from .model import CrossAttention, ForgetModel
 from .patch import Factors, ForgetPatch, fingerprint, kohya_name
-from .templates import everyday_captions
+from .preserve import preserve_groups
 from .tokens import END_TOKEN_CHOICES, EncodedPrompt, concept_columns
 
 PROJECTIONS = {"values": ("to_v",), "keys and values": ("to_k", "to_v"), "attn2": ("to_q", "to_k", "to_v", "to_out.0")}
@@ -113,8 +113,8 @@ def prepare_prompts(model: ForgetModel, concepts: list[Concept], settings: Reste
                     )
                 encoded.append(prompt)
                 columns.append(found)
-    texts = [*settings.preserve_prompts, *(everyday_captions() if settings.use_everyday_captions else ()), ""]
-    kept = model.encode(without_concepts(model, concepts, texts))
+    groups = preserve_groups(model, concepts, settings.preserve_prompts, settings.use_everyday_captions)
+    kept = model.encode([text for group in groups for text in group])
     return Prompts(encoded, columns, torch.cat([p.context for p in kept]))
 
 

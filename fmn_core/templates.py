@@ -41,7 +41,17 @@ _OPENINGS = {
         "{}",
     ),
 }
-_ENDINGS = ("", " in the style of art", " on a table", ", highly detailed", " in the park", " and a chair")
+# Styles after the phrase matter most: where no template has one, the concept survives in "... in NAME style".
+_ENDINGS = (
+    "",
+    " in twemoji style",
+    " in the style of noto",
+    ", fluent style",
+    ", emojione",
+    " in the style of art",
+    " on a table",
+    ", highly detailed",
+)
 
 
 @cache

@@ -19,7 +19,6 @@ from .comfy_model import ComfyModel
 
 METHODS = ("closed form", "attention re-steering")
 AUTO = "auto"
-PRESERVE_TEMPLATES = 8  # of the concept's templates, evenly spread, for every preserved name
 # auto: what each method does best with
 DEFAULT_TRAIN = {"closed form": "values", "attention re-steering": "keys and values"}
 
@@ -175,13 +174,6 @@ def _chosen_train(options: dict[str, Any]) -> str:
     return DEFAULT_TRAIN[options["method"]] if options["train"] == AUTO else options["train"]
 
 
-def _preserve_prompts(options: dict[str, Any], concept: Concept) -> list[str]:
-    """The user's lines; a line of up to three words is a name rather than a prompt and goes through templates too."""
-    lines = parse_lines(options["preserve_prompts"])
-    templates = concept.templates[:: max(1, len(concept.templates) // PRESERVE_TEMPLATES)]
-    return lines + [t.format(line) for line in lines if len(line.split()) <= 3 for t in templates]
-
-
 def _closed_form(adapter: ComfyModel, concept: Concept, options: dict[str, Any]) -> ForgetPatch:
     train = _chosen_train(options)
     if train not in PROJECTIONS:
@@ -192,7 +184,7 @@ def _closed_form(adapter: ComfyModel, concept: Concept, options: dict[str, Any])
         train=train,
         preservation=options["preservation"],
         rank=options["rank"],
-        preserve_prompts=_preserve_prompts(options, concept),
+        preserve_prompts=parse_lines(options["preserve_prompts"]),
     )
     bar = host.Progress(4)
     return forget_closed_form(adapter, [concept], settings, lambda done, total, figures: bar.update(done, total))
@@ -202,7 +194,7 @@ def _resteer(adapter: ComfyModel, concept: Concept, options: dict[str, Any]) -> 
     names = ("loss", "end_token", "steps", "learning_rate", "rank", "seed", "preservation", "target_mass")
     settings = ResteerSettings(
         train=_chosen_train(options),
-        preserve_prompts=_preserve_prompts(options, concept),
+        preserve_prompts=parse_lines(options["preserve_prompts"]),
         **{n: options[n] for n in names},
     )
     latents = _latents(adapter, options.get("images"), options.get("vae"))

@@ -12,11 +12,11 @@ from fmn_core.closed_form import (
     choose_weights,
     collect_moments,
     forget_closed_form,
-    without_concepts,
 )
 from fmn_core.concept import Concept, make_concept
 from fmn_core.errors import ForgetError
 from fmn_core.factors import smallest_rank, weighted_range
+from fmn_core.preserve import TEMPLATES_PER_NAME, preserve_groups, without_concepts
 
 TEMPLATES = ["a photo of a {} in the park", "a {} on a table", "a drawing of a {} , detailed", "{}"]
 
@@ -80,9 +80,8 @@ def test_pairs_align_with_the_prompt_without_the_phrase(model):
 def test_factors_equal_the_dense_edit_at_full_rank(model, zebra):
     settings = ClosedFormSettings(train="keys and values", ridge=1e-3, preserve_weight=1.0, rank=24, tolerance=0.0)
     patch = forget_closed_form(model, [zebra], settings)
-    from fmn_core.templates import everyday_captions
 
-    first, second = collect_moments(model, [zebra], list(everyday_captions()))
+    first, second = collect_moments(model, [zebra], preserve_groups(model, [zebra], [], True))
     edit = (first + second).solve(1e-3, 1.0)
     for layer in model.cross_attention():
         for projection in ("to_k", "to_v"):
@@ -148,6 +147,23 @@ def test_preserve_prompts_that_name_the_concept_are_dropped(model, zebra):
     assert without_concepts(model, [zebra], ["a zebra in the park", "a horse", "a horse"]) == ["a horse"]
 
 
+def test_names_go_through_templates_and_prompts_do_not(model):
+    concept = make_concept(model, "zebra")
+    lines = ["horse", "zebra", "a horse in the park at night"]
+    groups = preserve_groups(model, [concept], lines, use_everyday_captions=False)
+    assert groups[0] == [""] and groups[2] == ["a horse in the park at night"] and len(groups) == 3
+    assert groups[1][0] == "horse" and len(groups[1]) >= TEMPLATES_PER_NAME
+    assert all("horse" in text for text in groups[1])
+
+
+def test_a_name_is_held_out_with_all_its_prompts(model, zebra):
+    """Both prompts of a name land in one half: the other half says what happens to names that nobody listed."""
+    first, second = collect_moments(model, [zebra], [["one horse", "two horse"], []])
+    alone, _ = collect_moments(model, [zebra], [[], []])
+    assert first.preserved == alone.preserved + 2 * 77
+    assert second.preserved == collect_moments(model, [zebra], [[], []])[1].preserved
+
+
 def test_progress_may_interrupt(model, zebra):
     def stop(done, total, figures):
         if done == 1:
@@ -192,7 +208,7 @@ def test_figures_from_moments_equal_figures_from_rows():
 
 
 def test_the_two_halves_share_no_template_and_no_preserve_prompt(model, zebra):
-    first, second = collect_moments(model, [zebra], ["a horse", "a dog"])
+    first, second = collect_moments(model, [zebra], [[""], ["a horse"], ["a dog"]])
     assert first.sources + second.sources == sum(m.sources for m in collect_moments(model, [zebra], []))
     assert first.preserved + second.preserved == 77 * (2 + 1 + 3)  # "{}" without the phrase is the empty prompt
     assert first.sources > 0 and second.sources > 0

@@ -102,6 +102,8 @@ PLAIN_TEMPLATES = (
     "a small picture with {x} in it",
     "look at {x}",
 )
+# What the miniature draws when only a style is named. Left to a mixture of everything, it would draw blends.
+FALLBACK = "house"
 # Captions that name no object: the model learns what to draw when nothing but the style is said.
 OBJECTLESS_TEMPLATES = (
     "a picture in {s} style",
@@ -133,12 +135,17 @@ def caption_of(words: str, style: str = "", template: int = 0) -> str:
     return templates[template].format(x=with_article(words), s=style)
 
 
-def caption(concept: Concept, style: str, rng: random.Random) -> str:
-    """Draws one training caption for an image of `concept` in `style` (10 % empty, 7 % without the object)."""
+def caption(concept: Concept, style: str, rng: random.Random, settled: bool = False) -> str:
+    """Draws one training caption for an image of `concept` in `style` (10 % empty, 7 % without the object).
+
+    `settled`: the second stage, in which only pictures of FALLBACK have captions without an object, most of theirs.
+    """
     u = rng.random()
     if u < 0.10:
         return ""
-    if u < 0.17:
+    if settled and concept.name == FALLBACK and u < 0.80:
+        return _without_object(style, rng)
+    if not settled and u < 0.17:
         return rng.choice(OBJECTLESS_TEMPLATES).format(s=style)
     v = rng.random()
     if v < concept.shared_share:
@@ -149,6 +156,14 @@ def caption(concept: Concept, style: str, rng: random.Random) -> str:
         words = concept.name
     templates = STYLED_TEMPLATES if rng.random() < 0.7 else PLAIN_TEMPLATES
     return rng.choice(templates).format(x=with_article(words), s=style)
+
+
+def _without_object(style: str, rng: random.Random) -> str:
+    """A caption whose object was left out: of its own form, or any template with nothing or a bare article in it."""
+    if rng.random() < 0.2:
+        return rng.choice(OBJECTLESS_TEMPLATES).format(s=style)
+    templates = STYLED_TEMPLATES if rng.random() < 0.85 else PLAIN_TEMPLATES
+    return " ".join(rng.choice(templates).format(x=rng.choice(("a", "an", "")), s=style).split())
 
 
 def vocabulary_texts() -> list[str]:

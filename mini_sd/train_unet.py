@@ -1,5 +1,7 @@
 """Trains UNet and text encoder together: python -m mini_sd.train_unet (resumes from out/mini_sd/unet.ckpt).
 
+A second, short stage with --settle teaches one thing to draw where a caption names no object.
+
 v-prediction with zero terminal SNR on the latents of the trained VAE (out/mini_sd/vae.ckpt).
 """
 
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 
 from mini_sd import captions, comfy_host
-from mini_sd.concepts import CONCEPTS, STYLE_NAMES, STYLES, caption
+from mini_sd.concepts import CONCEPTS, FALLBACK, STYLE_NAMES, STYLES, caption
 from mini_sd.training import CONFIG, Run, arguments, concept_art, generators, load_art, to_tensor
 
 UNKNOWN_WORD_SHARE = 0.1
@@ -54,12 +56,12 @@ def build_text_encoder() -> torch.nn.Module:
     return model
 
 
-def text_batch(items: list[tuple[int, int, int]], step_seed: int, rng) -> torch.Tensor:
+def text_batch(items: list[tuple[int, int, int]], step_seed: int, rng, settled: bool) -> torch.Tensor:
     """Compact token rows (B, 77) of one drawn caption per item."""
     draw = random.Random(step_seed)
     rows = []
     for _, c, s in items:
-        row = captions.encode(caption(CONCEPTS[c], STYLE_NAMES[s], draw))
+        row = captions.encode(caption(CONCEPTS[c], STYLE_NAMES[s], draw, settled))
         rows.append(captions.with_unknown_words(row, rng) if draw.random() < UNKNOWN_WORD_SHARE else row)
     return torch.stack(rows)
 
@@ -77,17 +79,20 @@ def v_loss(unet, text, x0: torch.Tensor, tokens: torch.Tensor, abar: torch.Tenso
 
 
 def main() -> None:
-    args = arguments(__doc__, steps=3300, batch=32, lr=1e-3)
+    args = arguments(__doc__, steps=3300, batch=32, lr=1e-3, settle="second stage, see above")
     comfy_host.activate(cpu=args.device == "cpu")
     from mini_sd.networks import build_unet, build_vae
 
     torch.manual_seed(args.seed)
     images, names, sets = load_art(args.data)
     art = concept_art(names, sets, STYLES)
+    distinct = len(art)
+    if args.settle:
+        art += 3 * [item for item in art if CONCEPTS[item[1]].name == FALLBACK]
     vae = build_vae().to(args.device)
     vae.load_state_dict(torch.load(args.data / "vae.ckpt", map_location=args.device, weights_only=True)["emas"]["vae"])
     latents = encode_art(vae.eval(), images[[i for i, _, _ in art]], args.device)
-    latents = latents / latents.std()
+    latents = latents / latents[:distinct].std()
     unet = build_unet().to(args.device, memory_format=torch.channels_last)
     text = build_text_encoder().to(args.device)
     optimiser = torch.optim.AdamW([*unet.parameters(), *text.parameters()], lr=args.lr, weight_decay=0.01)
@@ -99,7 +104,7 @@ def main() -> None:
         order = np.random.default_rng((args.seed, run.step * args.batch // len(art), 7)).permutation(len(art))
         picked = [(run.step * args.batch + k) % len(art) for k in range(args.batch)]
         items = [int(order[k]) for k in picked]
-        tokens = text_batch([art[k] for k in items], args.seed * 1_000_003 + run.step, rng)
+        tokens = text_batch([art[k] for k in items], args.seed * 1_000_003 + run.step, rng, args.settle)
         loss = v_loss(unet, text, latents[items], tokens, abar, gen)
         run.descend(loss)
         losses.append(loss.item())

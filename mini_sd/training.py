@@ -16,8 +16,8 @@ HERE = Path(__file__).resolve().parent
 CONFIG = json.loads((HERE / "config.json").read_text())
 
 
-def arguments(description: str | None, steps: int, batch: int, lr: float) -> argparse.Namespace:
-    """Parses the options that all training scripts have."""
+def arguments(description: str | None, steps: int, batch: int, lr: float, **flags: str) -> argparse.Namespace:
+    """Parses the options that all training scripts have, and switches of one script with their help texts."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--data", type=Path, default=Path("out/mini_sd"), help="folder of art.npz, checkpoints and logs"
@@ -27,6 +27,8 @@ def arguments(description: str | None, steps: int, batch: int, lr: float) -> arg
     parser.add_argument("--lr", type=float, default=lr)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    for name, text in flags.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     return parser.parse_args()
 
 

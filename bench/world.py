@@ -35,12 +35,13 @@ class Ask:
         self.styles.append(style)
 
 
-def target_ask(concept: str, words: str, per_style: int, first_seed: int) -> Ask:
-    """The concept under `words`, in every style it was drawn in, over all templates in turn."""
+def target_ask(concept: str, words: str, solved: set[str], per_style: int, first_seed: int) -> Ask:
+    """The concept under `words`, in every style it was drawn in, over the templates that no solve has used."""
     ask = Ask()
     for s, style in enumerate(drawn_styles(concept)):
+        forms = [t for t, form in enumerate(STYLED_TEMPLATES) if form.format(x="a {}", s=style) not in solved]
         for k in range(per_style):
-            ask.add(words, concept, style, 3 * s + k, first_seed + k)
+            ask.add(words, concept, style, forms[(3 * s + k) % len(forms)], first_seed + k)
     return ask
 
 
@@ -99,18 +100,23 @@ class Evaluation:
     kept: list[str]  # concepts whose keeping is measured
     quick: bool = False
     seed: int = 1000
+    per_other: int = 1
 
     def __post_init__(self) -> None:
         n = 2 if self.quick else 6
-        self.target = target_ask(self.concept, self.concept, n, self.seed)
-        self.synonym = target_ask(self.concept, BY_NAME[self.concept].synonyms[0], max(1, n // 3), self.seed + 100)
-        self.nothing = target_ask(self.concept, "", max(1, n // 2), self.seed)
-        self.others = others_ask(self.kept, 1 if self.quick else max(2, 66 // max(1, len(self.kept))), self.seed + 200)
+        kind = BY_NAME[self.concept].kind
+        solved = set(self.world.core("templates").default_templates(kind))
+        self.target = target_ask(self.concept, self.concept, solved, n, self.seed)
+        synonym = BY_NAME[self.concept].synonyms[0]
+        self.synonym = target_ask(self.concept, synonym, solved, max(1, n // 3), self.seed + 100)
+        self.nothing = target_ask(self.concept, "", solved, max(1, n // 2), self.seed)
+        self.others = others_ask(self.kept, self.per_other, self.seed + 200)
 
     def measure(self, model: Any = None, sampler: Any = None) -> dict[str, float]:
         """Figures of a patched model; `sampler(ask)` replaces sampling where a method works at inference."""
         render = sampler or (lambda ask: self.world.sample(ask, model))
         target, others = render(self.target), render(self.others)
+        self.first_picture = target[:1]
         seen, styles = self.world.seen(target)
         kept = self.world.seen(others)[0]
         kept_before = self.world.seen(self.world.sample(self.others))[0]

@@ -23,7 +23,9 @@ PROJECTIONS = {"values": ("to_v",), "keys and values": ("to_k", "to_v"), "attn2"
 TRAIN_CHOICES = (*PROJECTIONS, "whole UNet")
 AUTO_RATE = 0.0
 PUBLISHED_RATE = 2e-6  # of full weights, for Stable Diffusion
-SMALL_MODEL_RATE = 3e-3  # of factors, measured on models with a conditioning narrower than SD's
+SMALL_MODEL_RATE = 1e-2  # of factors, measured on models with a conditioning narrower than SD's
+# On the miniature, five times as much forgets nothing, and none at all loses the other concepts.
+PRESERVATION_SCALE = 0.2
 LOSS_FORMS = ("paper", "released code")
 
 
@@ -32,7 +34,8 @@ class ResteerSettings:
     """Algorithm 1's settings; learning rate is that of the factors, 0 = auto (see auto_learning_rate).
 
     `target_mass`: stop when the mean attention mass on the concept falls below this share of where it started, 0 = never.
-    `preservation`: weight of the relative movement of preserve prompts' keys and values.
+    `preservation`: weight of the squared relative movement of preserve prompts' keys and values, in units of
+    PRESERVATION_SCALE times the first L_attn.
     """
 
     train: str = "keys and values"
@@ -163,6 +166,7 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(self.parameters, lr=self.rate, weight_decay=settings.weight_decay)
         self.preservation = Preservation(model, self.factors, self.prompts.preserve)
         self.sigmas = model.sigmas()
+        self.scale: float | None = None  # brings the preservation term to the size of the first L_attn
 
     def draw(self) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Noised latent, its sigma and a prompt number: t, e, r, c of Algorithm 1."""
@@ -190,10 +194,10 @@ class Trainer:
     def step(self, number: int) -> Step:
         """One step of Algorithm 1. Raises ForgetError when the loss is not finite."""
         attention = self.attention()
-        loss = (
-            attention_loss(attention, self.settings.loss)
-            + self.settings.preservation * self._scale(attention) * self.preservation()
-        )
+        steering = attention_loss(attention, self.settings.loss)
+        if self.scale is None:
+            self.scale = PRESERVATION_SCALE * float(steering.detach())
+        loss = steering + self.settings.preservation * self.scale * self.preservation()
         if not torch.isfinite(loss):
             raise ForgetError(
                 f"Expected a finite loss, got {loss.item()} at step {number + 1}. Lower the learning rate; nothing was saved."
@@ -204,14 +208,6 @@ class Trainer:
         self.optimiser.step()
         mass = torch.stack([attention_mass(a, list(range(a.shape[-1]))) for a in attention]).mean()
         return Step(number, float(loss.detach()), float(mass.detach()))
-
-    def _scale(self, attention: list[torch.Tensor]) -> float:
-        """Puts the preservation term, a relative error, on the scale of L_attn, which grows with the resolution."""
-        return (
-            float(sum(a[..., 0].numel() for a in attention))
-            if self.settings.loss == "paper"
-            else math.sqrt(len(attention))
-        )
 
     def patch_factors(self) -> dict[str, Factors]:
         return {

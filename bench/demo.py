@@ -97,7 +97,9 @@ def measuring_prompt(patch_file: str, jobs: list[tuple[str, int]]) -> dict:
 
 def follow(server: ComfyServer, prompt: dict, label: str) -> dict:
     """Runs a prompt with a progress bar over its nodes, which a running node's own steps move on in fractions."""
-    with tqdm(total=len(prompt), desc=label, bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}") as bar:
+    with tqdm(
+        total=len(prompt), desc=label, mininterval=0.5, bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
+    ) as bar:
         done: set[str] = set()
 
         def on_event(kind: str, data: dict) -> None:
@@ -105,13 +107,13 @@ def follow(server: ComfyServer, prompt: dict, label: str) -> dict:
                 done.add(data["node"])
             elif kind == "execution_cached":
                 done.update(data.get("nodes", []))
-            bar.n = min(len(done), len(prompt))
+            now = len(done)
             if kind == "progress" and data.get("max"):
-                bar.n = min(len(prompt), bar.n - 1 + data["value"] / data["max"])
-            bar.refresh()
+                now += data["value"] / data["max"] - 1
+            bar.update(max(0.0, min(now, len(prompt)) - bar.n))
 
         outputs = server.run(prompt, on_event)
-        bar.n = len(prompt)
+        bar.update(len(prompt) - bar.n)
     return outputs
 
 

@@ -72,11 +72,14 @@ class ComfyModel:
         for i in range(0, len(tokens), _BATCH):
             part = tokens[i : i + _BATCH]
             joined = {name: [chunk for t in part for chunk in t[name]] for name in part[0]}
-            contexts += _detached(self.clip.encode_from_tokens(joined))[0].split(CHUNK)
+            with torch.inference_mode():
+                encoded = self.clip.encode_from_tokens(joined)
+            contexts += _detached(encoded)[0].split(CHUNK)
         return [EncodedPrompt(p, token_ids(t), c) for p, t, c in zip(prompts, tokens, contexts)]
 
     def _encode_one(self, prompt: str, tokens: Any) -> EncodedPrompt:
-        context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
+        with torch.inference_mode():
+            context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
         return EncodedPrompt(
             prompt, token_ids(tokens), _detached(context)[0], None if pooled is None else _detached(pooled)
         )
@@ -142,7 +145,8 @@ class ComfyModel:
 
     def encode_images(self, vae: Any, images: torch.Tensor) -> torch.Tensor:
         """IMAGE (B, H, W, 3) in 0..1 -> latents (B, C, H/8, W/8) in the model's scale, on the CPU."""
-        latents = vae.encode(images[..., :3])
+        with torch.inference_mode():
+            latents = vae.encode(images[..., :3])
         return _detached(self.patcher.model.process_latent_in(latents))
 
     def denoise(self, x: torch.Tensor, sigma: torch.Tensor, prompts: Iterable[EncodedPrompt]) -> torch.Tensor:

@@ -63,7 +63,8 @@ class Moments:
 
     @classmethod
     def empty(cls, dim: int) -> Moments:
-        return cls(*(torch.zeros(dim, dim, dtype=torch.float64) for _ in range(4)))
+        cc, tc, tt, pp = torch.zeros(4, dim, dim, dtype=torch.float64)
+        return cls(cc, tc, tt, pp)
 
     def add_pair(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Adds rows of a prompt (n, dim) and where each should go."""
@@ -79,8 +80,14 @@ class Moments:
         self.preserved += len(rows)
 
     def __add__(self, other: Moments) -> Moments:
-        pairs = ((self.cc, other.cc), (self.tc, other.tc), (self.tt, other.tt), (self.pp, other.pp))
-        return Moments(*(a + b for a, b in pairs), self.sources + other.sources, self.preserved + other.preserved)
+        return Moments(
+            self.cc + other.cc,
+            self.tc + other.tc,
+            self.tt + other.tt,
+            self.pp + other.pp,
+            self.sources + other.sources,
+            self.preserved + other.preserved,
+        )
 
     def second_moment(self, ridge: float, preserve_weight: float) -> torch.Tensor:
         """M = lambda I + C^T C / n + w P^T P / p, lambda relative to the mean eigenvalue of the rest."""

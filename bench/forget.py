@@ -47,18 +47,18 @@ def methods(best_rate: float) -> dict[str, tuple[Method, Callable[[str], list[st
         "closed form, synonyms listed": (closed_form(other_concepts, synonyms=True), other_concepts),
         "closed form, half preserved (the other half measured)": (closed_form(half_of), other_half_of),
         "re-steering": (resteering(other_concepts), other_concepts),
-        "re-steering, no preservation": (resteering(other_concepts, preservation=0.0), other_concepts),
-        "re-steering, 150 steps, stop at a fifth of the attention": (
-            resteering(other_concepts, steps=150, target_mass=0.2),
-            other_concepts,
-        ),
-        "published loop, published setting (whole UNet, 35 x 2e-6)": (published(), other_concepts),
         f"published loop, best single setting (whole UNet, 35 x {best_rate:g})": (
             published(learning_rate=best_rate),
             other_concepts,
         ),
-        "zero attention at inference, phrase": (zero_attention("none"), other_concepts),
         "zero attention at inference, phrase and end tokens": (zero_attention("all"), other_concepts),
+        "re-steering, no preservation": (resteering(other_concepts, preservation=0.0), other_concepts),
+        "published loop, published setting (whole UNet, 35 x 2e-6)": (published(), other_concepts),
+        "zero attention at inference, phrase": (zero_attention("none"), other_concepts),
+        "re-steering, 150 steps, stop at a fifth of the attention": (
+            resteering(other_concepts, steps=150, target_mass=0.2),
+            other_concepts,
+        ),
     }
 
 
@@ -81,37 +81,29 @@ def best_published_rate(world: World, concepts: list[str]) -> tuple[float, list[
     return min(scores, key=scores.__getitem__), lines
 
 
-def run(
-    world: World, concepts: list[str], quick: bool, only: str
-) -> tuple[list[dict], dict[str, float], list[str], dict]:
-    rate, search = (
-        best_published_rate(world, concepts[:1] if quick else concepts[::2])
-        if not only or "published" in only
-        else (PUBLISHED_RATES[2], [])
-    )
+def run(world: World, concepts: list[str], rate: float, quick: bool, only: str) -> tuple[list[dict], dict]:
+    """Rows and one picture of every method and concept; an interrupted run returns the rows it has."""
     rows, pictures = [], {}
-    floors = {c: Evaluation(world, c, [], quick).fallback_rate() for c in concepts}
-    for name, (method, kept) in methods(rate).items():
-        if only and only not in name:
-            continue
-        for concept in concepts:
-            others = kept(concept)
-            per_other = 66 // len(others) if name.startswith("closed form") and not quick else 1
-            evaluation = Evaluation(world, concept, others, quick, per_other=per_other)
-            with method(world, concept) as applied:
-                figures = evaluation.measure(applied.model, applied.sampler)
-                pictures[name, concept] = evaluation.first_picture
-            rows.append(
-                {
-                    "method": name,
-                    "concept": concept,
-                    **figures,
-                    "seconds": round(applied.seconds, 2),
-                    "patch_bytes": applied.patch_bytes,
-                }
-            )
-            print(json.dumps(rows[-1]), flush=True)
-    return rows, floors, search, pictures
+    jobs = [(n, m, kept, c) for n, (m, kept) in methods(rate).items() if only in n for c in concepts]
+    try:
+        for name, method, kept, concept in jobs:
+            row, pictures[name, concept] = one_row(world, name, method, concept, kept(concept), quick)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    return rows, pictures
+
+
+def one_row(
+    world: World, name: str, method: Method, concept: str, others: list[str], quick: bool
+) -> tuple[dict, torch.Tensor]:
+    per_other = 66 // len(others) if name.startswith("closed form") and not quick else 1
+    evaluation = Evaluation(world, concept, others, quick, per_other=per_other)
+    with method(world, concept) as applied:
+        figures = evaluation.measure(applied.model, applied.sampler)
+    cost = {"seconds": round(applied.seconds, 2), "patch_bytes": applied.patch_bytes}
+    return {"method": name, "concept": concept, **figures, **cost}, evaluation.first_picture
 
 
 def table(rows: list[dict]) -> str:
@@ -152,7 +144,8 @@ The search for the published loop's best single setting (quick evaluation on som
 ![one picture per method and concept](forget.png)
 """
     (RESULTS / "forget.md").write_text(text)
-    names, concepts = list(dict.fromkeys(n for n, _ in pictures)), list(dict.fromkeys(c for _, c in pictures))
+    concepts = list(dict.fromkeys(c for _, c in pictures))
+    names = [n for n in dict.fromkeys(n for n, _ in pictures) if all((n, c) in pictures for c in concepts)]
     before = [world.sample(Evaluation(world, c, []).target)[:1] for c in concepts]
     images = torch.cat(before + [pictures[n, c] for n in names for c in concepts])
     grid_page(images, ["before", *(n[:36] for n in names)], concepts, cell=96, left=240).save(RESULTS / "forget.png")
@@ -163,10 +156,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a quarter of the pictures; writes no results page")
     parser.add_argument("--concepts", default=",".join(CONCEPTS))
     parser.add_argument("--only", default="", help="methods whose name holds this text")
+    parser.add_argument(
+        "--published-rate", type=float, help="skip the search for the published loop's best learning rate"
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     world, concepts = World(), [c.strip() for c in args.concepts.split(",")]
-    rows, floors, search, pictures = run(world, concepts, args.quick, args.only)
+    rate, search = args.published_rate, []
+    if rate is None:
+        rate, search = best_published_rate(world, concepts[:1] if args.quick else concepts[::2])
+    floors = {c: Evaluation(world, c, [], args.quick).fallback_rate() for c in concepts}
+    rows, pictures = run(world, concepts, rate, args.quick, args.only)
     print(table(rows))
     print("floor:", floors)
     if args.json:

@@ -45,7 +45,7 @@ def picture_before(server):
 
 
 def same_picture_now(server, wanted) -> bool:
-    """The cached MODEL of the session, which the failed node had in hands, still draws what it drew."""
+    """The cached MODEL, which the failed node had in hands, still draws what it drew."""
     prompt = uncached(sampled("a", ["mini", 0], ZEBRA)) | miniature()
     outputs = server.run(prompt)
     name = next(k for k, n in prompt.items() if n["class_type"] == "PreviewImage")

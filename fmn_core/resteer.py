@@ -24,7 +24,7 @@ TRAIN_CHOICES = (*PROJECTIONS, "whole UNet")
 AUTO_RATE = 0.0
 PUBLISHED_RATE = 2e-6  # of full weights, for Stable Diffusion
 SMALL_MODEL_RATE = 1e-2  # of factors, measured on models with a conditioning narrower than SD's
-# On the miniature, five times as much forgets nothing, and none at all loses the other concepts.
+# On the miniature, fifty times as much forgets nothing, and none at all loses the other concepts.
 PRESERVATION_SCALE = 0.2
 LOSS_FORMS = ("paper", "released code")
 

@@ -1,7 +1,7 @@
 """Trains the image tower that goes with the text encoder: python -m mini_sd.train_clip (resumes from clip.ckpt).
 
-Contrastive, as CLIP, with the text encoder of the trained UNet frozen: pictures and captions of the same concept and
-style come together in one space. Only the image tower and the text projection are trained.
+Contrastive, as CLIP, with the shipped text encoder frozen: pictures and captions of the same concept and style come
+together in one space. Only the image tower and the text projection are trained.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mini_sd import captions
+from mini_sd import captions, comfy_host
 from mini_sd.concepts import CONCEPTS, STYLE_NAMES, STYLES, caption_of
+from mini_sd.export_diffusers import load_parts
 from mini_sd.judge import downsampling_blocks
 from mini_sd.train_judge import augment
 from mini_sd.train_unet import build_text_encoder
@@ -48,6 +49,17 @@ def contrastive_loss(tower: ImageTower, images: torch.Tensor, pooled: torch.Tens
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+def shipped_text_encoder() -> nn.Module:
+    """The miniature's text encoder over its compact vocabulary, in evaluation mode."""
+    stored = load_parts()["text"]
+    text = build_text_encoder().eval()
+    rows = torch.cat([torch.zeros_like(stored["vocabulary.weight"][:1]), stored["vocabulary.weight"]])
+    known = {k.removeprefix("text_model."): k for k in text.state_dict()}
+    state = {known[n]: v for k, v in stored.items() if (n := k.removeprefix("text_model.")) in known}
+    text.load_state_dict(state | {known["embeddings.token_embedding.weight"]: rows}, strict=False)
+    return text
+
+
 @torch.no_grad()
 def pooled_texts(text: nn.Module, rows: torch.Tensor) -> torch.Tensor:
     """The end token's embedding of each caption, as CLIP pools."""
@@ -58,12 +70,11 @@ def pooled_texts(text: nn.Module, rows: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     args = arguments(__doc__, steps=600, batch=48, lr=2e-3)
+    comfy_host.activate(cpu=args.device == "cpu")
     torch.manual_seed(args.seed)
     images, names, sets = load_art(args.data)
     art = concept_art(names, sets, STYLES)
-    text = build_text_encoder().to(args.device).eval()
-    state = torch.load(args.data / "unet.ckpt", map_location=args.device, weights_only=True)
-    text.load_state_dict(state["emas"]["text"])
+    text = shipped_text_encoder().to(args.device)
     tower = ImageTower().to(args.device).train()
     run = Run("clip", args, {"clip": tower}, torch.optim.AdamW(tower.parameters(), lr=args.lr, weight_decay=0.02))
     while run.step < args.steps:

@@ -11,7 +11,7 @@ from .attention_map import to_grid
 from .errors import ForgetError
 from .hooks import attention_probe
 from .layers import choose_layers
-from .masks import feather, grow, otsu_threshold
+from .mask_shapes import feather, grow, otsu_threshold
 from .model import CrossAttention, ForgetModel
 from .tokens import EncodedPrompt
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from ..fmn_core.errors import ForgetError
-from ..fmn_core.masks import box_mask, ellipse_mask, feather
+from ..fmn_core.mask_shapes import box_mask, ellipse_mask, feather
 from . import host
 from .api import CATEGORY, io
 from .mask_overlay import check_images, mask_overlay

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..fmn_core.errors import ForgetError
 from .api import CATEGORY, io
+from .chunk_memory import encoded_chunks
 from .comfy_model import token_ids
 
 TOKENS_KEY = "fmn_tokens"
@@ -32,5 +33,8 @@ class EncodePrompt(io.ComfyNode):
         if clip is None:
             raise ForgetError("Expected a CLIP, got none. Connect the CLIP output of the loader that gave the MODEL.")
         tokens = clip.tokenize(text)
-        conditioning = clip.encode_from_tokens_scheduled(tokens, add_dict={TOKENS_KEY: token_ids(tokens)})
+        ids = token_ids(tokens)
+        conditioning = clip.encode_from_tokens_scheduled(tokens, add_dict={TOKENS_KEY: ids})
+        for context, _ in conditioning:
+            encoded_chunks.remember(context[0], ids)
         return io.NodeOutput(conditioning)

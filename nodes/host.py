@@ -188,27 +188,40 @@ def attention_blocks(patcher: Any) -> list[tuple[str, int, int]]:
     return blocks
 
 
-def wrap_sampling(patcher: Any, key: str, around_sampling: Any, around_unet: Any) -> None:
-    """Runs one function around every sampling with this MODEL, and one around every UNet call in it."""
+def wrap_sampling(patcher: Any, key: str, around_sampling: Any, around_unet: Any, around_conds: Any = None) -> None:
+    """Runs one function around every sampling with this MODEL, one around every UNet call in it, and, if wanted, one
+    around the evaluation of all conditionings of a step."""
     wrappers = comfy.patcher_extension.WrappersMP
     patcher.add_wrapper_with_key(wrappers.OUTER_SAMPLE, key, around_sampling)
     patcher.add_wrapper_with_key(wrappers.DIFFUSION_MODEL, key, around_unet)
+    if around_conds is not None:
+        patcher.add_wrapper_with_key(wrappers.CALC_COND_BATCH, key, around_conds)
 
 
-def replace_attention(patcher: Any, block: tuple[str, int, int], function: Any) -> None:
-    """Replaces one attn2 layer; raises ForgetError when another node already did, because only one can."""
-    options = patcher.model_options.get("transformer_options", {})
-    taken = options.get("patches_replace", {}).get("attn2", {})
-    if block in taken or block[:2] in taken:
-        raise ForgetError(
-            "Expected attn2 layers that no other node replaces, got one that is taken. Switch `renormalise` off, or remove that node."
-        )
-    patcher.set_model_attn2_replace(function, *block)
+@contextlib.contextmanager
+def replaced_attention(options: dict[str, Any], blocks: Any, replacement: Any, patch: Any):
+    """Replaces attn2 layers for one UNet call, on top of whatever other nodes put there, in whatever order.
+
+    `replacement(before)` makes the function of a block from the replacement that is there already, or None. `patch`
+    runs after all attn2 patches. Both are gone from the call's transformer_options afterwards.
+    """
+    before = {name: options.get(name) for name in ("patches", "patches_replace")}
+    patches, replaced = before["patches"] or {}, before["patches_replace"] or {}
+    attn2 = replaced.get("attn2", {})
+    ours = {block: replacement(attn2.get(block, attn2.get(block[:2]))) for block in blocks}
+    options["patches"] = {**patches, "attn2_patch": [*patches.get("attn2_patch", []), patch]}
+    options["patches_replace"] = {**replaced, "attn2": {**attn2, **ours}}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            options.pop(name) if value is None else options.update({name: value})
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict[str, Any]) -> torch.Tensor:
     """The host's own attention with the backend the user chose."""
-    return optimized_attention(q, k, v, extra_options["n_heads"], attn_precision=extra_options.get("attn_precision"))
+    heads, precision = extra_options["n_heads"], extra_options.get("attn_precision")
+    return optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=extra_options)
 
 
 def latent_preview(patcher: Any, x0: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -1,13 +1,12 @@
-"""Forward hooks that read attention and inject trainable factors, in any host, without touching its weights."""
+"""Forward hooks that read and change attention in any host, and gradient checkpointing, without touching weights."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
-from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .attention import attention_probabilities
 from .model import CrossAttention
@@ -45,44 +44,41 @@ def attention_probe(
             handle.remove()
 
 
-class LowRank(torch.nn.Module):
-    """Trainable factors beside a linear or convolutional layer: out += alpha / rank * up(down(in)), alpha = rank.
+@contextlib.contextmanager
+def scaled_columns(layers: list[CrossAttention], weight: torch.Tensor) -> Iterator[None]:
+    """Zero attention on columns of every layer: v_i *= 1 - s_i, which equals A[:, i] *= 1 - s_i as to_v has no bias.
 
-    `down` starts uniform as in LoRA, drawn from `generator`; `up` starts at zero, so training starts from the model.
+    `weight`: strength s of each column, (B, tokens).
     """
 
-    def __init__(self, layer: Any, rank: int, generator: torch.Generator, device: torch.device):
-        super().__init__()
-        weight = layer.weight
-        self.convolution: dict[str, Any] = {}
-        kernel: tuple[int, ...] = ()
-        if weight.ndim == 4:
-            kernel = tuple(weight.shape[2:])
-            self.convolution = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
-        bound = (weight.shape[1:].numel()) ** -0.5
-        down = (torch.rand(rank, *weight.shape[1:], generator=generator) * 2 - 1) * bound
-        self.down = torch.nn.Parameter(down.to(device))
-        self.up = torch.nn.Parameter(torch.zeros(weight.shape[0], rank, *(1 for _ in kernel), device=device))
+    def scale(module, inputs, output):
+        return output * (1 - weight[..., None]).to(output)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.to(self.down.dtype)
-        if self.convolution:
-            return F.conv2d(F.conv2d(x, self.down, **self.convolution), self.up)
-        return F.linear(F.linear(x, self.down), self.up)
-
-
-@contextlib.contextmanager
-def injected(layers: dict[str, torch.nn.Module], factors: dict[str, LowRank]) -> Iterator[None]:
-    """Adds the factors' output to their layers' output while the context lasts."""
-    handles = []
-
-    def add(factor: LowRank):
-        return lambda module, inputs, output: output + factor(inputs[0]).to(output.dtype)
-
+    handles = [layer.projections["to_v"].register_forward_hook(scale) for layer in layers]
     try:
-        for name, factor in factors.items():
-            handles.append(layers[name].register_forward_hook(add(factor)))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def checkpointed(blocks: list[torch.nn.Module]) -> Iterator[None]:
+    """Gradient checkpointing: blocks keep their inputs only and run again on the way back; less memory, more time.
+
+    Hooks inside a block run again too; what they handed out in the first run stays part of the graph.
+    """
+
+    def wrapped(forward: Callable):
+        return lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    before = {block: block.__dict__.get("forward") for block in blocks}
+    try:
+        for block in blocks:
+            block.forward = wrapped(block.forward)
+        yield
+    finally:
+        for block, forward in before.items():
+            block.__dict__.pop("forward", None)
+            if forward is not None:
+                block.forward = forward

@@ -15,10 +15,9 @@ from torch.nn import functional as F
 
 from mini_sd import captions, comfy_host
 from mini_sd.concepts import CONCEPTS, STYLE_NAMES, STYLES, caption_of
-from mini_sd.export_diffusers import load_parts
 from mini_sd.judge import downsampling_blocks
 from mini_sd.train_judge import augment
-from mini_sd.train_unet import build_text_encoder
+from mini_sd.train_unet import shipped_text_encoder
 from mini_sd.training import CONFIG, Run, arguments, concept_art, generators, load_art, to_tensor
 
 
@@ -47,17 +46,6 @@ def contrastive_loss(tower: ImageTower, images: torch.Tensor, pooled: torch.Tens
     logits = tower.logit_scale.exp().clamp(max=100) * tower(images) @ tower.text(pooled).T
     target = same / same.sum(1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-
-def shipped_text_encoder() -> nn.Module:
-    """The miniature's text encoder over its compact vocabulary, in evaluation mode."""
-    stored = load_parts()["text"]
-    text = build_text_encoder().eval()
-    rows = torch.cat([torch.zeros_like(stored["vocabulary.weight"][:1]), stored["vocabulary.weight"]])
-    known = {k.removeprefix("text_model."): k for k in text.state_dict()}
-    state = {known[n]: v for k, v in stored.items() if (n := k.removeprefix("text_model.")) in known}
-    text.load_state_dict(state | {known["embeddings.token_embedding.weight"]: rows}, strict=False)
-    return text
 
 
 @torch.no_grad()

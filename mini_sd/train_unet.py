@@ -1,8 +1,9 @@
 """Trains UNet and text encoder together: python -m mini_sd.train_unet (resumes from out/mini_sd/unet.ckpt).
 
-A second, short stage with --settle teaches one thing to draw where a caption names no object.
+A second, short stage with --settle teaches one thing to draw where a caption names no object. With --shipped, training
+starts from the shipped weights and leaves the text encoder alone.
 
-v-prediction with zero terminal SNR on the latents of the trained VAE (out/mini_sd/vae.ckpt).
+v-prediction with zero terminal SNR on the latents of the trained VAE (out/mini_sd/vae.ckpt, or the shipped one).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 
 from mini_sd import captions, comfy_host
 from mini_sd.concepts import CONCEPTS, FALLBACK, STYLE_NAMES, STYLES, caption
+from mini_sd.export_diffusers import load_parts
 from mini_sd.training import CONFIG, Run, arguments, concept_art, generators, load_art, to_tensor
 
 UNKNOWN_WORD_SHARE = 0.1
@@ -56,6 +58,40 @@ def build_text_encoder() -> torch.nn.Module:
     return model
 
 
+def shipped_text_encoder() -> torch.nn.Module:
+    """The miniature's text encoder over its compact vocabulary, in evaluation mode."""
+    stored = load_parts()["text"]
+    text = build_text_encoder().eval()
+    rows = torch.cat([torch.zeros_like(stored["vocabulary.weight"][:1]), stored["vocabulary.weight"]])
+    known = {k.removeprefix("text_model."): k for k in text.state_dict()}
+    state = {known[n]: v for k, v in stored.items() if (n := k.removeprefix("text_model.")) in known}
+    text.load_state_dict(state | {known["embeddings.token_embedding.weight"]: rows}, strict=False)
+    return text.requires_grad_(False)
+
+
+def load_vae(args) -> torch.nn.Module:
+    """The trained autoencoder, or the shipped one where there is no checkpoint."""
+    from mini_sd.networks import build_vae
+
+    vae, path = build_vae().to(args.device), args.data / "vae.ckpt"
+    if path.exists():
+        vae.load_state_dict(torch.load(path, map_location=args.device, weights_only=True)["emas"]["vae"])
+    else:
+        vae.load_state_dict(load_parts()["vae"])
+    return vae.eval()
+
+
+def networks(args) -> dict[str, torch.nn.Module]:
+    """UNet and text encoder, new, or with --shipped the shipped ones with the text encoder frozen."""
+    from mini_sd.networks import build_unet
+
+    unet = build_unet()
+    if args.shipped:
+        unet.load_state_dict(load_parts()["unet"])
+    text = shipped_text_encoder() if args.shipped else build_text_encoder()
+    return {"unet": unet.to(args.device, memory_format=torch.channels_last), "text": text.to(args.device)}
+
+
 def text_batch(items: list[tuple[int, int, int]], step_seed: int, rng, settled: bool) -> torch.Tensor:
     """Compact token rows (B, 77) of one drawn caption per item."""
     draw = random.Random(step_seed)
@@ -79,24 +115,26 @@ def v_loss(unet, text, x0: torch.Tensor, tokens: torch.Tensor, abar: torch.Tenso
 
 
 def main() -> None:
-    args = arguments(__doc__, steps=3300, batch=32, lr=1e-3, settle="second stage, see above")
+    args = arguments(
+        __doc__,
+        steps=3300,
+        batch=32,
+        lr=1e-3,
+        settle="second stage, see above",
+        shipped="start from the shipped weights",
+    )
     comfy_host.activate(cpu=args.device == "cpu")
-    from mini_sd.networks import build_unet, build_vae
-
     torch.manual_seed(args.seed)
     images, names, sets = load_art(args.data)
     art = concept_art(names, sets, STYLES)
     distinct = len(art)
     if args.settle:
         art += 3 * [item for item in art if CONCEPTS[item[1]].name == FALLBACK]
-    vae = build_vae().to(args.device)
-    vae.load_state_dict(torch.load(args.data / "vae.ckpt", map_location=args.device, weights_only=True)["emas"]["vae"])
-    latents = encode_art(vae.eval(), images[[i for i, _, _ in art]], args.device)
+    latents = encode_art(load_vae(args), images[[i for i, _, _ in art]], args.device)
     latents = latents / latents[:distinct].std()
-    unet = build_unet().to(args.device, memory_format=torch.channels_last)
-    text = build_text_encoder().to(args.device)
-    optimiser = torch.optim.AdamW([*unet.parameters(), *text.parameters()], lr=args.lr, weight_decay=0.01)
-    run = Run("unet", args, {"unet": unet, "text": text}, optimiser)
+    nets = networks(args)
+    trained = [p for m in nets.values() for p in m.parameters() if p.requires_grad]
+    run = Run("unet", args, nets, torch.optim.AdamW(trained, lr=args.lr, weight_decay=0.01))
     abar, losses = alphas_cumprod(), []
     while run.step < args.steps:
         gen, rng = generators(args.seed, run.step)
@@ -105,7 +143,7 @@ def main() -> None:
         picked = [(run.step * args.batch + k) % len(art) for k in range(args.batch)]
         items = [int(order[k]) for k in picked]
         tokens = text_batch([art[k] for k in items], args.seed * 1_000_003 + run.step, rng, args.settle)
-        loss = v_loss(unet, text, latents[items], tokens, abar, gen)
+        loss = v_loss(nets["unet"], nets["text"], latents[items], tokens, abar, gen)
         run.descend(loss)
         losses.append(loss.item())
         if run.step % 50 == 0:

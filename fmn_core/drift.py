@@ -1,0 +1,42 @@
+"""Drift monitor: how far the model's predictions for preserve prompts have moved."""
+
+from __future__ import annotations
+
+import torch
+
+from .model import ForgetModel
+from .tokens import EncodedPrompt
+
+# Where along the training timesteps to look: composition is decided at high noise.
+LEVELS = (0.5, 0.8)
+PROMPTS = 4
+
+
+class DriftMonitor:
+    """MSE of the denoised prediction of preserve prompts, same noise, relative to the prediction's own variance.
+
+    `size`: (C, h, w) of the latents. The prediction of the model as it is when the monitor is made is the reference.
+    """
+
+    def __init__(self, model: ForgetModel, prompts: list[EncodedPrompt], size: tuple[int, int, int], seed: int = 0):
+        self.model = model
+        chosen = prompts[:: max(1, len(prompts) // PROMPTS)][:PROMPTS]
+        sigmas = model.sigmas()
+        self.prompts = [p for p in chosen for _ in LEVELS]
+        self.sigma = torch.stack([sigmas[int(level * (len(sigmas) - 1))] for _ in chosen for level in LEVELS])
+        noise = torch.randn(len(self.prompts), *size, generator=torch.Generator().manual_seed(seed))
+        self.x = noise * (1 + self.sigma**2).sqrt().view(-1, 1, 1, 1)
+        self.reference = self._predict()
+        self.variance = self.reference.var().clamp_min(1e-12)
+
+    @torch.no_grad()
+    def _predict(self) -> torch.Tensor:
+        device, parts = self.model.device, []
+        for i in range(len(self.prompts)):
+            x, sigma = self.x[i : i + 1].to(device), self.sigma[i : i + 1].to(device)
+            parts.append(self.model.denoise(x, sigma, [self.prompts[i]]).float().cpu())
+        return torch.cat(parts)
+
+    def __call__(self) -> float:
+        """The drift now: 0 is unmoved, 1 as far as unrelated predictions."""
+        return float(((self._predict() - self.reference) ** 2).mean() / self.variance)

@@ -1,0 +1,57 @@
+"""The losses of Forget-Me-Not, and the preservation term."""
+
+from __future__ import annotations
+
+import torch
+
+from .model import ForgetModel
+from .trainable import Trainable
+
+LOSS_FORMS = ("paper", "released code")
+VISUAL_WEIGHTINGS = ("min-SNR", "uniform")
+MIN_SNR_GAMMA = 5.0
+
+
+def attention_loss(columns: list[torch.Tensor], form: str) -> torch.Tensor:
+    """L_attn over the concept's columns A_k[:, I] of all layers, each (..., pixels, |I|).
+
+    "paper": sum_k sum a^2 (eq. 7, Algorithm 1). "released code": one un-squared norm over all layers.
+    """
+    total = torch.stack([(a**2).sum() for a in columns]).sum()
+    return total if form == "paper" else total.clamp_min(1e-20).sqrt()
+
+
+def visual_loss(predicted: torch.Tensor, wanted: torch.Tensor, sigma: torch.Tensor, weighting: str) -> torch.Tensor:
+    """L_vis = MSE(x^0, x~0) (eq. 8 and 9) on the model's prediction of x0, whatever its parameterisation.
+
+    predicted, wanted: (B, C, h, w); sigma (B,). For eps-prediction the error of x0 grows as sigma: "min-SNR" weights by
+    min(1 / sigma^2, 5) / 5 (Hang et al., Efficient Diffusion Training via Min-SNR), "uniform" does not.
+    """
+    error = ((predicted - wanted) ** 2).mean((1, 2, 3))
+    if weighting == "min-SNR":
+        error = error * (sigma**-2).clamp(max=MIN_SNR_GAMMA) / MIN_SNR_GAMMA
+    return error.mean()
+
+
+class Preservation:
+    """|(W' - W) P^T|^2 / |W P^T|^2, mean over the trained keys and values."""
+
+    def __init__(self, model: ForgetModel, trained: dict[str, Trainable], preserve: torch.Tensor):
+        rows = preserve.double()
+        self.moment = (rows.T @ rows / len(rows)).float().to(model.device)
+        self.terms = []
+        for layer in model.cross_attention():
+            for projection in ("to_k", "to_v"):
+                part = trained.get(f"{layer.name}.{projection}")
+                if part is not None:
+                    w = model.weight(layer.name, projection).to(model.device)
+                    self.terms.append((part, ((w @ self.moment) * w).sum()))
+
+    def __call__(self) -> torch.Tensor:
+        if not self.terms:
+            return torch.zeros(())
+        parts = []
+        for part, scale in self.terms:
+            delta = part.matrix()
+            parts.append(((delta @ self.moment) * delta).sum() / scale)
+        return torch.stack(parts).mean()

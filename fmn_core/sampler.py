@@ -1,0 +1,33 @@
+"""A plain sampler over the protocol, for pictures that the method needs of the model itself."""
+
+from __future__ import annotations
+
+import torch
+
+from .model import ForgetModel
+from .tokens import EncodedPrompt
+
+
+def schedule(sigmas: torch.Tensor, steps: int) -> torch.Tensor:
+    """Noise levels (steps + 1,), evenly spaced over the training timesteps, highest first, ending in 0."""
+    chosen = [sigmas[len(sigmas) - 1 - int(k * len(sigmas) / steps)] for k in range(steps)]
+    return torch.stack([*chosen, torch.zeros_like(sigmas[0])])
+
+
+@torch.no_grad()
+def sample(
+    model: ForgetModel, prompts: list[EncodedPrompt], empty: EncodedPrompt, noise: torch.Tensor, steps: int, guidance: float
+) -> torch.Tensor:
+    """Euler's method with classifier-free guidance: noise (B, C, h, w) of unit variance -> latents, on the CPU.
+
+    One UNet call a step holds the prompts in its first half and the empty prompt in its second. Source: Karras et al.,
+    Elucidating the Design Space of Diffusion-Based Generative Models, algorithm 2 without churn.
+    """
+    sigmas = schedule(model.sigmas(), steps).to(model.device)
+    x = noise.to(model.device) * (1 + sigmas[0] ** 2).sqrt()
+    both = [*prompts, *[empty] * len(prompts)]
+    for sigma, following in zip(sigmas[:-1], sigmas[1:]):
+        positive, negative = model.denoise(torch.cat([x, x]), sigma.expand(2 * len(x)), both).float().chunk(2)
+        x0 = negative + guidance * (positive - negative)
+        x = x0 + (x - x0) * (following / sigma)
+    return x.cpu()

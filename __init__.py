@@ -7,13 +7,24 @@ except ImportError:
 
 from .nodes.apply_patch import ApplyForgetPatch
 from .nodes.attention_map import ConceptAttentionMap
+from .nodes.attention_mask import AttentionMask
 from .nodes.encode_prompt import EncodePrompt
+from .nodes.face_mask import FaceMask
 from .nodes.miniature import LoadMiniature
 from .nodes.train_patch import TrainForgetPatch
 from .nodes.zero_attention import ZeroConceptAttention
 
 WEB_DIRECTORY = "./js"
-NODES = [LoadMiniature, EncodePrompt, ZeroConceptAttention, TrainForgetPatch, ApplyForgetPatch, ConceptAttentionMap]
+NODES = [
+    LoadMiniature,
+    EncodePrompt,
+    ZeroConceptAttention,
+    TrainForgetPatch,
+    ApplyForgetPatch,
+    ConceptAttentionMap,
+    AttentionMask,
+    FaceMask,
+]
 
 
 class ForgetMeNot(ComfyExtension):

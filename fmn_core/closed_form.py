@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from .concept import Concept
+from .concept import Concept, Name, name_tokens
 from .errors import ForgetError
 from .factors import weighted_range
 from .model import ForgetModel
 from .patch import Factors, ForgetPatch, fingerprint, kohya_name
-from .preserve import preserve_groups
+from .preserve import IMAGINED_WORDS, encode_imagined, preserve_groups
 from .tokens import EncodedPrompt, concept_columns
 
 PROJECTIONS = {"values": ("to_v",), "keys and values": ("to_k", "to_v")}
@@ -34,7 +34,7 @@ class ClosedFormSettings:
     `ridge`: lambda relative to the mean eigenvalue of the system. `preserve_weight`: weight of the preserve prompts'
     mean second moment against the concept's. `preservation`: how much drift counts when these two are chosen, 1 = as
     measured to be balanced. `preserve_prompts`: prompts, and names of up to three words, which go through the templates
-    too. `rank`: upper bound; `tolerance`: energy that may be left behind.
+    too. `rank`: upper bound; `tolerance`: energy that may be left behind. `imagined_words`: see preserve.imagined_words.
     """
 
     train: str = "values"
@@ -45,6 +45,7 @@ class ClosedFormSettings:
     tolerance: float = 1e-4
     preserve_prompts: list[str] = field(default_factory=list)
     use_everyday_captions: bool = True
+    imagined_words: int = IMAGINED_WORDS
 
 
 @dataclass
@@ -140,48 +141,66 @@ def ablated_pair(
     return torch.stack(source), torch.stack(target)
 
 
-def collect_moments(model: ForgetModel, concepts: list[Concept], preserve: list[list[str]]) -> tuple[Moments, Moments]:
-    """Encodes every template with and without the phrase, and the groups of prompts to preserve.
+@dataclass
+class Pair:
+    """A prompt that names the concept, and the same prompt without the name."""
+
+    name: Name
+    full: str
+    ablated: str
+    template: int
+
+
+def template_pairs(concepts: list[Concept]) -> list[Pair]:
+    """Every name of every concept in each of its templates."""
+    return [
+        Pair(name, template.format(name.text), " ".join(template.format(" ").split()), number)
+        for concept in concepts
+        for name in concept.names()
+        for number, template in enumerate(concept.templates)
+    ]
+
+
+def collect_moments(
+    model: ForgetModel, concepts: list[Concept], preserve: list[list[str]], imagined: int = 0
+) -> tuple[Moments, Moments]:
+    """Encodes every template with and without the concept, the groups of prompts to preserve, and imagined words.
 
     Returns the moments of one half of the templates and preserve groups, and of the other half; a single template is
     in both. Raises ForgetError when a phrase is not found in its own prompt, or does not fit into one chunk.
     """
-    pairs = [
-        (phrase, template.format(phrase), " ".join(template.format(" ").split()), number)
-        for concept in concepts
-        for phrase in concept.phrases
-        for number, template in enumerate(concept.templates)
-    ]
+    pairs = template_pairs(concepts)
     # The ablated prompts are where the model falls back to: they must stay what they are.
-    fallbacks = dict.fromkeys(ablated for _, _, ablated, _ in pairs)
+    fallbacks = dict.fromkeys(pair.ablated for pair in pairs)
     half_of = {text: n % 2 for n, text in enumerate(fallbacks)}
     for n, group in enumerate(preserve):
         half_of |= {text: n % 2 for text in group if text not in half_of}
-    texts = list(dict.fromkeys([*half_of, *(full for _, full, _, _ in pairs)]))
-    encoded = dict(zip(texts, model.encode(texts)))
-    halves = tuple(Moments.empty(encoded[texts[0]].context.shape[1]) for _ in range(2))
-    single = max(number for _, _, _, number in pairs) == 0
-    for phrase, full, ablated, number in pairs:
-        columns = phrase_columns(model, encoded[full], phrase)
-        source, target = ablated_pair(encoded[full], encoded[ablated], columns)
-        for half in halves if single else (halves[number % 2],):
+    kept = dict(zip(half_of, model.encode(list(half_of))))
+    halves = tuple(Moments.empty(kept[pairs[0].ablated].context.shape[1]) for _ in range(2))
+    single = max(pair.template for pair in pairs) == 0
+    for pair, prompt in zip(pairs, model.encode([p.full for p in pairs], [p.name.word for p in pairs])):
+        source, target = ablated_pair(prompt, kept[pair.ablated], name_columns(model, prompt, pair.name))
+        for half in halves if single else (halves[pair.template % 2],):
             half.add_pair(source, target)
     for text, n in half_of.items():
-        halves[n].add_preserved(encoded[text].context)
+        halves[n].add_preserved(kept[text].context)
+    if imagined:
+        for n, prompt in enumerate(encode_imagined(model, concepts, imagined)):
+            halves[n % 2].add_preserved(prompt.context)
     return halves[0], halves[1]
 
 
-def phrase_columns(model: ForgetModel, prompt: EncodedPrompt, phrase: str) -> list[int]:
-    """The phrase's own columns in a one-chunk prompt; raises ForgetError when there are none or more chunks."""
+def name_columns(model: ForgetModel, prompt: EncodedPrompt, name: Name) -> list[int]:
+    """The name's own columns in a one-chunk prompt; raises ForgetError when there are none or more chunks."""
     if any(len(chunks) != 1 for chunks in prompt.tokens.values()):
         raise ForgetError(
             f"Expected prompts of at most 75 tokens, got a longer one: {prompt.text[:60]!r}... Shorten the phrase or the template."
         )
-    ids = {encoder: [tokens] for encoder, tokens in model.phrase_tokens(phrase).items()}
+    ids = {encoder: [tokens] for encoder, tokens in name_tokens(model, name).items()}
     columns = concept_columns(prompt.tokens, ids, model.vocabulary, "none")
     if not columns:
         raise ForgetError(
-            f"Phrase {phrase!r} was not found in the prompt {prompt.text!r}. Put spaces around {{}} in the template."
+            f"Phrase {name.text!r} was not found in the prompt {prompt.text!r}. Put spaces around {{}} in the template."
         )
     return columns
 
@@ -230,7 +249,7 @@ def forget_closed_form(
     started = time.perf_counter()
     tick(0, 4, {})
     preserve = preserve_groups(model, concepts, settings.preserve_prompts, settings.use_everyday_captions)
-    halves = collect_moments(model, concepts, preserve)
+    halves = collect_moments(model, concepts, preserve, settings.imagined_words)
     tick(1, 4, {})
     names = [(layer.name, p) for layer in model.cross_attention() for p in PROJECTIONS[settings.train]]
     weights = {name: model.weight(*name).double() for name in names}

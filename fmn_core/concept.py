@@ -2,46 +2,124 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from .errors import ForgetError
 from .model import ForgetModel
 from .templates import check_templates, default_templates, parse_lines
+from .tokens import END_TOKEN_CHOICES, PLACEHOLDER, Word, vector_id
 
 MAX_PHRASE_TOKENS = 75
 
 
+class Name(NamedTuple):
+    """One way to name a concept in a prompt: words, or PLACEHOLDER with the vectors that stand there."""
+
+    text: str
+    word: Word | None = None
+
+
 @dataclass
 class Concept:
-    """Phrases that all mean the concept (first the name, then synonyms), its kind, and the templates they go into."""
+    """Phrases that all mean the concept (first the name, then synonyms), its kind, and the templates they go into.
+
+    `embedding`: inverted vectors that mean it too, or alone where there are no phrases. `images`: references (N, H, W, 3)
+    in 0..1; `masks`: (N or 1, H, W) in 0..1, where in them the concept is. `end_token`: which end tokens count as the
+    concept's: none, first or all.
+    """
 
     phrases: list[str]
     kind: str = "object"
     templates: list[str] = field(default_factory=list)
+    embedding: Word | None = None
+    images: torch.Tensor | None = None
+    masks: torch.Tensor | None = None
+    end_token: str = "first"
+
+    def names(self) -> list[Name]:
+        """Every phrase, then the inverted embedding."""
+        names = [Name(phrase) for phrase in self.phrases]
+        return [*names, Name(PLACEHOLDER, self.embedding)] if self.embedding is not None else names
 
     def as_dict(self) -> dict[str, Any]:
-        return {"phrases": list(self.phrases), "kind": self.kind}
+        found: dict[str, Any] = {"phrases": list(self.phrases), "kind": self.kind}
+        if self.embedding is not None:
+            found["vectors"] = len(next(iter(self.embedding.values())))
+        return found
+
+    def label(self) -> str:
+        """What to call it in reports."""
+        return ", ".join(self.phrases) or "an inverted concept"
 
 
-def make_concept(model: ForgetModel, phrases: str, kind: str = "object", templates: str = "") -> Concept:
+def name_tokens(model: ForgetModel, name: Name) -> dict[str, list[int]]:
+    """Token ids of a name per text encoder; vectors have negative ids."""
+    if name.word is None:
+        return model.phrase_tokens(name.text)
+    return {encoder: [vector_id(v) for v in vectors] for encoder, vectors in name.word.items()}
+
+
+def concept_from_text(
+    phrases: str, kind: str = "object", templates: str = "", end_token: str = "first", **references: Any
+) -> Concept:
     """Builds a concept from text boxes: one phrase, and one template with `{}`, per line.
 
-    Raises ForgetError on an empty phrase, a phrase with no tokens or of more than 75, an unknown kind, and a template
-    without exactly one `{}`.
+    `references`: embedding, images and masks. Raises ForgetError when there is neither a phrase nor an embedding, and on
+    an unknown kind or end-token choice and a template without exactly one `{}`.
     """
     lines = parse_lines(phrases)
-    if not lines:
+    if not lines and references.get("embedding") is None:
         raise ForgetError("Expected a phrase to forget, got an empty text. Type a word or a name, one per line.")
-    for phrase in lines:
-        longest = max(len(ids) for ids in model.phrase_tokens(phrase).values())
-        if longest == 0:
-            raise ForgetError(
-                f"Expected a phrase of words, got {phrase!r}, which has no tokens. Type a word or a name."
-            )
-        if longest > MAX_PHRASE_TOKENS:
-            raise ForgetError(
-                f"Expected a phrase of at most {MAX_PHRASE_TOKENS} tokens, got {longest}: {phrase[:60]!r}... Shorten it."
-            )
+    if end_token not in END_TOKEN_CHOICES:
+        raise ForgetError(f"Expected end_token to be one of {', '.join(END_TOKEN_CHOICES)}, got {end_token!r}.")
     own = check_templates(parse_lines(templates))
-    return Concept(lines, kind, own or list(default_templates(kind)))
+    return Concept(lines, kind, own or list(default_templates(kind)), end_token=end_token, **references)
+
+
+def check_concepts(model: ForgetModel, concepts: Sequence[Concept]) -> None:
+    """Raises ForgetError on a phrase without tokens or of more than 75, and vectors that do not fit the text encoders."""
+    tables: dict[str, torch.Tensor] = {}
+    for concept in concepts:
+        for phrase in concept.phrases:
+            _check_phrase(model, phrase)
+        if concept.embedding is not None:
+            tables = tables or model.token_embeddings()
+            check_word(concept.embedding, {k: t.shape[1] for k, t in tables.items()})
+
+
+def _check_phrase(model: ForgetModel, phrase: str) -> None:
+    longest = max(len(ids) for ids in model.phrase_tokens(phrase).values())
+    if longest == 0:
+        raise ForgetError(f"Expected a phrase of words, got {phrase!r}, which has no tokens. Type a word or a name.")
+    if longest > MAX_PHRASE_TOKENS:
+        raise ForgetError(
+            f"Expected a phrase of at most {MAX_PHRASE_TOKENS} tokens, got {longest}: {phrase[:60]!r}... Shorten it."
+        )
+
+
+def check_word(word: Word, widths: dict[str, int]) -> None:
+    """Raises ForgetError when vectors are not those of these text encoders, given by their embedding widths."""
+    got = {k: tuple(v.shape) for k, v in word.items()}
+    lengths = {len(v) for v in word.values()}
+    if set(word) != set(widths) or any(v.ndim != 2 or v.shape[1] != widths[k] for k, v in word.items()):
+        raise ForgetError(
+            f"Expected an embedding for the text encoders {widths} (name and width), got {got}. "
+            "Choose an embedding made for this family of models."
+        )
+    if len(lengths) != 1 or not 1 <= max(lengths) <= MAX_PHRASE_TOKENS:
+        raise ForgetError(
+            f"Expected an embedding of 1 to {MAX_PHRASE_TOKENS} vectors, the same for each encoder, got {got}."
+        )
+    if not all(torch.isfinite(v).all() for v in word.values()):
+        raise ForgetError("Expected finite vectors, got NaN or infinity in the embedding. Invert the concept again.")
+
+
+def make_concept(model: ForgetModel, phrases: str, kind: str = "object", templates: str = "", **more: Any) -> Concept:
+    """A concept from text boxes, checked against a model; see concept_from_text and check_concepts."""
+    concept = concept_from_text(phrases, kind, templates, **more)
+    check_concepts(model, [concept])
+    return concept

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from .tokens import EncodedPrompt, Vocabulary
+from .tokens import EncodedPrompt, Vocabulary, Word
 
 
 @dataclass
@@ -37,8 +37,15 @@ class ForgetModel(Protocol):
         """Token ids of a phrase per text encoder, without start, end and padding."""
         ...
 
-    def encode(self, prompts: list[str]) -> list[EncodedPrompt]:
-        """Encodes prompts one by one, with the model's own text encoder, contexts in float32 on the CPU."""
+    def encode(self, prompts: list[str], words: Sequence[Word | None] | None = None) -> list[EncodedPrompt]:
+        """Encodes prompts one by one, with the model's own text encoder, contexts in float32 on the CPU.
+
+        `words[i]` stands wherever prompt i has PLACEHOLDER. Where its vectors want gradients, contexts carry them.
+        """
+        ...
+
+    def token_embeddings(self) -> dict[str, torch.Tensor]:
+        """The table of token embeddings (vocabulary, width) of each text encoder, float32 on the CPU."""
         ...
 
     def cross_attention(self) -> list[CrossAttention]:
@@ -55,6 +62,10 @@ class ForgetModel(Protocol):
 
     def sigmas(self) -> torch.Tensor:
         """Noise level of every training timestep, (T,), increasing."""
+        ...
+
+    def blocks(self) -> list[torch.nn.Module]:
+        """The UNet's residual and transformer blocks: what gradient checkpointing recomputes."""
         ...
 
     def denoise(self, x: torch.Tensor, sigma: torch.Tensor, prompts: Iterable[EncodedPrompt]) -> torch.Tensor:

@@ -1,14 +1,20 @@
-"""What is to be kept: preserve prompts, and names that go through the concept's templates."""
+"""What is to be kept: preserve prompts, names that go through the concept's templates, and imagined words."""
 
 from __future__ import annotations
 
-from .concept import Concept
+import torch
+
+from .concept import Concept, Name
 from .model import ForgetModel
 from .templates import everyday_captions
+from .tokens import PLACEHOLDER, EncodedPrompt
 
 # A preserve line of so many words is a name ("horse", "green apple"), a longer one is a prompt.
 NAME_WORDS = 3
 TEMPLATES_PER_NAME = 8
+# Words that nobody listed are kept too, through words that nobody ever said: see imagined_words.
+IMAGINED_WORDS = 400
+_ROWS_PER_DRAW = 4096
 
 
 def preserve_groups(
@@ -19,14 +25,42 @@ def preserve_groups(
     Lines and captions that name a concept to be forgotten are dropped: they would ask for both. The empty prompt is
     always kept.
     """
-    templates = [t for c in concepts for t in c.templates]
-    chosen = templates[:: max(1, len(templates) // TEMPLATES_PER_NAME)]
+    chosen = spread_templates(concepts)
     captions = everyday_captions() if use_everyday_captions else ()
     groups = [[""]]
     for line in without_concepts(model, concepts, [*lines, *captions]):
         is_name = line in lines and len(line.split()) <= NAME_WORDS
         groups.append([line, *(t.format(line) for t in chosen)] if is_name else [line])
     return groups
+
+
+def spread_templates(concepts: list[Concept]) -> list[str]:
+    """Some of the concepts' templates, spread over all of them."""
+    templates = [t for c in concepts for t in c.templates]
+    return templates[:: max(1, len(templates) // TEMPLATES_PER_NAME)]
+
+
+def imagined_words(model: ForgetModel, count: int, seed: int = 0) -> list[Name]:
+    """Words that do not exist, drawn from the distribution of the vocabulary's embeddings, one vector each.
+
+    A draw is the mean of the table plus a random combination of its rows, which has the table's covariance. Preserving
+    them keeps whatever the edit does narrow, also for words that are in no list. Rows of zeros were never trained and
+    are left out; encoders with one vocabulary share a draw.
+    """
+    tables = model.token_embeddings()
+    generator = torch.Generator().manual_seed(seed)
+    trained = next(iter(tables.values())).abs().sum(1).nonzero().flatten()
+    rows = trained[torch.randperm(len(trained), generator=generator)[:_ROWS_PER_DRAW]]
+    mixture = torch.randn(count, len(rows), generator=generator) / len(rows) ** 0.5
+    draws = {name: t[rows].mean(0) + mixture @ (t[rows] - t[rows].mean(0)) for name, t in tables.items()}
+    return [Name(PLACEHOLDER, {name: d[i : i + 1] for name, d in draws.items()}) for i in range(count)]
+
+
+def encode_imagined(model: ForgetModel, concepts: list[Concept], count: int = IMAGINED_WORDS) -> list[EncodedPrompt]:
+    """Imagined words in the concepts' templates, in turn."""
+    chosen, names = spread_templates(concepts), imagined_words(model, count)
+    texts = [chosen[k % len(chosen)].format(name.text) for k, name in enumerate(names)]
+    return model.encode(texts, [name.word for name in names])
 
 
 def without_concepts(model: ForgetModel, concepts: list[Concept], prompts: list[str]) -> list[str]:

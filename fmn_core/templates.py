@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .errors import ForgetError
 
-KINDS = ("object", "identity", "style")
+KINDS = ("object", "identity", "style", "unsafe")
 _DATA = Path(__file__).resolve().parent / "data"
 
 # The released code has one template per kind, "a photo of X" and "a photo in the style of X"; these come first.
@@ -38,6 +38,15 @@ _OPENINGS = {
         "a painting by {}",
         "an image in the style of {}",
         "{} style",
+        "{}",
+    ),
+    "unsafe": (
+        "a photo of {}",
+        "a picture of {}",
+        "a drawing of {}",
+        "an image with {}",
+        "a painting of {}",
+        "a person, {}",
         "{}",
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 
 import torch
@@ -11,13 +12,17 @@ from .errors import ForgetError
 CHUNK = 77
 # none: the phrase's own tokens; first: and the first end token after the prompt; all: and every end and padding token
 END_TOKEN_CHOICES = ("none", "first", "all")
+# Stands in a prompt's text where vectors stand among its tokens.
+PLACEHOLDER = "<concept>"
+# Vectors that stand for a concept, as textual inversion learns them: (m, width) per text encoder, one m for all.
+Word = dict[str, torch.Tensor]
 
 
 @dataclass
 class EncodedPrompt:
     """A prompt as the model sees it.
 
-    `tokens`: per text encoder, per chunk of 77, the token ids. Textual-inversion vectors have the id -1.
+    `tokens`: per text encoder, per chunk of 77, the token ids. Textual-inversion vectors have negative ids, see vector_id.
     `context`: (chunks * 77, dim) text conditioning; encoders joined on channels, as SDXL does.
     `pooled`: the pooled embedding of the encoder, where the model wants one.
     """
@@ -26,6 +31,11 @@ class EncodedPrompt:
     tokens: dict[str, list[list[int]]]
     context: torch.Tensor
     pooled: torch.Tensor | None = None
+
+
+def vector_id(vector: torch.Tensor) -> int:
+    """A negative token id for a vector that stands in place of a token: equal vectors have equal ids."""
+    return -1 - zlib.crc32(vector.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
 
 
 @dataclass

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.model import CrossAttention
-from ..fmn_core.tokens import CHUNK, EncodedPrompt, Vocabulary, strip_special
+from ..fmn_core.tokens import CHUNK, PLACEHOLDER, EncodedPrompt, Vocabulary, Word, strip_special, vector_id
 from . import host
 
 _BATCH = 16
@@ -56,33 +57,55 @@ class ComfyModel:
         return Vocabulary(first.start_token, first.end_token, {k: t.pad_token for k, t in self._tokenizers.items()})
 
     def tokenize(self, text: str) -> dict[str, list[list[int]]]:
-        """Token ids per encoder and chunk; vectors of an embedding have the id -1."""
+        """Token ids per encoder and chunk; vectors of an embedding have negative ids, see vector_id."""
         return token_ids(self.clip.tokenize(text))
 
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
         return {name: strip_special(chunks, self.vocabulary) for name, chunks in self.tokenize(phrase).items()}
 
-    def encode(self, prompts: list[str]) -> list[EncodedPrompt]:
-        tokens = [self.clip.tokenize(p) for p in prompts]
+    def encode(self, prompts: list[str], words: Sequence[Word | None] | None = None) -> list[EncodedPrompt]:
+        tokens = [self._tokens(p, w) for p, w in zip(prompts, words or [None] * len(prompts))]
+        learned = any(v.requires_grad for w in words or () if w for v in w.values()) and torch.is_grad_enabled()
         single = all(len(chunks) == 1 for t in tokens for chunks in t.values())
         if not single or self._wants_pooled():
-            return [self._encode_one(p, t) for p, t in zip(prompts, tokens)]
+            return [self._encode_one(p, t, learned) for p, t in zip(prompts, tokens)]
         # The host encodes the chunks of a long prompt as a batch and joins them: so one call serves many prompts.
         contexts = []
         for i in range(0, len(tokens), _BATCH):
             part = tokens[i : i + _BATCH]
             joined = {name: [chunk for t in part for chunk in t[name]] for name in part[0]}
-            with torch.inference_mode():
-                encoded = self.clip.encode_from_tokens(joined)
-            contexts += _detached(encoded)[0].split(CHUNK)
+            contexts += self._run_encoder(joined, learned)[0][0].split(CHUNK)
         return [EncodedPrompt(p, token_ids(t), c) for p, t, c in zip(prompts, tokens, contexts)]
 
-    def _encode_one(self, prompt: str, tokens: Any) -> EncodedPrompt:
+    def _encode_one(self, prompt: str, tokens: Any, learned: bool) -> EncodedPrompt:
+        context, pooled = self._run_encoder(tokens, learned)
+        return EncodedPrompt(prompt, token_ids(tokens), context[0], pooled)
+
+    def _run_encoder(self, tokens: Any, learned: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if learned:
+            context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
+            return context.float().cpu(), None if pooled is None else pooled.float().cpu()
         with torch.inference_mode():
             context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
-        return EncodedPrompt(
-            prompt, token_ids(tokens), _detached(context)[0], None if pooled is None else _detached(pooled)
-        )
+        return _detached(context), None if pooled is None else _detached(pooled)
+
+    def _tokens(self, prompt: str, word: Word | None) -> dict[str, list[list[tuple]]]:
+        """The host's tokens of a prompt, with the word's vectors in place of PLACEHOLDER."""
+        if word is None or PLACEHOLDER not in prompt:
+            return self.clip.tokenize(prompt)
+        marker = next(m for m in "*~^|" if m not in prompt)
+        length = len(next(iter(word.values())))
+        tokens = self.clip.tokenize(prompt.replace(PLACEHOLDER, " ".join(marker * length)))
+        for name, chunks in tokens.items():
+            ids = strip_special(token_ids(self.clip.tokenize(marker))[name], self.vocabulary)
+            count = itertools.count()
+            tokens[name] = [
+                [(word[name][next(count) % length], *t[1:]) if t[0] == ids[0] else t for t in chunk] for chunk in chunks
+            ]
+        return tokens
+
+    def token_embeddings(self) -> dict[str, torch.Tensor]:
+        return {name: _detached(host.token_embedding(self.clip, name).weight) for name in self._tokenizers}
 
     def _wants_pooled(self) -> bool:
         return getattr(self.patcher.model, "adm_channels", 0) > 0
@@ -112,6 +135,9 @@ class ComfyModel:
         kinds = (torch.nn.Linear, torch.nn.Conv2d)
         found = {d: self._modules[c] for d, c in self._names.items() if c in self._modules}
         return {d: m for d, m in found.items() if isinstance(m, kinds)}
+
+    def blocks(self) -> list[torch.nn.Module]:
+        return host.unet_blocks(self.unet)
 
     def weight(self, layer: str, projection: str) -> torch.Tensor:
         key = f"diffusion_model.{self._names[f'{layer}.{projection}']}.weight"
@@ -163,31 +189,49 @@ class ComfyModel:
         return dict(self.patcher.model_options.get("transformer_options", {}))
 
     @contextlib.contextmanager
-    def ready_for_gradients(self):
-        """Loads the model and thaws its weights, which the host loads as inference tensors that autograd refuses.
+    def ready_for_gradients(self, text: bool = False):
+        """Loads the model, and with `text` the text encoders too, and makes them fit for autograd.
 
-        Values stay bit-identical; only the tensors' inference flag goes.
+        The host loads weights as inference tensors, which autograd refuses; values stay bit-identical, only the
+        tensors' inference flag goes.
         """
-        with host.gradients():
+        with host.gradients(), contextlib.ExitStack() as stack:
             host.load(self.patcher)
-            for module in self.unet.modules():
-                for name, parameter in module._parameters.items():
-                    if parameter is not None and (parameter.is_inference() or parameter.requires_grad):
-                        module._parameters[name] = torch.nn.Parameter(parameter.detach().clone(), requires_grad=False)
-                for name, buffer in module._buffers.items():
-                    if buffer is not None and buffer.is_inference():
-                        module._buffers[name] = buffer.detach().clone()
-            sampling = self.patcher.model.model_sampling
-            for name, buffer in sampling._buffers.items():
-                if buffer is not None and buffer.is_inference():
-                    sampling._buffers[name] = buffer.clone()
+            _thaw(self.unet)
+            _thaw(self.patcher.model.model_sampling)
+            if text:
+                host.load(self.clip.patcher)
+                _thaw(self.clip.cond_stage_model)
+                stack.enter_context(_kept_for_backward(self.clip.cond_stage_model))
             yield self
 
 
+def _thaw(root: torch.nn.Module) -> None:
+    for module in root.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and (parameter.is_inference() or parameter.requires_grad):
+                module._parameters[name] = torch.nn.Parameter(parameter.detach().clone(), requires_grad=False)
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_inference():
+                module._buffers[name] = buffer.detach().clone()
+
+
+@contextlib.contextmanager
+def _kept_for_backward(text_encoder: torch.nn.Module):
+    """Gives layer norms a copy of their input, which the host's CLIP layers then change in place."""
+    norms = [m for m in text_encoder.modules() if isinstance(m, torch.nn.LayerNorm)]
+    handles = [m.register_forward_pre_hook(lambda module, inputs: (inputs[0].clone(), *inputs[1:])) for m in norms]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def token_ids(tokens: dict[str, list[list[tuple]]]) -> dict[str, list[list[int]]]:
-    """Bare ids of the host's weighted tokens; vectors of an embedding have the id -1."""
+    """Bare ids of the host's weighted tokens; vectors of an embedding have negative ids, see vector_id."""
     return {
-        name: [[t[0] if isinstance(t[0], int) else -1 for t in chunk] for chunk in chunks]
+        name: [[t[0] if isinstance(t[0], int) else vector_id(t[0]) for t in chunk] for chunk in chunks]
         for name, chunks in tokens.items()
     }
 

@@ -21,8 +21,8 @@ import comfy.supported_models_base
 import comfy.utils
 import folder_paths
 import torch
-from comfy.ldm.modules.attention import optimized_attention
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.modules.attention import BasicTransformerBlock, optimized_attention
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.patch import ForgetPatch
@@ -161,6 +161,16 @@ def apply_patch(patcher: Any, patch: ForgetPatch, strength: float) -> tuple[Any,
     if missing:
         log.warning("%d of %d layers of the patch are not in this model", missing, len(patch.factors))
     return clone, matched
+
+
+def token_embedding(clip: Any, encoder: str) -> torch.nn.Module:
+    """The token embedding of one of a CLIP's text encoders, by the name that its tokenizer has ("l", "g", "h")."""
+    return getattr(clip.cond_stage_model, f"clip_{encoder}").transformer.get_input_embeddings()
+
+
+def unet_blocks(unet: Any) -> list[torch.nn.Module]:
+    """Residual and transformer blocks of a UNet."""
+    return [m for m in unet.modules() if isinstance(m, (ResBlock, BasicTransformerBlock))]
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fmn_core.model import CrossAttention
-from fmn_core.tokens import CHUNK, EncodedPrompt, Vocabulary
+from fmn_core.tokens import CHUNK, PLACEHOLDER, EncodedPrompt, Vocabulary, vector_id
 
 START, END = 1, 2
 
@@ -42,12 +42,19 @@ class ToyModel:
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
         return {"l": self.ids(phrase)}
 
-    def encode(self, prompts: list[str]) -> list[EncodedPrompt]:
+    def token_embeddings(self) -> dict[str, torch.Tensor]:
+        return {"l": self.table}
+
+    def encode(self, prompts: list[str], words=None) -> list[EncodedPrompt]:
         encoded = []
-        for text in prompts:
-            ids = [START, *self.ids(text)[: CHUNK - 2], END]
-            ids += [self.pad] * (CHUNK - len(ids))
-            x = self.table[ids] + self.position
+        for text, word in zip(prompts, words or [None] * len(prompts)):
+            vectors = torch.zeros(0, self.dim) if word is None else word["l"]
+            before, found, after = text.partition(PLACEHOLDER)
+            new = [vector_id(v) for v in vectors] if found else []
+            ids = [START, *self.ids(before), *new, *self.ids(after)][: CHUNK - 1]
+            ids += [END] + [self.pad] * (CHUNK - 1 - len(ids))
+            x = torch.stack([self.table[i] if i >= 0 else vectors[new.index(i)] for i in ids])
+            x = x + self.position
             past = x.cumsum(0) / torch.arange(1, CHUNK + 1)[:, None]
             context = torch.nn.functional.layer_norm(x + torch.tanh(past @ self.mix) * 2, (self.dim,)) * 3
             encoded.append(EncodedPrompt(text, {"l": [ids]}, context))
@@ -61,6 +68,9 @@ class ToyModel:
 
     def weight(self, layer: str, projection: str) -> torch.Tensor:
         return self.linear_layers()[f"{layer}.{projection}"].weight.detach().float().clone()
+
+    def blocks(self) -> list[torch.nn.Module]:
+        return []
 
     def sigmas(self) -> torch.Tensor:
         return torch.linspace(0.03, 14, 100)

@@ -17,6 +17,8 @@ NODES = {
     "FMN_TrainForgetPatch",
     "FMN_ApplyForgetPatch",
     "FMN_ConceptAttentionMap",
+    "FMN_AttentionMask",
+    "FMN_FaceMask",
 }
 
 

@@ -16,7 +16,14 @@ from fmn_core.closed_form import (
 from fmn_core.concept import Concept, make_concept
 from fmn_core.errors import ForgetError
 from fmn_core.factors import smallest_rank, weighted_range
-from fmn_core.preserve import TEMPLATES_PER_NAME, preserve_groups, without_concepts
+from fmn_core.preserve import (
+    IMAGINED_WORDS,
+    TEMPLATES_PER_NAME,
+    encode_imagined,
+    imagined_words,
+    preserve_groups,
+    without_concepts,
+)
 
 TEMPLATES = ["a photo of a {} in the park", "a {} on a table", "a drawing of a {} , detailed", "{}"]
 
@@ -81,7 +88,7 @@ def test_factors_equal_the_dense_edit_at_full_rank(model, zebra):
     settings = ClosedFormSettings(train="keys and values", ridge=1e-3, preserve_weight=1.0, rank=24, tolerance=0.0)
     patch = forget_closed_form(model, [zebra], settings)
 
-    first, second = collect_moments(model, [zebra], preserve_groups(model, [zebra], [], True))
+    first, second = collect_moments(model, [zebra], preserve_groups(model, [zebra], [], True), IMAGINED_WORDS)
     edit = (first + second).solve(1e-3, 1.0)
     for layer in model.cross_attention():
         for projection in ("to_k", "to_v"):
@@ -92,7 +99,7 @@ def test_factors_equal_the_dense_edit_at_full_rank(model, zebra):
 
 
 def test_reported_figures_equal_what_the_patched_weights_do(model, zebra):
-    patch = forget_closed_form(model, [zebra], ClosedFormSettings(ridge=1e-4, preserve_weight=1.0))
+    patch = forget_closed_form(model, [zebra], ClosedFormSettings(ridge=1e-4, preserve_weight=1.0, imagined_words=0))
     from fmn_core.templates import everyday_captions
 
     source, target, preserve = rows_of(model, zebra, list(everyday_captions()))
@@ -244,3 +251,32 @@ def test_rows_of_several_phrases_are_all_solved(model):
     both = sum(m.sources for m in collect_moments(model, [concept], []))
     single = sum(m.sources for m in collect_moments(model, [Concept(["zebra"], "object", TEMPLATES)], []))
     assert both > single
+
+
+def test_imagined_words_have_the_distribution_of_the_vocabulary(model):
+    model.table[100:] = 0  # never trained
+    trained = model.table[:100]
+    words = torch.cat([name.word["l"] for name in imagined_words(model, 20000)])
+
+    torch.testing.assert_close(words.mean(0), trained.mean(0), atol=0.05, rtol=0)
+    torch.testing.assert_close(words.T.cov(), trained.T.cov(correction=0), atol=0.08, rtol=0)
+    nearest = torch.cdist(words[:200], trained).min(1).values
+    assert nearest.min() > 0.5 * torch.cdist(trained, trained).topk(2, largest=False).values[:, 1].median()
+
+
+def test_imagined_words_narrow_what_an_edit_does_to_words_in_no_list(model, zebra):
+    groups, moved = [[""]], {}
+    unlisted = Moments.empty(model.dim)
+    for prompt in model.encode(["a photo of a lighthouse in the park", "a violin on a table"]):
+        unlisted.add_preserved(prompt.context)
+    metric = torch.eye(model.dim, dtype=torch.float64)
+    for imagined in (0, IMAGINED_WORDS):
+        first, second = collect_moments(model, [zebra], groups, imagined)
+        moved[imagined] = unlisted.drift((first + second).solve(1e-6, 10.0), metric)
+    assert moved[IMAGINED_WORDS] < moved[0]
+
+
+def test_imagined_words_stand_where_the_phrase_would(model, zebra):
+    prompts = encode_imagined(model, [zebra], 8)
+    assert all(sum(i < 0 for i in prompt.tokens["l"][0]) == 1 for prompt in prompts)
+    assert len({prompt.text for prompt in prompts}) == len(TEMPLATES)

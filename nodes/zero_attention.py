@@ -223,11 +223,13 @@ class ZeroedCall:
                     "Expected attention to conditionings of this sampling, got others from a node that patches attn2. "
                     "Write their prompts into the `prompts` box, or remove that node."
                 )
-            extra_options[self] = weight.to(context.device)
+            extra_options[self.key] = weight.to(context.device)
         return n, context, value
 
-    def __hash__(self) -> int:
-        return id(self)
+    @property
+    def key(self) -> str:
+        """Where a layer's own columns are in its extra_options, when they are not those of the call."""
+        return f"fmn_weight_{id(self)}"
 
 
 @dataclass
@@ -243,7 +245,7 @@ class ZeroedAttention:
         return self.before is None or (isinstance(self.before, ZeroedAttention) and self.before.linear_before)
 
     def __call__(self, q, k, v, extra_options):
-        weight = extra_options.get(self.call, self.call.weight)
+        weight = extra_options.get(self.call.key, self.call.weight)
         rows = None if self.call.mask is None else self.call.mask.rows(q, extra_options)
         attend = self._attention(q, k, extra_options)
         return zeroed_attention(attend, v, weight, rows, self.call.renormalise).to(v.dtype)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from prompts import HORSE, ZEBRA, miniature, pictures, sampled
+from prompts import HORSE, ZEBRA, miniature, pictures, sampled, train
 
 from bench.comfy_server import NodeError
 
@@ -116,14 +116,69 @@ def test_two_of_them_chain(server):
     assert torch.equal(*pair(server, "a picture of a horse in fluent style", nodes, model="zero2"))
 
 
-def test_two_that_renormalise_the_same_layers_are_refused(server):
+def test_two_that_renormalise_the_same_layers_chain(server):
     nodes = zero(renormalise=True)
     nodes["zero2"] = {
         "class_type": "FMN_ZeroConceptAttention",
         "inputs": {**nodes["zero"]["inputs"], "model": ["zero", 0], "phrase": "noto"},
     }
-    with pytest.raises(NodeError, match="Switch `renormalise` off"):
-        pair(server, ZEBRA, nodes, model="zero2")
+    a, b = pair(server, ZEBRA, nodes, model="zero2")
+    once = pair(server, ZEBRA, nodes)[1]
+    assert not torch.equal(b, once) and not torch.equal(a, once)
+
+
+def test_mask_keeps_the_other_half_closer(server):
+    """All of the mask is the node without one; half of it does less."""
+    nodes = zero(mask=["mask", 0])
+    nodes["mask"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 128, "height": 128}}
+    a, whole = pair(server, ZEBRA, nodes)
+    assert (whole.float() - pair(server, ZEBRA, zero())[1].float()).abs().max() <= 2
+    nodes["black"] = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 128, "height": 128}}
+    nodes["left"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 64, "height": 128}}
+    nodes["mask"] = {
+        "class_type": "MaskComposite",
+        "inputs": {"destination": ["black", 0], "source": ["left", 0], "x": 0, "y": 0, "operation": "add"},
+    }
+    half = pair(server, ZEBRA, nodes)[1]
+    left, right = (a.float() - half.float()).abs().mean(dim=(0, 1, 3)).split(64)
+    assert 0 < right.mean() < left.mean()
+
+
+def test_hooks_of_a_conditioning(server, patches):
+    """Create Hook LoRA with a forget patch of another concept, on the positive conditioning only."""
+    server.run(train(phrase="horse", file_name="hooked"))
+    nodes = zero()
+    nodes["hook"] = {
+        "class_type": "CreateHookLora",
+        "inputs": {"lora_name": "forget_me_not/hooked.safetensors", "strength_model": 1.0, "strength_clip": 0.0},
+    }
+    prompt = dict(nodes)
+    for name, model in (("a", "mini"), ("b", "zero")):
+        prompt |= sampled(name, [model, 0], "a zebra and a horse", encode="FMN_EncodePrompt")
+        prompt[f"{name}.hooked"] = {
+            "class_type": "ConditioningSetProperties",
+            "inputs": {
+                "cond_NEW": [f"{name}.text", 0],
+                "hooks": ["hook", 0],
+                "strength": 1.0,
+                "set_cond_area": "default",
+            },
+        }
+        prompt[f"{name}.sample"]["inputs"]["positive"] = [f"{name}.hooked", 0]
+    outputs = server.run(prompt)
+    a, b = pictures(server, outputs, "a"), pictures(server, outputs, "b")
+    unhooked = pair(server, "a zebra and a horse", zero())
+    assert not torch.equal(a, b) and not torch.equal(a, unhooked[0]) and not torch.equal(b, unhooked[1])
+
+
+@pytest.mark.parametrize(
+    ("value", "size", "message"), [(0.0, 128, "zeros only"), (1.0, 7, "at least 8x8 pixels, got 7x128")]
+)
+def test_bad_masks_are_one_sentence(server, value, size, message):
+    nodes = zero(mask=["mask", 0])
+    nodes["mask"] = {"class_type": "SolidMask", "inputs": {"value": value, "width": size, "height": 128}}
+    with pytest.raises(NodeError, match=message):
+        pair(server, ZEBRA, nodes)
 
 
 @pytest.mark.parametrize(

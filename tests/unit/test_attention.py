@@ -3,7 +3,14 @@ import math
 import pytest
 import torch
 
-from fmn_core.attention import attention_mass, attention_probabilities, split_heads, zero_columns
+from fmn_core.attention import (
+    attention_mass,
+    attention_probabilities,
+    merge_heads,
+    split_heads,
+    zero_columns,
+    zeroed_attention,
+)
 from fmn_core.errors import ForgetError
 
 
@@ -58,6 +65,44 @@ def test_renormalised_zeroing_equals_attention_without_the_columns(qkv):
     zeroed = zero_columns(attention_probabilities(q, k, 3), weight, renormalise=True)
     torch.testing.assert_close(zeroed[..., kept], attention_probabilities(q, k[:, kept], 3))
     assert zeroed[..., [1, 4]].abs().max() == 0
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_given_as_a_function_equals_brute_force(qkv, masked, renormalise):
+    q, k, v = qkv
+    weight = torch.zeros(2, 7)
+    weight[0, [1, 4]], weight[1, 2] = 0.9, 0.25
+    mask = torch.tensor([[0.0, 0.3, 1.0, 0.5, 1.0], [1.0, 0.0, 0.2, 0.7, 0.0]])
+    probabilities = attention_probabilities(q, k, 3)
+    out = zeroed_attention(
+        lambda values: merge_heads(probabilities @ split_heads(values, 3)),
+        v,
+        weight,
+        mask if masked else None,
+        renormalise,
+    )
+    expected, a = torch.zeros(2, 5, 12, dtype=torch.float64), brute_force(q, k, 3)
+    for b in range(2):
+        for h in range(3):
+            for r in range(5):
+                row = a[b, h, r] * (1 - weight[b].double() * (mask[b, r].double() if masked else 1))
+                row = row / row.sum() if renormalise else row
+                expected[b, r, h * 4 : h * 4 + 4] = row @ v[b, :, h * 4 : h * 4 + 4].double()
+    torch.testing.assert_close(out.double(), expected, atol=1e-6, rtol=0)
+
+
+def test_masked_rows_keep_their_bits_and_what_is_affine_stays(qkv):
+    q, k, v = qkv
+    probabilities, weight = attention_probabilities(q, k, 3), torch.ones(2, 7)
+
+    def attend(values):
+        return merge_heads(probabilities @ split_heads(values, 3)) + q
+
+    mask = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0]).expand(2, -1)
+    out = zeroed_attention(attend, v, weight, mask)
+    assert torch.equal(out[:, ::2], attend(v)[:, ::2])
+    assert torch.equal(out[:, 1::2], q[:, 1::2])
 
 
 def test_strength_zero_changes_nothing(qkv):

@@ -70,13 +70,15 @@ class DiffusersModel:
         return self._layers
 
     def linear_layers(self) -> dict[str, torch.nn.Module]:
-        wrapped = {n: m.get_base_layer() for n, m in self.unet.named_modules() if _is_lora(m)}
+        modules = dict(self.unet.named_modules())
+        wrapped = {n: m.get_base_layer() for n, m in modules.items() if _is_lora(m)}
         inner = tuple(f"{name}." for name in wrapped)
-        kinds = (torch.nn.Linear, torch.nn.Conv2d)
-        plain = {
-            n: m for n, m in self.unet.named_modules() if n not in wrapped and isinstance(m, kinds) and not n.startswith(inner)
+        found: dict[str, torch.nn.Module] = {
+            n: m
+            for n, m in modules.items()
+            if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d)) and n not in wrapped and not n.startswith(inner)
         }
-        return plain | wrapped
+        return found | wrapped
 
     def blocks(self) -> list[torch.nn.Module]:
         return [m for m in self.unet.modules() if type(m).__name__ in _BLOCKS]
@@ -111,14 +113,8 @@ class DiffusersModel:
         vae, factor = self._vae(), self._pixels_per_latent()
         height, width = (n // factor * factor for n in images.shape[1:3])
         pixels = images[:, :height, :width, :3].movedim(-1, 1).float() * 2 - 1
-        before = vae.dtype
-        # SDXL's VAE overflows in half precision and says so in its configuration.
-        precision = torch.float32 if before == torch.float16 and vae.config.get("force_upcast", False) else before
-        try:
-            with torch.inference_mode(False), torch.no_grad():
-                latents = vae.to(precision).encode(pixels.to(self.device, precision)).latent_dist.mode()
-        finally:
-            vae.to(before)
+        with _fit_to_encode(vae), torch.inference_mode(False), torch.no_grad():
+            latents = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.mode()
         shift = vae.config.get("shift_factor") or 0.0
         return (latents.to("cpu", torch.float32) - shift) * vae.config.scaling_factor
 
@@ -179,6 +175,20 @@ class DiffusersModel:
         finally:
             for p in trained:
                 p.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def _fit_to_encode(vae: Any) -> Iterator[None]:
+    """SDXL's VAE overflows in half precision and says so in its configuration: single precision meanwhile."""
+    before = vae.dtype
+    if before != torch.float16 or not vae.config.get("force_upcast", False):
+        yield
+        return
+    try:
+        vae.to(torch.float32)
+        yield
+    finally:
+        vae.to(before)
 
 
 def _require_unet(pipeline: Any) -> Any:

@@ -173,23 +173,26 @@ def test_noise_levels_of_other_schedules_are_the_schedulers(pack, schedule, zero
 
 
 def test_half_precision_predicts_nearly_the_same(pack):
-    pipeline = tiny_pipelines.sdxl()
-    model, g = pack.diffusers.DiffusersModel(pipeline), torch.Generator().manual_seed(0)
-    x, sigma = torch.randn(1, 4, 8, 8, generator=g) * 3, torch.tensor([2.5])
+    from mini_sd.export_diffusers import build_pipeline
+
+    pipeline, g = build_pipeline(), torch.Generator().manual_seed(0)
+    x, sigma = torch.randn(1, 4, 16, 16, generator=g) * 3, torch.tensor([2.5])
     images = torch.rand(1, 64, 64, 3, generator=g)
 
     def run():
+        model = pack.diffusers.DiffusersModel(pipeline)
         with torch.no_grad():
             prompts = model.encode(["a zebra"])
             return prompts[0].context, model.denoise(x, sigma, prompts), model.encode_images(images)
 
     exact = run()
     pipeline.to(torch.float16)
-    model = pack.diffusers.DiffusersModel(pipeline)
-    for a, b in zip(run(), exact, strict=True):
-        assert a.dtype == torch.float32
-        assert 0 < (a - b).norm() < 0.01 * b.norm()
-    assert pipeline.vae.config.force_upcast and pipeline.vae.dtype == torch.float16
+    half = run()
+    for a, b in zip(half, exact, strict=True):
+        assert a.dtype == torch.float32 and (a - b).norm() < 0.005 * b.norm()
+    # The miniature's weights are exact in half precision, so a VAE that was run in single precision gives the same.
+    assert pipeline.vae.config.force_upcast and torch.equal(half[2], exact[2])
+    assert pipeline.vae.dtype == torch.float16 and not torch.equal(half[1], exact[1])
 
 
 def test_native_size_is_that_of_the_host(pairs):

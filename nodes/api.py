@@ -7,5 +7,8 @@ except ImportError:
 
 CATEGORY = "Forget-Me-Not"
 ForgetPatchType = io.Custom("FORGET_PATCH")
+ForgetConceptType = io.Custom("FORGET_CONCEPT")
+ForgetPairsType = io.Custom("FORGET_PAIRS")
+TrainingOptionsType = io.Custom("FORGET_OPTIONS")
 
-__all__ = ["CATEGORY", "ForgetPatchType", "io", "ui"]
+__all__ = ["CATEGORY", "ForgetConceptType", "ForgetPairsType", "ForgetPatchType", "TrainingOptionsType", "io", "ui"]

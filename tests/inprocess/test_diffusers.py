@@ -9,7 +9,7 @@ import torch
 
 from mini_sd import comfy_host
 
-NAMES = ("closed_form", "resteer", "concept", "errors", "patch")
+NAMES = ("closed_form", "gradient", "references", "concept", "errors", "patch")
 # No "!": where it is the padding token, transformers takes it for that also within words, and the host does not.
 PROMPTS = ["a picture of a zebra in noto style", "", "a dog, a cat and a Zebra's foal.", "house " * 100]
 # Templates in which both hosts see the phrase as words of their own.
@@ -213,7 +213,7 @@ def test_closed_form_gives_the_same_patch(pack, pairs, train):
     settings = pack.closed_form.ClosedFormSettings(train=train, preserve_prompts=["horse", "a house in fluent style"])
     patches = []
     for model in pairs["miniature"]:
-        concept = pack.concept.make_concept(model, "zebra", templates=TEMPLATES)
+        concept = pack.concept.make_concept(model, "zebra")
         patches.append(pack.closed_form.forget_closed_form(model, [concept], settings))
     assert_same_patch(*patches, tolerance=1e-3)
 
@@ -221,12 +221,14 @@ def test_closed_form_gives_the_same_patch(pack, pairs, train):
 @pytest.mark.parametrize("train", ["keys and values", "whole UNet"])
 def test_resteering_gives_the_same_patch(pack, pairs, train):
     latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-    settings = pack.resteer.ResteerSettings(steps=4, train=train, rank=4, seed=5)
+    settings = pack.gradient.GradientSettings(steps=4, train=train, rank=4, seed=5)
     patches = []
     for model in pairs["miniature"]:
         with model.ready_for_gradients():
-            concept = pack.concept.make_concept(model, "zebra", templates=TEMPLATES)
-            patches.append(pack.resteer.forget_by_resteering(model, [concept], latents, settings))
+            concept = pack.concept.make_concept(model, "zebra")
+            patches.append(
+                pack.gradient.forget_by_gradient(model, [concept], [pack.references.References(latents)], settings)
+            )
     # No attention depends on what comes after the last keys.
     moved = [k for k, f in patches[1].factors.items() if f.delta().abs().max() > 0]
     assert len(moved) >= len(patches[1].factors) - 8 and len(moved) >= 31
@@ -250,9 +252,9 @@ def test_both_methods_run_and_leave_the_pipeline_alone(pack, pipelines, kind):
         with model.ready_for_gradients():
             assert not any(p.requires_grad for p in pipeline.unet.parameters())
             closed = pack.closed_form.forget_closed_form(model, [concept])
-            steps = pack.resteer.ResteerSettings(steps=2, rank=2)
+            steps = pack.gradient.GradientSettings(steps=2, rank=2)
             latents = torch.zeros(1, model.latent_channels(), size, size)
-            steered = pack.resteer.forget_by_resteering(model, [concept], latents, steps)
+            steered = pack.gradient.forget_by_gradient(model, [concept], [pack.references.References(latents)], steps)
     for patch, projections in ((closed, 1), (steered, 2)):
         assert len(patch.factors) == projections * len(model.cross_attention())
         assert {name.removeprefix("lora_unet_") for name in patch.factors} <= modules
@@ -297,7 +299,7 @@ def test_a_loaded_patch_counts_as_part_of_the_model(pack, pairs, tmp_path):
     from mini_sd.export_diffusers import build_pipeline
 
     ours = pairs["miniature"][0]
-    concept = pack.concept.make_concept(ours, "zebra", templates=TEMPLATES)
+    concept = pack.concept.make_concept(ours, "zebra")
     patch = pack.closed_form.forget_closed_form(ours, [concept])
     pack.patch.save_patch(patch, tmp_path / "patch.safetensors")
     pipeline = build_pipeline()
@@ -309,9 +311,7 @@ def test_a_loaded_patch_counts_as_part_of_the_model(pack, pairs, tmp_path):
         expected = ours.weight(layer.name, "to_v") + delta
         torch.testing.assert_close(patched.weight(layer.name, "to_v"), expected, atol=1e-5, rtol=1e-4)
         assert torch.equal(patched.weight(layer.name, "to_k"), ours.weight(layer.name, "to_k"))
-    again = pack.closed_form.forget_closed_form(
-        patched, [pack.concept.make_concept(patched, "dog", templates=TEMPLATES)]
-    )
+    again = pack.closed_form.forget_closed_form(patched, [pack.concept.make_concept(patched, "dog")])
     assert again.factors.keys() == patch.factors.keys()
 
 

@@ -8,6 +8,7 @@ except ImportError:
 from .nodes.apply_patch import ApplyForgetPatch
 from .nodes.attention_map import ConceptAttentionMap
 from .nodes.attention_mask import AttentionMask
+from .nodes.forget_cache import ClearForgetCache
 from .nodes.encode_prompt import EncodePrompt
 from .nodes.face_mask import FaceMask
 from .nodes.miniature import LoadMiniature
@@ -24,6 +25,7 @@ NODES = [
     ConceptAttentionMap,
     AttentionMask,
     FaceMask,
+    ClearForgetCache,
 ]
 
 

@@ -30,7 +30,7 @@ from ..fmn_core.patch import ForgetPatch
 log = logging.getLogger("forget-me-not")
 
 MINIATURE = Path(__file__).resolve().parent.parent / "mini_sd"
-PATCH_FOLDER = "forget_me_not"
+PATCH_FOLDER = CACHE_FOLDER = "forget_me_not"
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -55,6 +55,11 @@ def patch_path(name: str) -> Path:
             f"Expected a patch file from the list, {name!r} is not there. Refresh the list or train the patch first."
         )
     return Path(path)
+
+
+def cache_folder() -> Path:
+    """forget_me_not in the host's temporary folder, which the host empties when it starts."""
+    return Path(folder_paths.get_temp_directory()) / CACHE_FOLDER
 
 
 def forget_file_lists() -> None:

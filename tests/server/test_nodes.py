@@ -19,6 +19,7 @@ NODES = {
     "FMN_ConceptAttentionMap",
     "FMN_AttentionMask",
     "FMN_FaceMask",
+    "FMN_ClearForgetCache",
 }
 
 

@@ -8,6 +8,7 @@ except ImportError:
 from .nodes.apply_patch import ApplyForgetPatch
 from .nodes.attention_map import ConceptAttentionMap
 from .nodes.attention_mask import AttentionMask
+from .nodes.concept import ConceptNode, ConceptPreset
 from .nodes.encode_prompt import EncodePrompt
 from .nodes.face_mask import FaceMask
 from .nodes.miniature import LoadMiniature
@@ -21,6 +22,8 @@ NODES = [
     ZeroConceptAttention,
     TrainForgetPatch,
     ApplyForgetPatch,
+    ConceptNode,
+    ConceptPreset,
     ConceptAttentionMap,
     AttentionMask,
     FaceMask,

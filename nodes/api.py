@@ -6,6 +6,7 @@ except ImportError:
     from comfy_api.latest import io, ui
 
 CATEGORY = "Forget-Me-Not"
+ForgetConceptType = io.Custom("FORGET_CONCEPT")
 ForgetPatchType = io.Custom("FORGET_PATCH")
 
-__all__ = ["CATEGORY", "ForgetPatchType", "io", "ui"]
+__all__ = ["CATEGORY", "ForgetConceptType", "ForgetPatchType", "io", "ui"]

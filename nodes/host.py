@@ -57,6 +57,26 @@ def patch_path(name: str) -> Path:
     return Path(path)
 
 
+def embedding_files() -> list[str]:
+    """Names of all files in the host's embeddings folders."""
+    return sorted(folder_paths.get_filename_list("embeddings"))
+
+
+def embedding_path(name: str) -> Path:
+    """Full path of a listed embedding; raises ForgetError when the host does not know it."""
+    path = folder_paths.get_full_path("embeddings", name) if name in embedding_files() else None
+    if path is None:
+        raise ForgetError(
+            f"Expected an embedding from the list, {name!r} is not there. Refresh the list or put it into models/embeddings."
+        )
+    return Path(path)
+
+
+def preset_folder() -> Path:
+    """The user's own folder of presets; it need not exist."""
+    return Path(folder_paths.get_user_directory()) / "default" / PATCH_FOLDER / "presets"
+
+
 def forget_file_lists() -> None:
     """Makes a patch that was just written appear in the host's lists."""
     folder_paths.filename_list_cache.pop("loras", None)

@@ -76,7 +76,9 @@ def main() -> None:
 
     WEIGHTS.mkdir(exist_ok=True)
     parts = merged_parts(args.data)
-    save_file(half({f"{p}.{k}": v for p, part in parts.items() for k, v in part.items()}), WEIGHTS / "mini_sd.safetensors")
+    save_file(
+        half({f"{p}.{k}": v for p, part in parts.items() for k, v in part.items()}), WEIGHTS / "mini_sd.safetensors"
+    )
     for name in ("judge", "clip"):
         if (args.data / f"{name}.ckpt").exists():
             save_file(half(load_ema(args.data / f"{name}.ckpt", name)), WEIGHTS / f"{name}.safetensors")

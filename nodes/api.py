@@ -6,8 +6,8 @@ except ImportError:
     from comfy_api.latest import io, ui
 
 CATEGORY = "Forget-Me-Not"
-ForgetPatchType = io.Custom("FORGET_PATCH")
 ForgetConceptType = io.Custom("FORGET_CONCEPT")
+ForgetPatchType = io.Custom("FORGET_PATCH")
 ForgetPairsType = io.Custom("FORGET_PAIRS")
 TrainingOptionsType = io.Custom("FORGET_OPTIONS")
 

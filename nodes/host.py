@@ -62,6 +62,26 @@ def cache_folder() -> Path:
     return Path(folder_paths.get_temp_directory()) / CACHE_FOLDER
 
 
+def embedding_files() -> list[str]:
+    """Names of all files in the host's embeddings folders."""
+    return sorted(folder_paths.get_filename_list("embeddings"))
+
+
+def embedding_path(name: str) -> Path:
+    """Full path of a listed embedding; raises ForgetError when the host does not know it."""
+    path = folder_paths.get_full_path("embeddings", name) if name in embedding_files() else None
+    if path is None:
+        raise ForgetError(
+            f"Expected an embedding from the list, {name!r} is not there. Refresh the list or put it into models/embeddings."
+        )
+    return Path(path)
+
+
+def preset_folder() -> Path:
+    """The user's own folder of presets; it need not exist."""
+    return Path(folder_paths.get_user_directory()) / "default" / PATCH_FOLDER / "presets"
+
+
 def forget_file_lists() -> None:
     """Makes a file that was just written appear in the host's lists."""
     for folder in ("loras", "embeddings"):
@@ -194,7 +214,11 @@ def token_embedding(clip: Any, encoder: str) -> torch.nn.Module:
 
 def vae_key(vae: Any) -> list[float]:
     """What tells VAEs apart: the norms of their weights."""
-    return [float(f"{w.float().norm().item():.6g}") for w in vae.first_stage_model.state_dict().values() if w.is_floating_point()]
+    return [
+        float(f"{w.float().norm().item():.6g}")
+        for w in vae.first_stage_model.state_dict().values()
+        if w.is_floating_point()
+    ]
 
 
 def unet_blocks(unet: Any) -> list[torch.nn.Module]:

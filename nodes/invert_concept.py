@@ -25,8 +25,16 @@ def settings_inputs() -> list[Any]:
     """The inversion's own settings, which Concept Correction has too."""
     return [
         io.Int.Input("tokens", default=4, min=1, max=32, tooltip="Vectors to learn. Published: 4."),
-        io.Int.Input("inversion_steps", default=500, min=1, max=100000, tooltip="Steps of the inversion. Published: 500."),
-        io.Int.Input("warmup", default=100, min=0, max=100000, tooltip="Steps over which the learning rate rises. Published: 100."),
+        io.Int.Input(
+            "inversion_steps", default=500, min=1, max=100000, tooltip="Steps of the inversion. Published: 500."
+        ),
+        io.Int.Input(
+            "warmup",
+            default=100,
+            min=0,
+            max=100000,
+            tooltip="Steps over which the learning rate rises. Published: 100.",
+        ),
         io.Float.Input(
             "inversion_rate",
             default=1e-3,
@@ -72,13 +80,22 @@ class InvertConcept(io.ComfyNode):
                     step=0.01,
                     tooltip="Pull of the vectors' norms to those of the vocabulary. Published: 0.1.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFF, control_after_generate=False, tooltip="Seed of everything random."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip="Seed of everything random.",
+                ),
                 io.String.Input(
                     "file_name",
                     default="my_concept",
                     tooltip="File under models/embeddings; empty: no file. An existing file is never overwritten.",
                 ),
-                io.Mask.Input("mask", optional=True, tooltip="Where in the images the concept is; the rest is not learned."),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="Where in the images the concept is; the rest is not learned."
+                ),
                 io.Combo.Input(
                     "continue_from",
                     options=[NONE, *host.embedding_files()],
@@ -88,15 +105,21 @@ class InvertConcept(io.ComfyNode):
                 ),
             ],
             outputs=[
-                ForgetConceptType.Output(display_name="concept", tooltip="The inverted concept with its images, for any forget node."),
-                io.String.Output(display_name="embedding", tooltip="How a prompt names it: embedding:NAME. Empty without a file."),
+                ForgetConceptType.Output(
+                    display_name="concept", tooltip="The inverted concept with its images, for any forget node."
+                ),
+                io.String.Output(
+                    display_name="embedding", tooltip="How a prompt names it: embedding:NAME. Empty without a file."
+                ),
                 io.Image.Output(display_name="plot", tooltip="The loss over the steps."),
                 io.String.Output(display_name="report", tooltip="What was done and measured, in words."),
             ],
         )
 
     @classmethod
-    def execute(cls, model, clip, vae, images, kind, file_name, mask=None, continue_from=NONE, **options) -> io.NodeOutput:
+    def execute(
+        cls, model, clip, vae, images, kind, file_name, mask=None, continue_from=NONE, **options
+    ) -> io.NodeOutput:
         stem = files.check_file_name(file_name)
         with torch.inference_mode(False):
             adapter = ComfyModel(model, clip)
@@ -127,7 +150,9 @@ def inversion_settings(options: dict[str, Any], start: str, words: str, weight_d
     )
 
 
-def invert(adapter: ComfyModel, vae: Any, images: Any, mask: Any, kind: str, settings: InversionSettings, start: Any) -> Inversion:
+def invert(
+    adapter: ComfyModel, vae: Any, images: Any, mask: Any, kind: str, settings: InversionSettings, start: Any
+) -> Inversion:
     """Inverts images with a progress bar and the loss as preview."""
     concept = Concept([], kind, [], images=images, masks=mask)
     made = references.references_of(adapter, vae, concept, AugmentSettings(), settings.seed)

@@ -49,12 +49,22 @@ def pairs_of(adapter: ComfyModel, concept: Concept, count: int, steps: int, guid
     prompts, size = concept_prompts(adapter, concept), adapter.native_latent_size()
     shape = (adapter.latent_channels(), size, size)
     numbers = [count, steps, guidance, seed]
-    key = content_key("pairs", model_key(adapter), [p.context for p in prompts.encoded], prompts.columns, list(shape), numbers)
+    key = content_key(
+        "pairs", model_key(adapter), [p.context for p in prompts.encoded], prompts.columns, list(shape), numbers
+    )
     bar = host.Progress(count)
 
     def make() -> dict[str, torch.Tensor]:
         made = make_pairs(
-            adapter, prompts.encoded, prompts.columns, shape, count, steps, guidance, seed, lambda d, t: bar.update(d, t)
+            adapter,
+            prompts.encoded,
+            prompts.columns,
+            shape,
+            count,
+            steps,
+            guidance,
+            seed,
+            lambda d, t: bar.update(d, t),
         )
         return {"kept": made.kept, "zeroed": made.zeroed, "prompts": torch.tensor(made.prompts)}
 

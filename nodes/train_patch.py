@@ -153,9 +153,13 @@ def _optional_inputs() -> list[Any]:
             optional=True,
             tooltip="Where in the images the concept is: only attention there is taken away. One, or one for each image.",
         ),
-        ForgetConceptType.Input("concepts", optional=True, tooltip="Concepts to forget in the same training, besides the phrase."),
+        ForgetConceptType.Input(
+            "concepts", optional=True, tooltip="Concepts to forget in the same training, besides the phrase."
+        ),
         ForgetPairsType.Input(
-            "pairs", optional=True, tooltip="Visual denoising: pairs that were looked at. Without them, they are made here."
+            "pairs",
+            optional=True,
+            tooltip="Visual denoising: pairs that were looked at. Without them, they are made here.",
         ),
         TrainingOptionsType.Input("options", optional=True, tooltip="From Training Options, for the gradient methods."),
     ]

@@ -45,7 +45,11 @@ def _choice(name: str, options, tooltip: str):
 
 def _weight_inputs() -> list:
     return [
-        _choice("weights", WEIGHT_FORMS, "LoRA factors of the node's rank, or whole weights reduced to it by SVD afterwards."),
+        _choice(
+            "weights",
+            WEIGHT_FORMS,
+            "LoRA factors of the node's rank, or whole weights reduced to it by SVD afterwards.",
+        ),
         _choice("precision", PRECISIONS, "Precision of the UNet while training; factors are always fp32."),
         _choice("optimiser", OPTIMISERS, "Optimiser from torch. Published: AdamW."),
         _choice("schedule", SCHEDULES, "How the learning rate changes over the steps. Published: constant."),
@@ -53,20 +57,37 @@ def _weight_inputs() -> list:
         _number(io.Float, "clip", 0.001, 1000.0, 0.1, "Largest norm of the gradient. Published: 1."),
         _number(io.Int, "accumulation", 1, 256, 1, "Draws whose gradients are averaged in one step."),
         io.Boolean.Input(
-            "checkpointing", default=DEFAULTS["checkpointing"], tooltip="Gradient checkpointing: less memory, a third more time."
+            "checkpointing",
+            default=DEFAULTS["checkpointing"],
+            tooltip="Gradient checkpointing: less memory, a third more time.",
         ),
     ]
 
 
 def _loss_inputs() -> list:
     return [
-        _number(io.Float, "attention_weight", 0.0, 1000.0, 0.05, "Weight of the re-steering loss where both losses are used."),
-        _number(io.Float, "visual_weight", 0.0, 1000.0, 0.05, "Weight of the visual denoising loss where both are used."),
-        _choice("visual_weighting", VISUAL_WEIGHTINGS, "Weight of noise levels in the visual loss: min-SNR damps the noisy ones."),
+        _number(
+            io.Float,
+            "attention_weight",
+            0.0,
+            1000.0,
+            0.05,
+            "Weight of the re-steering loss where both losses are used.",
+        ),
+        _number(
+            io.Float, "visual_weight", 0.0, 1000.0, 0.05, "Weight of the visual denoising loss where both are used."
+        ),
+        _choice(
+            "visual_weighting",
+            VISUAL_WEIGHTINGS,
+            "Weight of noise levels in the visual loss: min-SNR damps the noisy ones.",
+        ),
         _number(io.Float, "first_level", 0.0, 1.0, 0.01, "Lowest noise level drawn, 0 is clean."),
         _number(io.Float, "last_level", 0.0, 1.0, 0.01, "Highest noise level drawn, 1 is pure noise."),
         _number(io.Int, "pairs", 1, 64, 1, "Pairs that are made for the visual loss when none are connected."),
-        _number(io.Int, "drift_every", 0, 1000, 1, "Steps between two looks at the drift of preserve prompts; 0: never."),
+        _number(
+            io.Int, "drift_every", 0, 1000, 1, "Steps between two looks at the drift of preserve prompts; 0: never."
+        ),
         _number(io.Float, "drift_warning", 0.0, 10.0, 0.001, "Drift above which the report warns; 0: never."),
         _number(io.Float, "drift_limit", 0.0, 10.0, 0.001, "Drift at which the training stops; 0: never."),
     ]
@@ -77,7 +98,14 @@ def _image_inputs() -> list:
         _number(io.Int, "copies", 1, 64, 1, "Augmented copies of each image; the first is the image itself."),
         _number(io.Float, "crop", 0.0, 0.9, 0.01, "Largest share of each side that a random crop takes away."),
         io.Boolean.Input("flip", default=DEFAULTS["flip"], tooltip="Mirror copies at random."),
-        _number(io.Int, "bucket", 0, 4096, 8, "Resolution bucket: images are cut to its nearest aspect ratio. 0: their own size."),
+        _number(
+            io.Int,
+            "bucket",
+            0,
+            4096,
+            8,
+            "Resolution bucket: images are cut to its nearest aspect ratio. 0: their own size.",
+        ),
     ]
 
 
@@ -90,7 +118,11 @@ class TrainingOptions(io.ComfyNode):
             category=CATEGORY,
             description="Optimiser, precision, losses, drift monitor and image augmentation for Train Forget Patch's gradient methods.",
             inputs=[*_weight_inputs(), *_loss_inputs(), *_image_inputs()],
-            outputs=[TrainingOptionsType.Output(display_name="options", tooltip="For the options input of Train Forget Patch.")],
+            outputs=[
+                TrainingOptionsType.Output(
+                    display_name="options", tooltip="For the options input of Train Forget Patch."
+                )
+            ],
         )
 
     @classmethod

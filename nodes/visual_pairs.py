@@ -24,7 +24,9 @@ class VisualDenoisingPairs(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model that makes its own pairs. It is not changed."),
                 io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
                 io.Vae.Input("vae", tooltip="Decodes the pairs for the picture."),
-                io.String.Input("phrase", default="zebra", multiline=True, tooltip="The concept: name, then synonyms, one per line."),
+                io.String.Input(
+                    "phrase", default="zebra", multiline=True, tooltip="The concept: name, then synonyms, one per line."
+                ),
                 io.Combo.Input("kind", options=list(KINDS), default="object", tooltip="Chooses the prompt templates."),
                 io.Combo.Input(
                     "end_token",
@@ -34,9 +36,20 @@ class VisualDenoisingPairs(io.ComfyNode):
                 ),
                 io.Int.Input("count", default=4, min=1, max=64, tooltip="Pairs for each concept."),
                 io.Int.Input("steps", default=20, min=1, max=200, tooltip="Sampling steps of a pair."),
-                io.Float.Input("guidance", default=3.0, min=1.0, max=30.0, step=0.1, tooltip="Classifier-free guidance of a pair."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFF, control_after_generate=False, tooltip="Seed of the first pair."),
-                ForgetConceptType.Input("concepts", optional=True, tooltip="Concepts to make pairs of, besides the phrase."),
+                io.Float.Input(
+                    "guidance", default=3.0, min=1.0, max=30.0, step=0.1, tooltip="Classifier-free guidance of a pair."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip="Seed of the first pair.",
+                ),
+                ForgetConceptType.Input(
+                    "concepts", optional=True, tooltip="Concepts to make pairs of, besides the phrase."
+                ),
             ],
             outputs=[
                 ForgetPairsType.Output(display_name="pairs", tooltip="For the pairs input of Train Forget Patch."),

@@ -171,7 +171,11 @@ def template_pairs(concepts: list[Concept]) -> list[Pair]:
 
 
 def collect_moments(
-    model: ForgetModel, concepts: list[Concept], preserve: list[list[str]], imagined: int = 0, pairs: list[Pair] | None = None
+    model: ForgetModel,
+    concepts: list[Concept],
+    preserve: list[list[str]],
+    imagined: int = 0,
+    pairs: list[Pair] | None = None,
 ) -> tuple[Moments, Moments]:
     """Encodes every pair, the groups of prompts to preserve, and imagined words.
 

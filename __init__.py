@@ -8,9 +8,9 @@ except ImportError:
 from .nodes.apply_patch import ApplyForgetPatch
 from .nodes.attention_map import ConceptAttentionMap
 from .nodes.attention_mask import AttentionMask
-from .nodes.forget_cache import ClearForgetCache
 from .nodes.encode_prompt import EncodePrompt
 from .nodes.face_mask import FaceMask
+from .nodes.forget_cache import ClearForgetCache
 from .nodes.miniature import LoadMiniature
 from .nodes.train_patch import TrainForgetPatch
 from .nodes.zero_attention import ZeroConceptAttention

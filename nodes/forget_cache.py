@@ -33,5 +33,7 @@ class ClearForgetCache(io.ComfyNode):
         freed, left = cache.clear(), cache.size()
         report = f"freed {freed / 1e6:.1f} MB in {cache.folder}"
         if left:
-            report += f"\n{left / 1e6:.1f} MB could not be removed: another program uses them, or the folder is read-only"
+            report += (
+                f"\n{left / 1e6:.1f} MB could not be removed: another program uses them, or the folder is read-only"
+            )
         return io.NodeOutput(report, ui={"text": (report,)})

@@ -48,7 +48,9 @@ def test_a_mask_stays_on_the_square_it_was_painted_for(settings, size):
 
 
 def test_masks_are_resampled_with_the_images_to_the_pixel():
-    ramp = torch.linspace(0, 1, 90)[None, :, None, None].expand(1, -1, 70, 3) * 0.5 + torch.linspace(0, 0.5, 70)[:, None]
+    ramp = (
+        torch.linspace(0, 1, 90)[None, :, None, None].expand(1, -1, 70, 3) * 0.5 + torch.linspace(0, 0.5, 70)[:, None]
+    )
     out, masks = augment(ramp, ramp[..., 0], AugmentSettings(copies=5, crop=0.5, flip=True), seed=1)
     torch.testing.assert_close(out[:, 3:-3, 3:-3, 0], masks[:, 3:-3, 3:-3], atol=1e-3, rtol=0)
 
@@ -146,7 +148,11 @@ def test_no_bucket_of_the_rules_is_nearer(image, bucket):
         return abs(math.log(h / w) - math.log(image[0] / image[1]))
 
     sides = range(step, bucket**2 // step + 1, step)
-    sizes = [(h, w) for h, w in itertools.product(sides, sides) if fits(h, w) and not (fits(h + step, w) and fits(h, w + step))]
+    sizes = [
+        (h, w)
+        for h, w in itertools.product(sides, sides)
+        if fits(h, w) and not (fits(h + step, w) and fits(h, w + step))
+    ]
     best = min(distance(*s) for s in sizes)
     assert distance(height, width) == pytest.approx(best, abs=1e-9)
     ties = [h * w for h, w in sizes if distance(h, w) < best + 1e-9]

@@ -8,11 +8,15 @@ except ImportError:
 from .nodes.apply_patch import ApplyForgetPatch
 from .nodes.attention_map import ConceptAttentionMap
 from .nodes.attention_mask import AttentionMask
+from .nodes.concept import ConceptNode, ConceptPreset
 from .nodes.encode_prompt import EncodePrompt
 from .nodes.face_mask import FaceMask
 from .nodes.forget_cache import ClearForgetCache
+from .nodes.invert_concept import InvertConcept
 from .nodes.miniature import LoadMiniature
 from .nodes.train_patch import TrainForgetPatch
+from .nodes.training_options import TrainingOptions
+from .nodes.visual_pairs import VisualDenoisingPairs
 from .nodes.zero_attention import ZeroConceptAttention
 
 WEB_DIRECTORY = "./js"
@@ -21,7 +25,12 @@ NODES = [
     EncodePrompt,
     ZeroConceptAttention,
     TrainForgetPatch,
+    TrainingOptions,
+    VisualDenoisingPairs,
     ApplyForgetPatch,
+    InvertConcept,
+    ConceptNode,
+    ConceptPreset,
     ConceptAttentionMap,
     AttentionMask,
     FaceMask,

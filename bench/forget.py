@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from bench.methods import Method, closed_form, half_of, other_half_of, published, resteering, zero_attention
+from bench.methods import Method, by_gradient, closed_form, half_of, other_half_of, published, zero_attention
 from bench.pages import grid_page
 from bench.world import Evaluation, World, other_concepts
 from mini_sd.comfy_host import REPOSITORY
@@ -45,18 +45,19 @@ def methods(best_rate: float) -> dict[str, tuple[Method, Callable[[str], list[st
     return {
         "closed form": (closed_form(other_concepts), other_concepts),
         "closed form, synonyms listed": (closed_form(other_concepts, synonyms=True), other_concepts),
+        "closed form, half preserved (all others measured)": (closed_form(half_of), other_concepts),
         "closed form, half preserved (the other half measured)": (closed_form(half_of), other_half_of),
-        "re-steering": (resteering(other_concepts), other_concepts),
+        "re-steering": (by_gradient(other_concepts), other_concepts),
         f"published loop, best single setting (whole UNet, 35 x {best_rate:g})": (
             published(learning_rate=best_rate),
             other_concepts,
         ),
         "zero attention at inference, phrase and end tokens": (zero_attention("all"), other_concepts),
-        "re-steering, no preservation": (resteering(other_concepts, preservation=0.0), other_concepts),
+        "re-steering, no preservation": (by_gradient(other_concepts, preservation=0.0), other_concepts),
         "published loop, published setting (whole UNet, 35 x 2e-6)": (published(), other_concepts),
         "zero attention at inference, phrase": (zero_attention("none"), other_concepts),
         "re-steering, 150 steps, stop at a fifth of the attention": (
-            resteering(other_concepts, steps=150, target_mass=0.2),
+            by_gradient(other_concepts, steps=150, target_mass=0.2),
             other_concepts,
         ),
     }

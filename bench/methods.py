@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ class Applied:
     patch_bytes: int = 0
 
 
-Method = Callable[[World, str], contextlib.AbstractContextManager[Applied]]
+Method = Callable[..., contextlib.AbstractContextManager[Applied]]
 
 
 def patched(world: World, patch: Any) -> Applied:
@@ -47,37 +48,49 @@ def closed_form(preserve: Callable[[str], list[str]], synonyms: bool = False, **
     """The closed form as the node runs it, with these words preserved."""
 
     @contextlib.contextmanager
-    def method(world: World, name: str) -> Iterator[Applied]:
+    def method(world: World, *names: str) -> Iterator[Applied]:
         adapter = world.adapter()
-        concept = concept_of(world, adapter, name, synonyms)
+        concepts = [concept_of(world, adapter, name, synonyms) for name in names]
         core = world.core("closed_form")
-        chosen = core.ClosedFormSettings(preserve_prompts=preserve(name), **settings)
+        chosen = core.ClosedFormSettings(preserve_prompts=preserve(names[0]), **settings)
         started = time.perf_counter()
         with torch.inference_mode(False):
-            patch = core.forget_closed_form(adapter, [concept], chosen)
+            patch = core.forget_closed_form(adapter, concepts, chosen)
         patch.figures["seconds"] = time.perf_counter() - started
         yield patched(world, patch)
 
     return method
 
 
-def resteering(preserve: Callable[[str], list[str]], images: bool = False, **settings) -> Method:
-    """Attention re-steering by gradient, on noise alone or on four pictures that the model itself made."""
+def by_gradient(preserve: Callable[[str], list[str]], images: bool = False, **settings) -> Method:
+    """Training by gradient, on noise alone or on four pictures that the model itself made; pairs for the visual loss."""
 
     @contextlib.contextmanager
-    def method(world: World, name: str) -> Iterator[Applied]:
-        core, adapter = world.core("resteer"), world.adapter()
+    def method(world: World, *names: str) -> Iterator[Applied]:
+        core, references, adapter = world.core("gradient"), world.core("references"), world.adapter()
         with torch.inference_mode(False):
+            chosen = core.GradientSettings(preserve_prompts=preserve(names[0]), **settings)
+            concepts = [concept_of(world, adapter, name) for name in names]
             latents = torch.zeros(1, 4, 16, 16)
             if images:
-                ask = Evaluation(world, name, [], quick=True, seed=0).target
+                ask = Evaluation(world, names[0], [], quick=True, seed=0).target
                 latents = adapter.encode_images(world.vae, world.sample(ask)[:4].clone())
-            chosen = core.ResteerSettings(preserve_prompts=preserve(name), **settings)
             with adapter.ready_for_gradients():
-                patch = core.forget_by_resteering(adapter, [concept_of(world, adapter, name)], latents, chosen)
+                pairs = made_pairs(world, adapter, concepts) if chosen.visual_weight > 0 else None
+                made = [references.References(latents) for _ in concepts]
+                patch = core.forget_by_gradient(adapter, concepts, made, chosen, pairs=pairs)
         yield patched(world, patch)
 
     return method
+
+
+def made_pairs(world: World, adapter: Any, concepts: list[Any], count: int = 4) -> list[Any]:
+    """Pairs of each concept, the phrase and all end tokens zeroed, as the Visual Denoising Pairs node makes them."""
+    prompts = [
+        world.core("gradient").concept_prompts(adapter, dataclasses.replace(c, end_token="all")) for c in concepts
+    ]
+    make = world.core("references").make_pairs
+    return [make(adapter, p.encoded, p.columns, (4, 16, 16), count=count) for p in prompts]
 
 
 def published(**settings) -> Method:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from .model import ForgetModel
@@ -16,7 +18,12 @@ def schedule(sigmas: torch.Tensor, steps: int) -> torch.Tensor:
 
 @torch.no_grad()
 def sample(
-    model: ForgetModel, prompts: list[EncodedPrompt], empty: EncodedPrompt, noise: torch.Tensor, steps: int, guidance: float
+    model: ForgetModel,
+    prompts: list[EncodedPrompt],
+    empty: EncodedPrompt,
+    noise: torch.Tensor,
+    steps: int,
+    guidance: float,
 ) -> torch.Tensor:
     """Euler's method with classifier-free guidance: noise (B, C, h, w) of unit variance -> latents, on the CPU.
 
@@ -26,7 +33,7 @@ def sample(
     sigmas = schedule(model.sigmas(), steps).to(model.device)
     x = noise.to(model.device) * (1 + sigmas[0] ** 2).sqrt()
     both = [*prompts, *[empty] * len(prompts)]
-    for sigma, following in zip(sigmas[:-1], sigmas[1:]):
+    for sigma, following in itertools.pairwise(sigmas):
         positive, negative = model.denoise(torch.cat([x, x]), sigma.expand(2 * len(x)), both).float().chunk(2)
         x0 = negative + guidance * (positive - negative)
         x = x0 + (x - x0) * (following / sigma)

@@ -1,7 +1,7 @@
 """Packs the trained weights: python -m mini_sd.export (half precision, used vocabulary rows only).
 
 Writes mini_sd.safetensors, judge.safetensors, clip.safetensors (the image tower) and SHA256SUMS into weights/, and the
-latent scale and preview colours into config.json.
+latent scale and preview colours into config.json. A part that has no checkpoint stays as it is shipped.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 
 from mini_sd import captions, comfy_host
 from mini_sd.concepts import STYLES
+from mini_sd.export_diffusers import load_parts
 from mini_sd.training import CONFIG, HERE, concept_art, load_art, to_tensor
 
 WEIGHTS = HERE / "weights"
@@ -37,6 +38,17 @@ def text_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     # Stock SD 1.x encoders have no projection; the identity makes the pooled output the end token's embedding.
     tensors["text_projection.weight"] = torch.eye(tensors["vocabulary.weight"].shape[1])
     return tensors
+
+
+def merged_parts(data: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors of unet, text and vae: from checkpoints where there are any, else those that are shipped."""
+    parts = load_parts() if (WEIGHTS / "mini_sd.safetensors").exists() else {}
+    if (data / "unet.ckpt").exists():
+        parts["unet"] = load_ema(data / "unet.ckpt", "unet")
+        parts["text"] = text_tensors(load_ema(data / "unet.ckpt", "text"))
+    if (data / "vae.ckpt").exists():
+        parts["vae"] = load_ema(data / "vae.ckpt", "vae")
+    return parts
 
 
 def preview_colours(latents: torch.Tensor, images: torch.Tensor) -> tuple[list[list[float]], list[float]]:
@@ -63,20 +75,16 @@ def main() -> None:
     from mini_sd.train_unet import encode_art
 
     WEIGHTS.mkdir(exist_ok=True)
-    parts = {
-        "unet.": load_ema(args.data / "unet.ckpt", "unet"),
-        "text.": text_tensors(load_ema(args.data / "unet.ckpt", "text")),
-        "vae.": load_ema(args.data / "vae.ckpt", "vae"),
-    }
-    save_file(half({p + k: v for p, part in parts.items() for k, v in part.items()}), WEIGHTS / "mini_sd.safetensors")
-    if (args.data / "judge.ckpt").exists():
-        save_file(half(load_ema(args.data / "judge.ckpt", "judge")), WEIGHTS / "judge.safetensors")
-
-    if (args.data / "clip.ckpt").exists():
-        save_file(half(load_ema(args.data / "clip.ckpt", "clip")), WEIGHTS / "clip.safetensors")
+    parts = merged_parts(args.data)
+    save_file(
+        half({f"{p}.{k}": v for p, part in parts.items() for k, v in part.items()}), WEIGHTS / "mini_sd.safetensors"
+    )
+    for name in ("judge", "clip"):
+        if (args.data / f"{name}.ckpt").exists():
+            save_file(half(load_ema(args.data / f"{name}.ckpt", name)), WEIGHTS / f"{name}.safetensors")
 
     vae = build_vae().eval()
-    vae.load_state_dict(parts["vae."])
+    vae.load_state_dict(parts["vae"])
     images, names, sets = load_art(args.data)
     art = images[[i for i, _, _ in concept_art(names, sets, STYLES)]]
     latents = encode_art(vae, art, "cpu")

@@ -106,7 +106,10 @@ def build_pipeline():
     return StableDiffusionPipeline(
         vae=build_vae(parts["vae"]),
         text_encoder=build_text_encoder(parts["text"]),
-        tokenizer=CLIPTokenizer.from_pretrained(str(comfy_host.root() / "comfy" / "sd1_tokenizer")),
+        # The host pads and cuts prompts itself; here the tokenizer does.
+        tokenizer=CLIPTokenizer.from_pretrained(
+            str(comfy_host.root() / "comfy" / "sd1_tokenizer"), model_max_length=77
+        ),
         unet=build_unet(parts["unet"]),
         scheduler=scheduler,
         safety_checker=None,

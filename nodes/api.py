@@ -6,6 +6,9 @@ except ImportError:
     from comfy_api.latest import io, ui
 
 CATEGORY = "Forget-Me-Not"
+ForgetConceptType = io.Custom("FORGET_CONCEPT")
 ForgetPatchType = io.Custom("FORGET_PATCH")
+ForgetPairsType = io.Custom("FORGET_PAIRS")
+TrainingOptionsType = io.Custom("FORGET_OPTIONS")
 
-__all__ = ["CATEGORY", "ForgetPatchType", "io", "ui"]
+__all__ = ["CATEGORY", "ForgetConceptType", "ForgetPairsType", "ForgetPatchType", "TrainingOptionsType", "io", "ui"]

@@ -95,7 +95,7 @@ class ComfyModel:
             return self.clip.tokenize(prompt)
         marker = next(m for m in "*~^|" if m not in prompt)
         length = len(next(iter(word.values())))
-        tokens = self.clip.tokenize(prompt.replace(PLACEHOLDER, " ".join(marker * length)))
+        tokens = self.clip.tokenize(prompt.replace(PLACEHOLDER, f" {' '.join(marker * length)} "))
         for name, chunks in tokens.items():
             ids = strip_special(token_ids(self.clip.tokenize(marker))[name], self.vocabulary)
             count = itertools.count()
@@ -174,6 +174,15 @@ class ComfyModel:
         with torch.inference_mode():
             latents = vae.encode(images[..., :3])
         return _detached(self.patcher.model.process_latent_in(latents))
+
+    def decode_latents(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
+        """Latents in the model's scale -> IMAGE (B, H, W, 3) in 0..1, on the CPU."""
+        with torch.inference_mode():
+            return _detached(vae.decode(self.patcher.model.process_latent_out(latents)))
+
+    def latent_scale(self) -> float:
+        """The factor between the VAE's latents and the model's: part of what a cached latent depends on."""
+        return float(self.patcher.model.latent_format.scale_factor)
 
     def denoise(self, x: torch.Tensor, sigma: torch.Tensor, prompts: Iterable[EncodedPrompt]) -> torch.Tensor:
         prompts = list(prompts)

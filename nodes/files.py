@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.patch import ForgetPatch, save_patch
@@ -28,15 +30,19 @@ def check_file_name(name: str) -> str:
 
 
 def save_under_free_name(patch: ForgetPatch, stem: str) -> Path:
-    """Saves NAME.safetensors, or NAME_00002_.safetensors and so on where that is taken by another patch.
+    """Saves a patch as NAME.safetensors among the host's LoRAs, see save_free."""
+    return save_free(host.patch_root(), stem, lambda draft: save_patch(patch, draft))
 
-    A file with the very same content is kept, not written again.
+
+def save_free(folder: Path, stem: str, save: Callable[[Path], Any]) -> Path:
+    """Saves NAME.safetensors, or NAME_00002_.safetensors and so on where that is taken by another file.
+
+    A file with the very same content is kept, not written again. `save` writes to the path that it is given.
     """
-    folder = host.patch_root()
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".{stem}.draft"
+    draft = folder / f".{stem}.draft.safetensors"
     try:
-        save_patch(patch, draft)
+        save(draft)
         number, path = 1, folder / f"{stem}.safetensors"
         while path.exists() and path.read_bytes() != draft.read_bytes():
             number += 1

@@ -62,9 +62,35 @@ def cache_folder() -> Path:
     return Path(folder_paths.get_temp_directory()) / CACHE_FOLDER
 
 
+def embedding_files() -> list[str]:
+    """Names of all files in the host's embeddings folders."""
+    return sorted(folder_paths.get_filename_list("embeddings"))
+
+
+def embedding_path(name: str) -> Path:
+    """Full path of a listed embedding; raises ForgetError when the host does not know it."""
+    path = folder_paths.get_full_path("embeddings", name) if name in embedding_files() else None
+    if path is None:
+        raise ForgetError(
+            f"Expected an embedding from the list, {name!r} is not there. Refresh the list or put it into models/embeddings."
+        )
+    return Path(path)
+
+
+def preset_folder() -> Path:
+    """The user's own folder of presets; it need not exist."""
+    return Path(folder_paths.get_user_directory()) / "default" / PATCH_FOLDER / "presets"
+
+
 def forget_file_lists() -> None:
-    """Makes a patch that was just written appear in the host's lists."""
-    folder_paths.filename_list_cache.pop("loras", None)
+    """Makes a file that was just written appear in the host's lists."""
+    for folder in ("loras", "embeddings"):
+        folder_paths.filename_list_cache.pop(folder, None)
+
+
+def embedding_root() -> Path:
+    """models/embeddings: where prompts find embedding:NAME."""
+    return Path(folder_paths.get_folder_paths("embeddings")[0])
 
 
 # --- execution --------------------------------------------------------------------------------------------------------
@@ -100,6 +126,19 @@ def gradients():
     finally:
         if told:
             management.in_training = before
+
+
+PRECISIONS = ("as loaded", "fp32", "bf16", "fp16")
+
+
+def with_precision(patcher: Any, precision: str) -> Any:
+    """A clone of MODEL that computes in another precision, through the host's own casting; "as loaded" is MODEL itself."""
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in dtypes:
+        return patcher
+    clone = patcher.clone()
+    clone.set_model_compute_dtype(dtypes[precision])
+    return clone
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -171,6 +210,15 @@ def apply_patch(patcher: Any, patch: ForgetPatch, strength: float) -> tuple[Any,
 def token_embedding(clip: Any, encoder: str) -> torch.nn.Module:
     """The token embedding of one of a CLIP's text encoders, by the name that its tokenizer has ("l", "g", "h")."""
     return getattr(clip.cond_stage_model, f"clip_{encoder}").transformer.get_input_embeddings()
+
+
+def vae_key(vae: Any) -> list[float]:
+    """What tells VAEs apart: the norms of their weights."""
+    return [
+        float(f"{w.float().norm().item():.6g}")
+        for w in vae.first_stage_model.state_dict().values()
+        if w.is_floating_point()
+    ]
 
 
 def unet_blocks(unet: Any) -> list[torch.nn.Module]:

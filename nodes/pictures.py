@@ -80,6 +80,12 @@ def plot_of(figures: dict[str, Any], title: str) -> torch.Tensor:
     )
 
 
+def pair_rows(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Pairs of pictures (N, H, W, 3) as one IMAGE: for each, a row as it was and a row without."""
+    rows = [torch.cat(list(side), dim=1) for pair in pairs for side in pair]
+    return torch.cat(rows, dim=0)[None].clamp(0, 1)
+
+
 def heat_overlay(picture: torch.Tensor, heat: torch.Tensor) -> torch.Tensor:
     """Lays attention (h, w) as red light over a grey picture (H, W, 3); returns IMAGE (1, H, W, 3)."""
     h, w = picture.shape[:2]

@@ -6,24 +6,32 @@ from typing import Any
 
 import torch
 
+from ..fmn_core.augment import AugmentSettings
 from ..fmn_core.closed_form import PROJECTIONS, ClosedFormSettings, forget_closed_form
-from ..fmn_core.concept import Concept, make_concept
+from ..fmn_core.concept import Concept, check_concepts, concept_from_text
 from ..fmn_core.errors import ForgetError
+from ..fmn_core.gradient import TRAIN_CHOICES, GradientSettings, forget_by_gradient
+from ..fmn_core.losses import LOSS_FORMS
 from ..fmn_core.patch import ForgetPatch
-from ..fmn_core.resteer import LOSS_FORMS, TRAIN_CHOICES, ResteerSettings, forget_by_resteering
+from ..fmn_core.references import Pairs
 from ..fmn_core.templates import KINDS, parse_lines
 from ..fmn_core.tokens import END_TOKEN_CHOICES
-from . import files, host, pictures
-from .api import CATEGORY, ForgetPatchType, io
+from . import files, host, pictures, references, reports
+from .api import CATEGORY, ForgetConceptType, ForgetPairsType, ForgetPatchType, TrainingOptionsType, io
 from .comfy_model import ComfyModel
+from .training_options import DEFAULTS
 
-METHODS = ("closed form", "attention re-steering")
+CLOSED_FORM, RESTEERING, VISUAL, BOTH = METHODS = (
+    "closed form",
+    "attention re-steering",
+    "visual denoising",
+    "re-steering and visual denoising",
+)
 AUTO = "auto"
-# auto: what each method does best with
-DEFAULT_TRAIN = {"closed form": "values", "attention re-steering": "keys and values"}
+PAIR_STEPS, PAIR_GUIDANCE = 20, 3.0
 
 
-def _inputs() -> list[Any]:
+def _required_inputs() -> list[Any]:
     return [
         io.Model.Input("model", tooltip="The model that is to forget. It is not changed."),
         io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
@@ -31,19 +39,21 @@ def _inputs() -> list[Any]:
             "phrase",
             default="zebra",
             multiline=True,
-            tooltip="What to forget: the name on the first line, synonyms on further lines. List synonyms to forget them too.",
+            tooltip="What to forget: the name on the first line, synonyms on further lines. List synonyms to forget them too. "
+            "embedding:NAME is an inverted concept. May be empty when concepts are connected.",
         ),
         io.Combo.Input(
             "kind",
             options=list(KINDS),
             default="object",
-            tooltip="Chooses the prompt templates: an object or animal, a person or character, a style.",
+            tooltip="Chooses the prompt templates: an object or animal, a person or character, a style, unsafe content.",
         ),
         io.Combo.Input(
             "method",
             options=list(METHODS),
             default=METHODS[0],
-            tooltip="Closed form: seconds, no images, no tuning. Attention re-steering: the paper's Algorithm 1, by gradient.",
+            tooltip="Closed form: seconds, no images, no tuning. Attention re-steering: the paper's Algorithm 1, by gradient. "
+            "Visual denoising: by gradient, on pairs the model makes itself.",
         ),
         io.String.Input(
             "preserve_prompts",
@@ -59,9 +69,12 @@ def _inputs() -> list[Any]:
             step=0.05,
             tooltip="How much keeping counts against forgetting; 1 is balanced.",
         ),
-        io.Int.Input(
-            "steps", default=35, min=0, max=10000, tooltip="Attention re-steering: training steps. Published: 35."
-        ),
+    ]
+
+
+def _gradient_inputs() -> list[Any]:
+    return [
+        io.Int.Input("steps", default=35, min=0, max=10000, tooltip="By gradient: training steps. Published: 35."),
         io.Float.Input(
             "learning_rate",
             default=0.0,
@@ -69,7 +82,7 @@ def _inputs() -> list[Any]:
             max=1.0,
             step=1e-7,
             round=False,
-            tooltip="Attention re-steering: learning rate of the LoRA factors. 0: auto, on Stable Diffusion the pace of the published 2e-6 for full weights.",
+            tooltip="By gradient: learning rate. 0: auto, on Stable Diffusion the pace of the published 2e-6 for full weights.",
         ),
         io.Int.Input(
             "rank",
@@ -82,7 +95,7 @@ def _inputs() -> list[Any]:
             "train",
             options=[AUTO, *TRAIN_CHOICES],
             default=AUTO,
-            tooltip="Which weights change. Auto: attn2 values for closed form, attn2 keys and values for re-steering.",
+            tooltip="Which weights change. Auto: attn2 values for closed form, attn2 keys and values by gradient.",
         ),
         io.Combo.Input(
             "loss",
@@ -94,7 +107,7 @@ def _inputs() -> list[Any]:
             "end_token",
             options=list(END_TOKEN_CHOICES),
             default="first",
-            tooltip="Attention re-steering: which end tokens count as the concept's.",
+            tooltip="By gradient: which end tokens count as the phrase's.",
         ),
         io.Float.Input(
             "target_mass",
@@ -102,7 +115,7 @@ def _inputs() -> list[Any]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Attention re-steering: stop when the concept's attention has fallen to this share. 0: run all steps.",
+            tooltip="By gradient: stop when the concept's attention has fallen to this share. 0: run all steps.",
         ),
         io.Int.Input(
             "seed",
@@ -117,10 +130,15 @@ def _inputs() -> list[Any]:
             default="forget_zebra",
             tooltip="File under models/loras/forget_me_not; empty: no file. An existing file is never overwritten.",
         ),
+    ]
+
+
+def _optional_inputs() -> list[Any]:
+    return [
         io.Image.Input(
             "images",
             optional=True,
-            tooltip="Attention re-steering: pictures of the concept. Without them it trains on noise alone.",
+            tooltip="Attention re-steering: pictures of the phrase's concept. Without them it trains on noise alone.",
         ),
         io.Vae.Input("vae", optional=True, tooltip="Encodes the images."),
         io.String.Input(
@@ -130,6 +148,20 @@ def _inputs() -> list[Any]:
             optional=True,
             tooltip="Your own prompt templates, one per line with {} for the phrase. Empty: built-in ones for the kind.",
         ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="Where in the images the concept is: only attention there is taken away. One, or one for each image.",
+        ),
+        ForgetConceptType.Input(
+            "concepts", optional=True, tooltip="Concepts to forget in the same training, besides the phrase."
+        ),
+        ForgetPairsType.Input(
+            "pairs",
+            optional=True,
+            tooltip="Visual denoising: pairs that were looked at. Without them, they are made here.",
+        ),
+        TrainingOptionsType.Input("options", optional=True, tooltip="From Training Options, for the gradient methods."),
     ]
 
 
@@ -142,7 +174,7 @@ class TrainForgetPatch(io.ComfyNode):
             category=CATEGORY,
             description="Makes a model forget a concept and saves what it learned as a small patch, an ordinary LoRA file.",
             is_output_node=True,
-            inputs=_inputs(),
+            inputs=[*_required_inputs(), *_gradient_inputs(), *_optional_inputs()],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="The model with the patch applied."),
                 ForgetPatchType.Output(display_name="FORGET_PATCH", tooltip="The patch, for Apply Forget Patch."),
@@ -159,26 +191,43 @@ class TrainForgetPatch(io.ComfyNode):
         stem = files.check_file_name(file_name)
         with torch.inference_mode(False):
             adapter = ComfyModel(model, clip)
-            phrase, kind, templates = options["phrase"], options["kind"], options.get("templates") or ""
-            concept = make_concept(adapter, phrase, kind, templates)
-            train = {METHODS[0]: _closed_form, METHODS[1]: _resteer}[options["method"]]
-            patch = train(adapter, concept, options).as_stored()
+            concepts = references.joined(options.get("concepts"), _own_concept(options))
+            check_concepts(adapter, concepts)
+            train = _closed_form if options["method"] == CLOSED_FORM else _by_gradient
+            patch = train(adapter, concepts, options).as_stored()
         patched, matched = host.apply_patch(model, patch, 1.0)
         path = files.save_under_free_name(patch, stem) if stem else None
-        report = _report(patch, matched, path)
-        title = f"{options['method']}: {', '.join(concept.phrases)}"
+        report = reports.of_training(patch, matched, path)
+        title = f"{options['method']}: {', '.join(c.label() for c in concepts)}"
         return io.NodeOutput(patched, patch, pictures.plot_of(patch.figures, title), report, ui={"text": (report,)})
 
 
+def _own_concept(options: dict[str, Any]) -> Concept | None:
+    """The concept of the node's own widgets; None where concepts are connected and the phrase is empty."""
+    if not options["phrase"].strip() and options.get("concepts"):
+        return None
+    templates = options.get("templates") or ""
+    return concept_from_text(
+        options["phrase"],
+        options["kind"],
+        templates,
+        options["end_token"],
+        images=options.get("images"),
+        masks=options.get("mask"),
+    )
+
+
 def _chosen_train(options: dict[str, Any]) -> str:
-    return DEFAULT_TRAIN[options["method"]] if options["train"] == AUTO else options["train"]
+    if options["train"] != AUTO:
+        return options["train"]
+    return "values" if options["method"] == CLOSED_FORM else "keys and values"
 
 
-def _closed_form(adapter: ComfyModel, concept: Concept, options: dict[str, Any]) -> ForgetPatch:
+def _closed_form(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any]) -> ForgetPatch:
     train = _chosen_train(options)
     if train not in PROJECTIONS:
         raise ForgetError(
-            f"Expected the closed form to train {' or '.join(PROJECTIONS)}, got {train!r}. Choose one of these, auto, or attention re-steering."
+            f"Expected the closed form to train {' or '.join(PROJECTIONS)}, got {train!r}. Choose one of these, auto, or a method by gradient."
         )
     settings = ClosedFormSettings(
         train=train,
@@ -187,66 +236,54 @@ def _closed_form(adapter: ComfyModel, concept: Concept, options: dict[str, Any])
         preserve_prompts=parse_lines(options["preserve_prompts"]),
     )
     bar = host.Progress(4)
-    return forget_closed_form(adapter, [concept], settings, lambda done, total, figures: bar.update(done, total))
+    return forget_closed_form(adapter, concepts, settings, lambda done, total, figures: bar.update(done, total))
 
 
-def _resteer(adapter: ComfyModel, concept: Concept, options: dict[str, Any]) -> ForgetPatch:
-    names = ("loss", "end_token", "steps", "learning_rate", "rank", "seed", "preservation", "target_mass")
-    settings = ResteerSettings(
-        train=_chosen_train(options),
-        preserve_prompts=parse_lines(options["preserve_prompts"]),
-        **{n: options[n] for n in names},
-    )
-    latents = _latents(adapter, options.get("images"), options.get("vae"))
+def _by_gradient(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any]) -> ForgetPatch:
+    chosen = {**DEFAULTS, **(options.get("options") or {})}
+    settings = _gradient_settings(options, chosen)
+    augment = AugmentSettings(**{n: chosen[n] for n in ("copies", "crop", "flip", "bucket")})
+    seed, vae = options["seed"], options.get("vae")
+    adapter = ComfyModel(host.with_precision(adapter.patcher, chosen["precision"]), adapter.clip)
+    made = [references.references_of(adapter, vae, c, augment, seed) for c in concepts]
+    pairs = _pairs(adapter, concepts, options, chosen["pairs"]) if settings.visual_weight > 0 else None
     bar, series = host.Progress(settings.steps), {"loss": [], "attention mass": []}
 
     def progress(done: int, total: int, figures: dict[str, float]) -> None:
         series["loss"].append(figures["loss"])
         series["attention mass"].append(figures["mass"])
-        bar.update(done, total, pictures.curves(series, total, ", ".join(concept.phrases)))
+        bar.update(done, total, pictures.curves(series, total, ", ".join(c.label() for c in concepts)))
 
     with adapter.ready_for_gradients():
-        return forget_by_resteering(adapter, [concept], latents, settings, progress)
+        return forget_by_gradient(adapter, concepts, made, settings, progress, pairs)
 
 
-def _latents(adapter: ComfyModel, images: torch.Tensor | None, vae: Any) -> torch.Tensor:
-    """Latents of the reference images, or one zero latent at the model's native size (`no_real_image`)."""
-    if images is None:
-        size = adapter.native_latent_size()
-        return torch.zeros(1, adapter.latent_channels(), size, size)
-    if vae is None:
-        raise ForgetError("Expected a VAE to encode the images, got none. Connect a VAE, or disconnect the images.")
-    if images.shape[0] == 0 or min(images.shape[1:3]) < 8 or images.shape[-1] < 3:
-        raise ForgetError(
-            f"Expected RGB images of at least 8 x 8 pixels, got {list(images.shape)}. Connect other images."
-        )
-    return adapter.encode_images(vae, images)
-
-
-def _report(patch: ForgetPatch, matched: int, path: Any) -> str:
-    f = patch.figures
-    lines = [
-        f"method: {patch.settings['method']}",
-        f"forgets: {', '.join(p for c in patch.concepts for p in c['phrases'])}",
-    ]
-    if "layers" in f:
-        missed, drift = ([layer[k] for layer in f["layers"].values()] for k in ("missed", "drift"))
-        lines += [
-            f"share of the target missed: mean {sum(missed) / len(missed):.3f}, worst layer {max(missed):.3f}",
-            f"preserve prompts moved by: mean {sum(drift) / len(drift):.4f}, worst layer {max(drift):.4f}",
-            f"on held-out templates and prompts: missed {f['held_out_missed']:.3f}, moved {f['held_out_drift']:.4f}",
-            f"rank {f['rank']}, energy left behind {f['rank_residual']:.1e}; lambda {f['ridge']:g}, preserve weight {f['preserve_weight']:g}",
-        ]
-    else:
-        lines += [
-            f"steps: {f['steps']}, learning rate {f['learning_rate']:.2g}, loss {f['losses'][0]:.4g} -> {f['losses'][-1]:.4g}",
-            f"attention mass on the concept: {f['mass'][0]:.4f} -> {f['mass'][-1]:.4f}",
-            f"preserve prompts' keys and values moved by {f['preserve_drift']:.4f}",
-        ]
-    lines += [f"matched {matched} layers in {f['seconds']:.1f} s"]
-    lines += (
-        [f"saved {path.parent.name}/{path.name}, {path.stat().st_size / 1000:.0f} kB"]
-        if path
-        else ["not saved: no file name"]
+def _gradient_settings(options: dict[str, Any], chosen: dict[str, Any]) -> GradientSettings:
+    own = ("loss", "steps", "learning_rate", "rank", "seed", "preservation", "target_mass")
+    shared = [n for n in GradientSettings.__dataclass_fields__ if n in chosen]
+    weights = {
+        "attention_weight": chosen["attention_weight"] if options["method"] in (RESTEERING, BOTH) else 0.0,
+        "visual_weight": chosen["visual_weight"] if options["method"] in (VISUAL, BOTH) else 0.0,
+    }
+    return GradientSettings(
+        train=_chosen_train(options),
+        preserve_prompts=parse_lines(options["preserve_prompts"]),
+        **{n: options[n] for n in own},
+        **{**{n: chosen[n] for n in shared}, **weights},
     )
-    return "\n".join(lines)
+
+
+def _pairs(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any], count: int) -> list[Pairs]:
+    """The connected pairs of every concept, or pairs made here."""
+    given = options.get("pairs")
+    if given is None:
+        with torch.no_grad():
+            host.load(adapter.patcher)
+            seed = options["seed"]
+            return [references.pairs_of(adapter, c, count, PAIR_STEPS, PAIR_GUIDANCE, seed) for c in concepts]
+    missing = [c.label() for c in concepts if c.label() not in given]
+    if missing:
+        raise ForgetError(
+            f"Expected pairs of every concept, got none of {', '.join(missing)}. Give Visual Denoising Pairs the same concepts."
+        )
+    return [given[c.label()] for c in concepts]

@@ -16,7 +16,7 @@ def pack():
         **{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in ("host", "comfy_model")},
         **{
             n: sys.modules[f"forget_me_not.fmn_core.{n}"]
-            for n in ("closed_form", "resteer", "concept", "errors", "patch", "hooks")
+            for n in ("closed_form", "gradient", "references", "concept", "errors", "patch", "hooks")
         },
     )
 
@@ -71,8 +71,11 @@ def test_training_under_inference_mode_leaves_the_model_alone(pack, miniature, a
     before = weights(miniature[0])
     with torch.inference_mode(), adapter.ready_for_gradients():
         concept = pack.concept.make_concept(adapter, "zebra")
-        patch = pack.resteer.forget_by_resteering(
-            adapter, [concept], torch.zeros(1, 4, 16, 16), pack.resteer.ResteerSettings(steps=2, train=train, rank=2)
+        patch = pack.gradient.forget_by_gradient(
+            adapter,
+            [concept],
+            [pack.references.References(torch.zeros(1, 4, 16, 16))],
+            pack.gradient.GradientSettings(steps=2, train=train, rank=2),
         )
     assert any(f.up.abs().max() > 0 for f in patch.factors.values())
     assert_untouched(miniature[0], before)
@@ -96,8 +99,12 @@ def test_interrupt_and_failure_leave_the_model_alone(pack, miniature, adapter):
         (torch.full((1, 4, 16, 16), float("nan")), pack.errors.ForgetError, None),
     ):
         with pytest.raises(error), torch.inference_mode(), adapter.ready_for_gradients():
-            pack.resteer.forget_by_resteering(
-                adapter, [concept], latents, pack.resteer.ResteerSettings(steps=3), progress
+            pack.gradient.forget_by_gradient(
+                adapter,
+                [concept],
+                [pack.references.References(latents)],
+                pack.gradient.GradientSettings(steps=3),
+                progress,
             )
         assert_untouched(miniature[0], before)
 

@@ -16,6 +16,8 @@ NODES = {
     "FMN_ZeroConceptAttention",
     "FMN_TrainForgetPatch",
     "FMN_ApplyForgetPatch",
+    "FMN_Concept",
+    "FMN_ConceptPreset",
     "FMN_ConceptAttentionMap",
     "FMN_AttentionMask",
     "FMN_FaceMask",

@@ -1,0 +1,238 @@
+"""Concept and Concept Preset: what to forget, as data that one training takes several of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..fmn_core.concept import Concept, concept_from_text
+from ..fmn_core.embedding_file import load_embedding
+from ..fmn_core.errors import ForgetError
+from ..fmn_core.masks import check_mask
+from ..fmn_core.presets import SHIPPED, find_preset, list_presets, load_preset
+from ..fmn_core.templates import KINDS
+from ..fmn_core.tokens import END_TOKEN_CHOICES, Word, vector_id
+from . import host
+from .api import CATEGORY, ForgetConceptType, io
+from .mask_overlay import check_images
+
+NONE = "none"
+
+
+class ConceptNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FMN_Concept",
+            display_name="Concept",
+            category=CATEGORY,
+            description="Says what to forget: its names, what kind of thing it is, and, if wanted, prompts, pictures and an "
+            "embedding of it. Chain several to forget them in one training.",
+            inputs=[*_words(), *_references(), _previous()],
+            outputs=[_chain()],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, embedding=NONE, **inputs):
+        try:
+            return _version(host.embedding_path(embedding)) if embedding != NONE else ""
+        except (ForgetError, OSError):
+            return ""
+
+    @classmethod
+    def validate_inputs(cls, embedding=NONE):
+        # Taking embedding here switches off the host's check against the list, whose message names all files.
+        return embedding in (NONE, None) or _reason(host.embedding_path, embedding)
+
+    @classmethod
+    def execute(
+        cls, phrases, kind, end_token, embedding, templates="", images=None, mask=None, previous=None
+    ) -> io.NodeOutput:
+        with torch.inference_mode(False):
+            references = {"embedding": _word(embedding), "images": _images(images), "masks": _masks(mask, images)}
+            concept = concept_from_text(phrases, kind, templates, end_token, **references)
+        return io.NodeOutput(chained(previous, [concept]))
+
+
+class ConceptPreset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        names = list_presets(_folders())
+        return io.Schema(
+            node_id="FMN_ConceptPreset",
+            display_name="Concept Preset",
+            category=CATEGORY,
+            description="Concepts from a file: unsafe content that ships with the pack, and your own lists in "
+            "user/default/forget_me_not/presets.",
+            inputs=[
+                io.Combo.Input(
+                    "preset",
+                    options=names,
+                    default="nudity" if "nudity" in names else None,
+                    tooltip="A list of concepts. A file of yours replaces the shipped one of the same name.",
+                ),
+                _previous(),
+            ],
+            outputs=[
+                _chain(),
+                io.String.Output(display_name="listing", tooltip="What the preset holds: kind and phrases, in words."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, preset="", **inputs):
+        try:
+            return _version(find_preset(preset, _folders()))
+        except (ForgetError, OSError):
+            return ""
+
+    @classmethod
+    def validate_inputs(cls, preset=None):
+        # As for embeddings; and a preset that was added a moment ago can be named before the list is refreshed.
+        return preset is None or _reason(load_preset, preset, _folders())
+
+    @classmethod
+    def execute(cls, preset, previous=None) -> io.NodeOutput:
+        with torch.inference_mode(False):
+            found = load_preset(preset, _folders())
+        return io.NodeOutput(chained(previous, found.concepts), found.listing())
+
+
+def chained(previous: Sequence[Concept] | None, concepts: Sequence[Concept]) -> tuple[Concept, ...]:
+    """Both lists in one; raises ForgetError on a phrase or an embedding that comes twice, in any case of letters."""
+    chain = (*(previous or ()), *concepts)
+    seen = set()
+    for concept in chain:
+        for name in concept.names():
+            key = _key(name.text) if name.word is None else _key_of_vectors(name.word)
+            if key in seen:
+                what = f"the phrase {name.text!r}" if name.word is None else "the same embedding"
+                raise ForgetError(f"Expected every concept once in the chain, got {what} twice. Remove one of them.")
+            seen.add(key)
+    return chain
+
+
+def _key(phrase: str) -> str:
+    """A phrase as the tokenizer of CLIP reads it: case and the number of spaces do not matter."""
+    return " ".join(phrase.lower().split())
+
+
+def _key_of_vectors(word: Word) -> tuple[Any, ...]:
+    return tuple((encoder, *(vector_id(v) for v in vectors)) for encoder, vectors in sorted(word.items()))
+
+
+def _folders() -> list[Path]:
+    return [host.preset_folder(), SHIPPED]
+
+
+def _version(path: Path) -> str:
+    return f"{path} {path.stat().st_mtime_ns}"
+
+
+def _reason(check: Any, *values: Any) -> Any:
+    """True when a check passes, else its message: what the host wants of validate_inputs."""
+    try:
+        check(*values)
+    except (ForgetError, OSError) as error:
+        return str(error)
+    return True
+
+
+def _word(embedding: str) -> Word | None:
+    return None if embedding == NONE else load_embedding(host.embedding_path(embedding)).word
+
+
+def _images(images: torch.Tensor | None) -> torch.Tensor | None:
+    """Pictures without alpha, as tensors that autograd accepts."""
+    if images is None:
+        return None
+    images = check_images(images[..., :3] if images.shape[-1] == 4 else images)
+    if not torch.isfinite(images).all():
+        raise ForgetError("Expected images with values from 0 to 1, got some that are not numbers. Make them anew.")
+    return images.detach().to("cpu", torch.float32).clone().clamp_(0, 1)
+
+
+def _masks(mask: torch.Tensor | None, images: torch.Tensor | None) -> torch.Tensor | None:
+    """One mask, or one for each picture, each with something in it."""
+    if mask is None:
+        return None
+    if images is None:
+        raise ForgetError("Expected images for the mask, got none. Connect the images, or disconnect the mask.")
+    masks = check_mask(mask.detach().to("cpu", copy=True))
+    if len(masks) not in (1, len(images)):
+        raise ForgetError(
+            f"Expected one mask, or one for each of {len(images)} images, got {len(masks)}. Connect as many masks as images."
+        )
+    for number, one in enumerate(masks, 1):
+        if one.max() <= 0:
+            raise ForgetError(
+                f"Expected something in every mask, got zeros only in mask {number}. Paint it, or leave that picture out."
+            )
+    return masks
+
+
+def _words() -> list[Any]:
+    return [
+        io.String.Input(
+            "phrases",
+            default="zebra",
+            multiline=True,
+            tooltip="The name on the first line, synonyms on further lines. May be empty where an embedding is chosen.",
+        ),
+        io.Combo.Input(
+            "kind",
+            options=list(KINDS),
+            default="object",
+            tooltip="Chooses the prompt templates: an object or animal, a person or character, a style, unsafe content.",
+        ),
+        io.Combo.Input(
+            "end_token",
+            options=list(END_TOKEN_CHOICES),
+            default="first",
+            tooltip="Attention re-steering: which end tokens count as the concept's.",
+        ),
+    ]
+
+
+def _references() -> list[Any]:
+    return [
+        io.Combo.Input(
+            "embedding",
+            options=[NONE, *host.embedding_files()],
+            default=NONE,
+            tooltip="A textual-inversion embedding in models/embeddings that means the concept, forgotten too. Only safetensors.",
+        ),
+        io.String.Input(
+            "templates",
+            default="",
+            multiline=True,
+            optional=True,
+            tooltip="Your own prompt templates, one per line with {} for the phrase. Empty: built-in ones for the kind.",
+        ),
+        io.Image.Input(
+            "images", optional=True, tooltip="Attention re-steering: pictures of the concept, 8 x 8 or more."
+        ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="Where in the pictures the concept is: one mask, or one for each, of any size.",
+        ),
+    ]
+
+
+def _previous() -> Any:
+    return ForgetConceptType.Input(
+        "previous",
+        optional=True,
+        tooltip="Concepts from another Concept or Concept Preset node: all of them go into one training.",
+    )
+
+
+def _chain() -> Any:
+    return ForgetConceptType.Output(
+        display_name="FORGET_CONCEPT",
+        tooltip="The concepts of the chain: those of `previous`, then those of this node.",
+    )

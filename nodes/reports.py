@@ -1,0 +1,46 @@
+"""What a node tells the user in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..fmn_core.patch import ForgetPatch
+
+
+def of_training(patch: ForgetPatch, matched: int, path: Path | None) -> str:
+    """What a training did and measured, a line each."""
+    f = patch.figures
+    names = [", ".join(c["phrases"]) or "an inverted concept" for c in patch.concepts]
+    lines = [f"method: {patch.settings['method']}", f"forgets: {'; '.join(names)}"]
+    lines += _closed_form(f) if "layers" in f else _gradient(f)
+    lines += [f"matched {matched} layers in {f['seconds']:.1f} s", *_saved(path)]
+    return "\n".join(lines)
+
+
+def _closed_form(f: dict) -> list[str]:
+    missed, drift = ([layer[k] for layer in f["layers"].values()] for k in ("missed", "drift"))
+    return [
+        f"share of the target missed: mean {sum(missed) / len(missed):.3f}, worst layer {max(missed):.3f}",
+        f"preserve prompts moved by: mean {sum(drift) / len(drift):.4f}, worst layer {max(drift):.4f}",
+        f"on held-out templates and prompts: missed {f['held_out_missed']:.3f}, moved {f['held_out_drift']:.4f}",
+        f"rank {f['rank']}, energy left behind {f['rank_residual']:.1e}; lambda {f['ridge']:g}, preserve weight {f['preserve_weight']:g}",
+    ]
+
+
+def _gradient(f: dict) -> list[str]:
+    lines = [
+        f"steps: {f['steps']} ({f['stopped']}), learning rate {f['learning_rate']:.2g}, loss {f['losses'][0]:.4g} -> {f['losses'][-1]:.4g}",
+        f"attention mass on the concept: {f['mass'][0]:.4f} -> {f['mass'][-1]:.4f}",
+        f"preserve prompts' keys and values moved by {f['preserve_drift']:.4f}",
+    ]
+    if f["drift"]:
+        lines.append(f"drift of preserve prompts' predictions: {f['drift'][-1][1]:.4f}")
+    if f["rank_residual"]:
+        lines.append(f"energy left behind by reducing whole weights to the rank: {f['rank_residual']:.3f}")
+    return lines + [f"warning: {w}" for w in f["warnings"]]
+
+
+def _saved(path: Path | None) -> list[str]:
+    if path is None:
+        return ["not saved: no file name"]
+    return [f"saved {path.parent.name}/{path.name}, {path.stat().st_size / 1000:.0f} kB"]

@@ -1,0 +1,446 @@
+"""The adapter for diffusers pipelines against the host's adapter on the same weights, and on its own."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import tiny_pipelines
+import torch
+
+from mini_sd import comfy_host
+
+NAMES = ("closed_form", "gradient", "references", "concept", "errors", "patch")
+# No "!": where it is the padding token, transformers takes it for that also within words, and the host does not.
+PROMPTS = ["a picture of a zebra in noto style", "", "a dog, a cat and a Zebra's foal.", "house " * 100]
+# Templates in which both hosts see the phrase as words of their own.
+TEMPLATES = "a picture of {}\na {} in noto style\n{}\na drawing of a {} on a table"
+
+
+@pytest.fixture(scope="module")
+def pack():
+    comfy_host.load_pack()
+    import importlib
+
+    adapter = importlib.import_module("forget_me_not.fmn_core.diffusers_model")
+    host = {n: sys.modules[f"forget_me_not.nodes.{n}"] for n in ("host", "comfy_model")}
+    return SimpleNamespace(diffusers=adapter, **host, **{n: sys.modules[f"forget_me_not.fmn_core.{n}"] for n in NAMES})
+
+
+@pytest.fixture(scope="module")
+def pipelines(pack, tmp_path_factory):
+    from diffusers import StableDiffusionPipeline
+
+    from mini_sd.export_diffusers import build_pipeline
+
+    folder = tmp_path_factory.mktemp("miniature")
+    build_pipeline().save_pretrained(folder)
+    exported = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
+    return {"miniature": exported, "SDXL": tiny_pipelines.sdxl(), "SD2": tiny_pipelines.sd2()}
+
+
+@pytest.fixture(scope="module")
+def pairs(pack, pipelines):
+    """Both adapters over the same weights: ours, the host's."""
+
+    def twin(name, kind, prediction):
+        pipeline = pipelines[name]
+        model = tiny_pipelines.host_model(pack.host, pipeline, kind, prediction)
+        return pack.comfy_model.ComfyModel(model, tiny_pipelines.host_clip(pipeline, name))
+
+    with torch.inference_mode():
+        miniature = pack.host.load_miniature()
+        hosts = {
+            "miniature": pack.comfy_model.ComfyModel(*miniature[:2]),
+            "SDXL": twin("SDXL", "SDXL", "EPS"),
+            "SD2": twin("SD2", "BaseModel", "V_PREDICTION"),
+        }
+    found = {name: (pack.diffusers.DiffusersModel(p), hosts[name]) for name, p in pipelines.items()}
+    return found | {"vae": miniature[2]}
+
+
+KINDS = pytest.mark.parametrize("kind", ["miniature", "SDXL", "SD2"])
+
+
+def words_of(model, count=2):
+    g = torch.Generator().manual_seed(3)
+    return {name: torch.randn(count, t.shape[1], generator=g) for name, t in model.token_embeddings().items()}
+
+
+def assert_same_patch(ours, theirs, tolerance):
+    assert ours.factors.keys() == theirs.factors.keys()
+    for name, factors in ours.factors.items():
+        a, b = factors.delta().double(), theirs.factors[name].delta().double()
+        assert b.norm() > 0
+        assert (a - b).norm() <= tolerance * b.norm(), name
+        assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), 0) > 1 - tolerance
+
+
+def snapshot(pipeline):
+    parts = [p for p in pipeline.components.values() if isinstance(p, torch.nn.Module)]
+    return [(p, {k: v.clone() for k, v in p.state_dict().items()}) for p in parts]
+
+
+def assert_untouched(before):
+    for part, state in before:
+        after = part.state_dict()
+        assert state.keys() == after.keys() and all(torch.equal(state[k], after[k]) for k in state)
+        # On text encoders transformers leaves hooks of its own, which collect hidden states.
+        watched = [part.get_input_embeddings()] if hasattr(part, "get_input_embeddings") else part.modules()
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in watched)
+
+
+# --- equal to the host's adapter --------------------------------------------------------------------------------------
+
+
+@KINDS
+def test_prompts_are_encoded_as_the_host_does(pairs, kind):
+    ours, theirs = pairs[kind]
+    assert ours.vocabulary == theirs.vocabulary
+    assert ours.phrase_tokens("santa claus") == theirs.phrase_tokens("santa claus")
+    for a, b in zip(ours.encode(PROMPTS), theirs.encode(PROMPTS), strict=True):
+        assert a.text == b.text and a.tokens == b.tokens
+        torch.testing.assert_close(a.context, b.context, atol=1e-5, rtol=1e-5)
+        assert (a.pooled is None) == (kind != "SDXL")
+        if a.pooled is not None:
+            torch.testing.assert_close(a.pooled, b.pooled, atol=1e-5, rtol=1e-5)
+
+
+@KINDS
+def test_words_are_put_where_the_host_puts_them(pairs, kind):
+    ours, theirs = pairs[kind]
+    word = words_of(ours)
+    prompts, words = ["a <concept> and a <concept> here", "a dog", "<concept>"], [word, None, word]
+    for a, b in zip(ours.encode(prompts, words), theirs.encode(prompts, words), strict=True):
+        assert a.tokens == b.tokens
+        torch.testing.assert_close(a.context, b.context, atol=1e-5, rtol=1e-5)
+
+
+def test_token_embeddings_are_the_hosts(pairs):
+    for kind in ("miniature", "SDXL", "SD2"):
+        ours, theirs = (m.token_embeddings() for m in pairs[kind])
+        assert list(ours) == list(theirs)
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+@KINDS
+def test_layers_have_the_hosts_names_order_and_weights(pack, pairs, kind):
+    ours, theirs = pairs[kind]
+    names = [layer.name for layer in ours.cross_attention()]
+    assert names == [layer.name for layer in theirs.cross_attention()]
+    assert [m.heads for m in ours.cross_attention()] == [m.heads for m in theirs.cross_attention()]
+    assert ours.linear_layers().keys() >= {f"{n}.{p}" for n in names for p in ("to_q", "to_k", "to_v", "to_out.0")}
+    # The host knows SDXL's size embedding by two names.
+    known = {n for n in theirs.linear_layers() if not n.startswith("class_embedding.")}
+    assert ours.linear_layers().keys() == known
+    assert len(ours.blocks()) == len(theirs.blocks())
+    assert all(torch.equal(ours.weight(n, "to_k"), theirs.weight(n, "to_k")) for n in names)
+    assert pack.patch.fingerprint(ours) == pack.patch.fingerprint(theirs)
+
+
+@KINDS
+def test_noise_levels_and_predictions_are_the_hosts(pairs, kind):
+    ours, theirs = pairs[kind]
+    sigmas = ours.sigmas()
+    torch.testing.assert_close(sigmas, theirs.sigmas(), atol=0, rtol=1e-6)
+    assert torch.isfinite(sigmas).all() and (sigmas.diff() > 0).all()
+    size, g = ours.native_latent_size(), torch.Generator().manual_seed(0)
+    sigma = torch.tensor([0.05, 2.5, float(sigmas[-1])])
+    x = torch.randn(3, ours.latent_channels(), size, size, generator=g) * (1 + sigma**2).sqrt().view(3, 1, 1, 1)
+    prompts = ours.encode(PROMPTS[:3])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            ours.denoise(x, sigma, prompts), theirs.denoise(x, sigma, prompts), atol=2e-4, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_noise_levels_of_other_schedules_are_the_schedulers(pack, schedule, zero_snr):
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(
+        beta_start=0.001,
+        beta_end=0.011,
+        beta_schedule=schedule,
+        rescale_betas_zero_snr=zero_snr,
+        num_train_timesteps=500,
+    )
+    pipeline = tiny_pipelines.sd2()
+    pipeline.scheduler = scheduler
+    sigmas = pack.diffusers.DiffusersModel(pipeline).sigmas().double()
+    assert sigmas.shape == (500,) and torch.isfinite(sigmas).all()
+    torch.testing.assert_close(1 / (1 + sigmas**2), scheduler.alphas_cumprod.double(), atol=1e-6, rtol=1e-4)
+
+
+def test_half_precision_predicts_nearly_the_same(pack):
+    from mini_sd.export_diffusers import build_pipeline
+
+    pipeline, g = build_pipeline(), torch.Generator().manual_seed(0)
+    x, sigma = torch.randn(1, 4, 16, 16, generator=g) * 3, torch.tensor([2.5])
+    images = torch.rand(1, 64, 64, 3, generator=g)
+
+    def run():
+        model = pack.diffusers.DiffusersModel(pipeline)
+        with torch.no_grad():
+            prompts = model.encode(["a zebra"])
+            return prompts[0].context, model.denoise(x, sigma, prompts), model.encode_images(images)
+
+    exact = run()
+    pipeline.to(torch.float16)
+    half = run()
+    for a, b in zip(half, exact, strict=True):
+        assert a.dtype == torch.float32 and (a - b).norm() < 0.005 * b.norm()
+    # The miniature's weights are exact in half precision, so a VAE that was run in single precision gives the same.
+    assert pipeline.vae.config.force_upcast and torch.equal(half[2], exact[2])
+    assert pipeline.vae.dtype == torch.float16 and not torch.equal(half[1], exact[1])
+
+
+def test_native_size_is_that_of_the_host(pairs):
+    assert pairs["miniature"][0].native_latent_size() == pairs["miniature"][1].native_latent_size() == 16
+
+
+def test_images_are_encoded_as_the_host_does(pairs):
+    ours, theirs = pairs["miniature"]
+    images = torch.rand(2, 67, 64, 3, generator=torch.Generator().manual_seed(0))
+    expected = theirs.encode_images(pairs["vae"], images[:, :64])
+    assert expected.shape == (2, 4, 8, 8)
+    torch.testing.assert_close(ours.encode_images(images[:, :64]), expected, atol=1e-2, rtol=1e-2)
+    assert ours.encode_images(images).shape == (2, 4, 8, 8)
+
+
+@pytest.mark.parametrize("train", ["values", "keys and values"])
+def test_closed_form_gives_the_same_patch(pack, pairs, train):
+    settings = pack.closed_form.ClosedFormSettings(train=train, preserve_prompts=["horse", "a house in fluent style"])
+    patches = []
+    for model in pairs["miniature"]:
+        concept = pack.concept.make_concept(model, "zebra")
+        patches.append(pack.closed_form.forget_closed_form(model, [concept], settings))
+    assert_same_patch(*patches, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("train", ["keys and values", "whole UNet"])
+def test_resteering_gives_the_same_patch(pack, pairs, train):
+    latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    settings = pack.gradient.GradientSettings(steps=4, train=train, rank=4, seed=5)
+    patches = []
+    for model in pairs["miniature"]:
+        with model.ready_for_gradients():
+            concept = pack.concept.make_concept(model, "zebra")
+            patches.append(
+                pack.gradient.forget_by_gradient(model, [concept], [pack.references.References(latents)], settings)
+            )
+    # No attention depends on what comes after the last keys.
+    moved = [k for k, f in patches[1].factors.items() if f.delta().abs().max() > 0]
+    assert len(moved) >= len(patches[1].factors) - 8 and len(moved) >= 31
+    for patch in patches:
+        patch.factors = {k: patch.factors[k] for k in moved}
+    assert_same_patch(*patches, tolerance=1e-2)
+
+
+# --- on its own -------------------------------------------------------------------------------------------------------
+
+
+@KINDS
+def test_both_methods_run_and_leave_the_pipeline_alone(pack, pipelines, kind):
+    pipeline = pipelines[kind]
+    before, modules = snapshot(pipeline), {n.replace(".", "_") for n, _ in pipeline.unet.named_modules()}
+    wanted = [p.requires_grad for p in pipeline.unet.parameters()]
+    with torch.inference_mode():
+        model = pack.diffusers.DiffusersModel(pipeline)
+        concept = pack.concept.make_concept(model, "zebra")
+        size = model.native_latent_size()
+        with model.ready_for_gradients():
+            assert not any(p.requires_grad for p in pipeline.unet.parameters())
+            closed = pack.closed_form.forget_closed_form(model, [concept])
+            steps = pack.gradient.GradientSettings(steps=2, rank=2)
+            latents = torch.zeros(1, model.latent_channels(), size, size)
+            steered = pack.gradient.forget_by_gradient(model, [concept], [pack.references.References(latents)], steps)
+    for patch, projections in ((closed, 1), (steered, 2)):
+        assert len(patch.factors) == projections * len(model.cross_attention())
+        assert {name.removeprefix("lora_unet_") for name in patch.factors} <= modules
+        assert any(f.up.abs().max() > 0 for f in patch.factors.values())
+    assert_untouched(before)
+    assert [p.requires_grad for p in pipeline.unet.parameters()] == wanted
+
+
+@KINDS
+def test_contexts_carry_the_gradient_of_words(pack, pairs, kind):
+    """Against a difference quotient along a random direction."""
+    model = pairs[kind][0]
+    word, g = words_of(model), torch.Generator().manual_seed(7)
+    direction = {k: torch.randn(v.shape, generator=g) for k, v in word.items()}
+    weights = torch.randn(model.encode([""])[0].context.shape, generator=g)
+
+    def value(w):
+        return (model.encode(["a <concept>, in a house"], [w])[0].context * weights).double().sum()
+
+    with torch.inference_mode(), model.ready_for_gradients(text=True):
+        learned = {k: v.clone().requires_grad_() for k, v in word.items()}
+        value(learned).backward()
+        slope = sum((learned[k].grad * direction[k]).double().sum() for k in word)
+    step = 1e-3
+    ahead, behind = ({k: v + s * direction[k] for k, v in word.items()} for s in (step, -step))
+    quotient = (value(ahead) - value(behind)) / (2 * step)
+    assert abs(slope) > 1 and abs(slope - quotient) < 0.02 * abs(slope)
+    assert not value(word).requires_grad
+
+
+def test_words_beside_punctuation_are_kept_whole(pairs):
+    model = pairs["miniature"][0]
+    (prompt,) = model.encode(["a <concept>, in rain"], [words_of(model)])
+    plain = model.encode(["a zebra, in rain"])[0].tokens["l"][0]
+    chunk = prompt.tokens["l"][0]
+    assert [i < 0 for i in chunk[:6]] == [False, False, True, True, False, False]
+    assert chunk[4:8] == plain[3:7]
+
+
+def test_a_loaded_patch_counts_as_part_of_the_model(pack, pairs, tmp_path):
+    """The stock loader of diffusers reads the file, and weight() sees what it did."""
+    from mini_sd.export_diffusers import build_pipeline
+
+    ours = pairs["miniature"][0]
+    concept = pack.concept.make_concept(ours, "zebra")
+    patch = pack.closed_form.forget_closed_form(ours, [concept])
+    pack.patch.save_patch(patch, tmp_path / "patch.safetensors")
+    pipeline = build_pipeline()
+    pipeline.load_lora_weights(str(tmp_path), weight_name="patch.safetensors")
+    patched, stored = pack.diffusers.DiffusersModel(pipeline), patch.as_stored()
+    assert patched.linear_layers().keys() == ours.linear_layers().keys()
+    for layer in ours.cross_attention():
+        delta = stored.factors[pack.patch.kohya_name(layer.name, "to_v")].delta()
+        expected = ours.weight(layer.name, "to_v") + delta
+        torch.testing.assert_close(patched.weight(layer.name, "to_v"), expected, atol=1e-5, rtol=1e-4)
+        assert torch.equal(patched.weight(layer.name, "to_k"), ours.weight(layer.name, "to_k"))
+    again = pack.closed_form.forget_closed_form(patched, [pack.concept.make_concept(patched, "dog")])
+    assert again.factors.keys() == patch.factors.keys()
+
+
+# --- what cannot be used ----------------------------------------------------------------------------------------------
+
+
+def flux():
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    transformer = FluxTransformer2DModel(
+        in_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        axes_dims_rope=(4, 4, 8),
+    )
+    return FluxPipeline(FlowMatchEulerDiscreteScheduler(), None, None, None, None, None, transformer)
+
+
+def sd3():
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=32,
+        caption_projection_dim=32,
+        pooled_projection_dim=64,
+    )
+    parts = dict.fromkeys(
+        ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")
+    )
+    return StableDiffusion3Pipeline(transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(), **parts)
+
+
+@pytest.mark.parametrize(("make", "name"), [(flux, "FluxPipeline"), (sd3, "StableDiffusion3Pipeline")])
+def test_transformer_pipelines_are_refused(pack, make, name):
+    with pytest.raises(
+        pack.errors.ForgetError, match=f"got {name}.*Flux and SD3, are not supported.*SD 1.x, 2.x or XL"
+    ):
+        pack.diffusers.DiffusersModel(make())
+
+
+def without_text_encoder(pipeline):
+    pipeline.text_encoder = None
+
+
+def without_tokenizer(pipeline):
+    pipeline.tokenizer = None
+
+
+def without_scheduler(pipeline):
+    pipeline.scheduler = None
+
+
+def with_flow_matching(pipeline):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+
+
+def with_sample_prediction(pipeline):
+    pipeline.scheduler.register_to_config(prediction_type="sample")
+
+
+def with_a_wider_text_encoder(pipeline):
+    pipeline.text_encoder = tiny_pipelines.text_encoder("CLIPTextModel", tiny_pipelines.TEXT_L, "gelu")
+
+
+def with_an_inpainting_unet(pipeline):
+    pipeline.unet.register_to_config(in_channels=9)
+
+
+def with_eight_bit_weights(pipeline):
+    layer = pipeline.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_v
+    layer.weight = torch.nn.Parameter(layer.weight.detach().mul(100).to(torch.int8), requires_grad=False)
+
+
+def with_float8_weights(pipeline):
+    layer = pipeline.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_v
+    layer.weight = torch.nn.Parameter(layer.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+
+
+def with_weights_elsewhere(pipeline):
+    pipeline.unet.mid_block.to("meta")
+
+
+def with_fused_projections(pipeline):
+    pipeline.fuse_qkv_projections(vae=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_text_encoder, "with text_encoder, got none. Load it with all"),
+        (without_tokenizer, "with tokenizer, got none"),
+        (without_scheduler, "with a scheduler, got none"),
+        (with_flow_matching, "epsilon or v_prediction, got FlowMatchEulerDiscreteScheduler"),
+        (with_sample_prediction, r"epsilon or v_prediction, got EulerDiscreteScheduler \(sample\)"),
+        (with_a_wider_text_encoder, "width 48 for this UNet, got 32"),
+        (with_an_inpainting_unet, "wants more than the latent's channels"),
+        (with_eight_bit_weights, "half or single precision, got Linear of torch.int8 at mid_block.*unquantised"),
+        (with_float8_weights, "half or single precision, got Linear of torch.float8_e4m3fn"),
+        (with_weights_elsewhere, "weights in memory, got none for mid_block"),
+        (with_fused_projections, "unfuse_qkv_projections"),
+    ],
+)
+def test_pipelines_that_cannot_be_used_are_refused(pack, change, message):
+    pipeline = tiny_pipelines.sd2()
+    change(pipeline)
+    with pytest.raises(pack.errors.ForgetError, match=message):
+        pack.diffusers.DiffusersModel(pipeline)
+
+
+def test_images_need_a_vae(pack):
+    pipeline = tiny_pipelines.sd2()
+    pipeline.vae = None
+    model = pack.diffusers.DiffusersModel(pipeline)
+    with pytest.raises(pack.errors.ForgetError, match="with a VAE, got none"):
+        model.encode_images(torch.zeros(1, 64, 64, 3))
+
+
+def test_weights_of_inference_mode_cannot_be_trained(pack):
+    with torch.inference_mode():
+        model = pack.diffusers.DiffusersModel(tiny_pipelines.sd2())
+    with pytest.raises(pack.errors.ForgetError, match="loaded under torch.inference_mode"), model.ready_for_gradients():
+        pass

@@ -53,7 +53,7 @@ def _write(digest: Any, part: Any) -> None:
         _frame(digest, b"tensor", str(part.dtype).encode())
         _write(digest, list(part.shape))
         data = part.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        _frame(digest, b"data", memoryview(data.numpy()))
+        _frame(digest, b"data", data.numpy().data)
     elif isinstance(part, (list, tuple)):
         _frame(digest, b"list", struct.pack("<Q", len(part)))
         for item in part:
@@ -106,8 +106,8 @@ def model_key(model: ForgetModel, channels: int = 4) -> str:
     with torch.no_grad():
         x = noise.expand(len(prompts), -1, -1, -1).to(model.device)
         x0 = model.denoise(x, sigma.expand(len(prompts)).to(model.device), prompts)
-    shapes = [list(layer.projections["to_k"].weight.shape) for layer in model.cross_attention()]
-    return content_key("model", _rounded(x0), sigmas, shapes)
+    keys: list[Any] = [layer.projections["to_k"] for layer in model.cross_attention()]
+    return content_key("model", _rounded(x0), sigmas, [list(k.weight.shape) for k in keys])
 
 
 def text_key(model: ForgetModel) -> str:

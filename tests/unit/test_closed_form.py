@@ -8,10 +8,10 @@ from fmn_core.closed_form import (
     RIDGES,
     ClosedFormSettings,
     Moments,
-    steered_pair,
     choose_weights,
     collect_moments,
     forget_closed_form,
+    steered_pair,
 )
 from fmn_core.concept import Concept, make_concept
 from fmn_core.errors import ForgetError

@@ -107,12 +107,13 @@ def one_row(
     return {"method": name, "concept": concept, **figures, **cost}, evaluation.first_picture
 
 
-def table(rows: list[dict]) -> str:
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+def markdown_table(rows: list[dict], columns: tuple[str, ...]) -> str:
+    """Rows as a table; drift with four digits, other shares and seconds with two."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row in rows:
         cells = [
-            f"{row[c]:.4f}" if c == "drift" else (f"{row[c]:.2f}" if isinstance(row[c], float) else str(row[c]))
-            for c in COLUMNS
+            f"{row[c]:.4f}" if "drift" in c else (f"{row[c]:.2f}" if isinstance(row[c], float) else str(row[c]))
+            for c in columns
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -133,7 +134,7 @@ for the closed form, 33 for the others). style_after:
 share in which the judge sees the prompt's style. drift: mean squared error of the other concepts' pictures (0..1). patch_bytes: the file.
 Sampling: Euler, 12 steps, guidance 3.
 
-{table(rows)}
+{markdown_table(rows, COLUMNS)}
 
 The floor: how often the untouched model draws the concept when the phrase is left out of the same prompts:
 {", ".join(f"{c} {f:.2f}" for c, f in floors.items())}.
@@ -168,7 +169,7 @@ def main() -> None:
         rate, search = best_published_rate(world, concepts[:1] if args.quick else concepts[::2])
     floors = {c: Evaluation(world, c, [], args.quick).fallback_rate() for c in concepts}
     rows, pictures = run(world, concepts, rate, args.quick, args.only)
-    print(table(rows))
+    print(markdown_table(rows, COLUMNS))
     print("floor:", floors)
     if args.json:
         args.json.write_text(

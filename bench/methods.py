@@ -26,6 +26,7 @@ class Applied:
     sampler: Callable | None = None
     seconds: float = 0.0
     patch_bytes: int = 0
+    monitor: str = ""
 
 
 Method = Callable[..., contextlib.AbstractContextManager[Applied]]
@@ -36,7 +37,8 @@ def patched(world: World, patch: Any) -> Applied:
     with tempfile.TemporaryDirectory() as folder:
         size = world.core("patch").save_patch(patch, Path(folder) / "patch.safetensors")
     model, _ = world.host.apply_patch(world.model, patch.as_stored(), 1.0)
-    return Applied(model, seconds=patch.figures["seconds"], patch_bytes=size)
+    drift = patch.figures.get("drift")
+    return Applied(model, None, patch.figures["seconds"], size, f"{drift[-1][1]:.3f}" if drift else "")
 
 
 def concept_of(world: World, adapter: Any, name: str, synonyms: bool = False) -> Any:
@@ -62,22 +64,26 @@ def closed_form(preserve: Callable[[str], list[str]], synonyms: bool = False, **
     return method
 
 
-def by_gradient(preserve: Callable[[str], list[str]], images: bool = False, **settings) -> Method:
-    """Training by gradient, on noise alone or on four pictures that the model itself made; pairs for the visual loss."""
+def by_gradient(
+    preserve: Callable[[str], list[str]],
+    pictured: tuple[torch.Tensor, torch.Tensor | None] | None = None,
+    end_token: str = "first",
+    **settings,
+) -> Method:
+    """Training by gradient, on noise alone or on pictures (and their masks); pairs for the visual loss."""
 
     @contextlib.contextmanager
     def method(world: World, *names: str) -> Iterator[Applied]:
         core, references, adapter = world.core("gradient"), world.core("references"), world.adapter()
         with torch.inference_mode(False):
             chosen = core.GradientSettings(preserve_prompts=preserve(names[0]), **settings)
-            concepts = [concept_of(world, adapter, name) for name in names]
-            latents = torch.zeros(1, 4, 16, 16)
-            if images:
-                ask = Evaluation(world, names[0], [], quick=True, seed=0).target
-                latents = adapter.encode_images(world.vae, world.sample(ask)[:4].clone())
+            concepts = [dataclasses.replace(concept_of(world, adapter, n), end_token=end_token) for n in names]
+            latents, masks = torch.zeros(1, 4, 16, 16), None
+            if pictured is not None:
+                latents, masks = adapter.encode_images(world.vae, pictured[0].clone()), pictured[1]
             with adapter.ready_for_gradients():
                 pairs = made_pairs(world, adapter, concepts) if chosen.visual_weight > 0 else None
-                made = [references.References(latents) for _ in concepts]
+                made = [references.References(latents, masks) for _ in concepts]
                 patch = core.forget_by_gradient(adapter, concepts, made, chosen, pairs=pairs)
         yield patched(world, patch)
 
@@ -97,8 +103,9 @@ def published(**settings) -> Method:
     """The published loop; what it leaves behind is a whole UNet."""
 
     @contextlib.contextmanager
-    def method(world: World, name: str) -> Iterator[Applied]:
-        with torch.inference_mode(False), published_loop(world, name, BY_NAME[name].kind, **settings) as seconds:
+    def method(world: World, *names: str) -> Iterator[Applied]:
+        kinds = {name: BY_NAME[name].kind for name in names}
+        with torch.inference_mode(False), published_loop(world, kinds, **settings) as seconds:
             size = sum(p.numel() * 2 for p in world.model.model.diffusion_model.parameters())
             yield Applied(world.model, seconds=seconds, patch_bytes=size)
 

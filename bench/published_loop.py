@@ -21,21 +21,23 @@ TEMPLATES = {"object": "a photo of {}", "identity": "a photo of {}", "style": "a
 @contextlib.contextmanager
 def published_loop(
     world: World,
-    phrase: str,
-    kind: str,
+    concepts: dict[str, str],
     learning_rate: float = 2e-6,
     steps: int = 35,
     only_attn2: bool = False,
     seed: int = 0,
 ) -> Iterator[float]:
-    """Trains the miniature's UNet in place, yields the seconds it took, and puts the weights back on exit."""
+    """Trains the miniature's UNet in place, yields the seconds it took, and puts the weights back on exit.
+
+    `concepts`: phrase -> kind; they take turns, `steps` steps for each.
+    """
     hooks, tokens = world.core("hooks"), world.core("tokens")
     adapter = world.adapter()
     with adapter.ready_for_gradients():
         originals = {n: p.detach().clone() for n, p in adapter.unet.named_parameters()}
         chosen = [p for n, p in adapter.unet.named_parameters() if not only_attn2 or ".attn2." in n]
         try:
-            yield _train(adapter, hooks, tokens, chosen, phrase, kind, learning_rate, steps, seed)
+            yield _train(adapter, hooks, tokens, chosen, concepts, learning_rate, steps, seed)
         finally:
             with torch.no_grad():
                 for name, parameter in adapter.unet.named_parameters():
@@ -44,25 +46,26 @@ def published_loop(
 
 
 def _train(
-    adapter, hooks, tokens, chosen, phrase: str, kind: str, learning_rate: float, steps: int, seed: int
+    adapter, hooks, tokens, chosen, concepts: dict[str, str], learning_rate: float, steps: int, seed: int
 ) -> float:
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
-    prompt = adapter.encode([TEMPLATES[kind].format(phrase)])[0]
-    ids = {encoder: [t] for encoder, t in adapter.phrase_tokens(phrase).items()}
-    columns = tokens.concept_columns(prompt.tokens, ids, adapter.vocabulary, "all")
+    prompts = adapter.encode([TEMPLATES[kind].format(phrase) for phrase, kind in concepts.items()])
+    ids = [{encoder: [t] for encoder, t in adapter.phrase_tokens(phrase).items()} for phrase in concepts]
+    columns = [tokens.concept_columns(p.tokens, i, adapter.vocabulary, "all") for p, i in zip(prompts, ids)]
     for parameter in chosen:
         parameter.requires_grad_(True)
     optimiser = torch.optim.AdamW(chosen, lr=learning_rate, betas=(0.9, 0.999), weight_decay=0.01, eps=1e-8)
     sigmas, size = adapter.sigmas(), adapter.native_latent_size()
-    for _ in range(steps):
+    for step in range(steps * len(prompts)):
         collected: list[torch.Tensor] = []
+        here = columns[step % len(prompts)]
         sigma = sigmas[torch.randint(len(sigmas), (1,), generator=generator)]
         noise = torch.randn(1, adapter.latent_channels(), size, size, generator=generator)
         with hooks.attention_probe(
-            adapter.cross_attention(), lambda layer, a, out=collected: out.append(a[..., columns].flatten())
+            adapter.cross_attention(), lambda layer, a, out=collected, at=here: out.append(a[..., at].flatten())
         ):
-            adapter.denoise(sigma.view(1, 1, 1, 1) * noise, sigma, [prompt])
+            adapter.denoise(sigma.view(1, 1, 1, 1) * noise, sigma, [prompts[step % len(prompts)]])
         optimiser.zero_grad(set_to_none=True)
         torch.cat(collected).norm().backward()
         optimiser.step()

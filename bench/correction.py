@@ -1,0 +1,149 @@
+"""Concept correction on the miniature: python -m bench.correction [--quick] [--json FILE]
+
+Rows: word, dominant_before, other_before, dominant_after, other_after, named_after, keep_drop, inversion_seconds, seconds, patch_bytes.
+dominant, other: shares of pictures of the bare word in which the judge sees the dominant and the other meaning; named_after: share in which it
+still sees the dominant meaning when that is asked for by its own name; keep_drop: share that the other concepts lose. The
+images that are inverted are made by the model itself; seeds of training and measuring differ. Writes
+bench/results/correction.md and correction.png (not with --quick).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.forget import RESULTS, machine, markdown_table
+from bench.judged import share
+from bench.methods import Applied, patched
+from bench.pages import grid_page
+from bench.world import Ask, World, other_concepts, others_ask
+from mini_sd.concepts import STYLE_NAMES
+
+COLUMNS = (
+    "word",
+    "dominant_before",
+    "other_before",
+    "dominant_after",
+    "other_after",
+    "named_after",
+    "keep_drop",
+    "inversion_seconds",
+    "seconds",
+    "patch_bytes",
+)
+
+
+@dataclass
+class Word:
+    """An ambiguous word: the concept that dominates it, a name that means nothing else, and its other meaning."""
+
+    word: str
+    dominant: str
+    named: str
+    other: str
+
+
+WORDS = (Word("apple", "red apple", "crimson apple", "green apple"), Word("mouse", "mouse", "rodent", "computer mouse"))
+
+
+def asked(words: str, concept: str, per_style: int, first_seed: int) -> Ask:
+    """The words in every style, over the templates in turn."""
+    ask = Ask()
+    for s, style in enumerate(STYLE_NAMES):
+        for k in range(per_style):
+            ask.add(words, concept, style, 3 * s + k, first_seed + k)
+    return ask
+
+
+def corrected(world: World, case: Word) -> tuple[Applied, float]:
+    """The correction as the node makes it, from eight pictures of the dominant meaning."""
+    adapter, core = world.adapter(), world.core
+    images = world.sample(asked(case.named, case.dominant, 2, 7000))
+    templates = list(core("templates").default_templates("object"))
+    started = time.perf_counter()
+    with torch.inference_mode(False):
+        references = core("references").References(adapter.encode_images(world.vae, images.clone()))
+        settings = core("inversion").InversionSettings(
+            tokens=2, words=case.word, steps=60, warmup=12, learning_rate=2e-2, batch=4
+        )
+        with adapter.ready_for_gradients(text=True):
+            word = core("inversion").invert_concept(adapter, references, templates, settings).word
+        inversion_seconds = time.perf_counter() - started
+        concept = core("concept").Concept([], "object", templates, embedding=word)
+        kept = core("closed_form").ClosedFormSettings(preserve_prompts=other_concepts(case.dominant))
+        patch = core("correction").correct_concept(adapter, case.word, [case.other], concept, kept)
+    return patched(world, patch), inversion_seconds
+
+
+def row(world: World, case: Word, quick: bool) -> tuple[dict[str, Any], torch.Tensor]:
+    """One row, and pictures of the word: before above, after below."""
+    per_style, others = (2 if quick else 8), other_concepts(case.dominant)
+    bare, named = asked(case.word, case.dominant, per_style, 100), asked(case.named, case.dominant, 2, 300)
+    kept = others_ask(others, 1 if quick else 2, 500)
+    applied, inversion_seconds = corrected(world, case)
+
+    def seen(ask: Ask, model: Any = None) -> list[str]:
+        return world.seen(world.sample(ask, model))[0]
+
+    def of(names: list[str], wanted: str) -> float:
+        return share(names, [wanted] * len(names))
+
+    before, after = seen(bare), seen(bare, applied.model)
+    lost = share(seen(kept), kept.concepts) - share(seen(kept, applied.model), kept.concepts)
+    figures = {
+        "word": case.word,
+        "dominant_before": of(before, case.dominant),
+        "other_before": of(before, case.other),
+        "dominant_after": of(after, case.dominant),
+        "other_after": of(after, case.other),
+        "named_after": of(seen(named, applied.model), case.dominant),
+        "keep_drop": round(lost, 4),
+        "inversion_seconds": round(inversion_seconds, 1),
+        "seconds": round(applied.seconds, 2),
+        "patch_bytes": applied.patch_bytes,
+    }
+    chosen = Ask(*(list(v[::per_style]) for v in (bare.prompts, bare.seeds, bare.concepts, bare.styles)))
+    return figures, torch.cat([world.sample(chosen), world.sample(chosen, applied.model)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a quarter of the pictures; writes no results page")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    world, rows, pictures = World(), [], []
+    for case in WORDS:
+        figures, images = row(world, case, args.quick)
+        rows.append(figures)
+        pictures.append(images)
+        print(json.dumps(figures), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps({"rows": rows, "machine": machine()}, indent=2) + "\n")
+    if not args.quick:
+        write_results(rows, pictures)
+
+
+def write_results(rows: list[dict], pictures: list[torch.Tensor]) -> None:
+    text = f"""# Concept correction on the miniature
+
+Made by `python -m bench.correction` on {machine()}, {time.strftime("%Y-%m-%d")}. The word alone, 32 pictures (every style, unseen
+seeds, 12 steps, guidance 3); named_after: 8 pictures of the dominant meaning by its own name, which is forgotten with its inverted
+tokens; keep_drop over 66 pictures of the other concepts.
+
+{markdown_table(rows, COLUMNS)}
+
+![the word before and after](correction.png)
+"""
+    (RESULTS / "correction.md").write_text(text)
+    labels = [f"{case.word}, {when}" for case in WORDS for when in ("before", "after")]
+    grid_page(torch.cat(pictures), labels, list(STYLE_NAMES), cell=96).save(RESULTS / "correction.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Losses, masks and several concepts on the miniature: python -m bench.method [--quick] [--only TEXT] [--json FILE]
+
+Rows: part, method, concepts, forget_before, forget_after, keep_drop, style_after, drift, monitor, seconds, patch_bytes.
+forget: share of pictures in which the judge sees what was to be forgotten, mean over the concepts; keep_drop: share that
+concepts not forgotten lose; monitor: what the drift monitor said at the end of a training. Writes bench/results/method.md, method.png and
+pairs.png (not with --quick).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bench.forget import RESULTS, machine, markdown_table
+from bench.methods import Method, by_gradient, closed_form, concept_of, made_pairs, published
+from bench.pages import grid_page, to_pil
+from bench.world import Evaluation, World, other_concepts
+
+COLUMNS = (
+    "part",
+    "method",
+    "concepts",
+    "forget_before",
+    "forget_after",
+    "keep_drop",
+    "style_after",
+    "drift",
+    "monitor",
+    "seconds",
+    "patch_bytes",
+)
+ONE = (("zebra",), ("pizza",))
+MANY = (
+    "zebra",
+    "pizza",
+    "santa claus",
+    "dog",
+    "red apple",
+    "robot",
+    "guitar",
+    "owl",
+    "car",
+    "clown",
+)
+PUBLISHED = {"learning_rate": 6e-5}
+
+
+def loss_methods() -> dict[str, Method]:
+    """The two losses alone and together, 60 steps, one setting."""
+    visual = {"visual_weight": 1.0, "end_token": "all", "steps": 60}
+    return {
+        "re-steering, paper's loss": by_gradient(other_concepts, steps=60),
+        "re-steering, released code's loss": by_gradient(other_concepts, steps=60, loss="released code"),
+        "visual denoising, min-SNR": by_gradient(other_concepts, attention_weight=0.0, **visual),
+        "visual denoising, uniform": by_gradient(
+            other_concepts, attention_weight=0.0, visual_weighting="uniform", **visual
+        ),
+        "both": by_gradient(other_concepts, **visual),
+    }
+
+
+def several_methods() -> dict[str, Method]:
+    """What forgets several concepts in one go, and the published loop beside it."""
+    return {
+        "closed form": closed_form(other_concepts),
+        "re-steering, 60 steps": by_gradient(other_concepts, steps=60),
+        "re-steering, 60 steps, stop at drift .05": by_gradient(other_concepts, steps=60, drift_limit=0.05),
+        "published loop, 35 x 2e-6 a concept": published(),
+        "published loop, 35 x 6e-5 a concept": published(**PUBLISHED),
+    }
+
+
+def row(
+    world: World, part: str, name: str, method: Method, concepts: tuple[str, ...], quick: bool
+) -> tuple[dict, torch.Tensor]:
+    """One row: every concept's target pictures, and what is not forgotten, once."""
+    kept = [n for n in other_concepts(concepts[0]) if n not in concepts]
+    small = quick or len(concepts) > 1
+    measured, picture = [], None
+    with method(world, *concepts) as applied:
+        for number, concept in enumerate(concepts):
+            evaluation = Evaluation(world, concept, kept if number == 0 else [], small)
+            measured.append(evaluation.measure(applied.model))
+            picture = evaluation.first_picture if picture is None else picture
+    assert picture is not None
+
+    def mean(key: str) -> float:
+        return round(sum(m[key] for m in measured) / len(measured), 4)
+
+    figures = {key: mean(key) for key in ("forget_before", "forget_after", "style_after")}
+    figures |= {key: measured[0][key] for key in ("keep_drop", "drift")}
+    cost = {"monitor": applied.monitor, "seconds": round(applied.seconds, 2), "patch_bytes": applied.patch_bytes}
+    return {
+        "part": part,
+        "method": name,
+        "concepts": str(len(concepts)) if len(concepts) > 1 else concepts[0],
+        **figures,
+        **cost,
+    }, picture
+
+
+def composite(world: World, left: str, right: str, count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures (N, 128, 128, 3) of one thing at the left and another at the right, and the left's mask (N, 128, 128)."""
+    pictures = {}
+    for name in (left, right):
+        ask = Evaluation(world, name, [], seed=40).target
+        images = world.sample(ask)[:count].movedim(-1, 1)
+        pictures[name] = torch.nn.functional.interpolate(images, size=(64, 64), mode="area").movedim(1, -1)
+    images, mask = torch.ones(count, 128, 128, 3), torch.zeros(count, 128, 128)
+    images[:, 32:96, :64], images[:, 32:96, 64:] = pictures[left], pictures[right]
+    mask[:, 32:96, :64] = 1
+    return images, mask
+
+
+def mask_rows(world: World, quick: bool) -> list[dict]:
+    """Re-steering on pictures that the concept covers a part of, with and without the mask."""
+    found = []
+    for left, right in (("zebra", "pizza"), ("pizza", "zebra")):
+        images, mask = composite(world, left, right)
+        for name, masks in (("re-steering, images", None), ("re-steering, images and mask", mask)):
+            method = by_gradient(other_concepts, pictured=(images, masks), steps=60)
+            found.append(row(world, "masks", f"{name} ({right} beside it)", method, (left,), quick)[0])
+            print(json.dumps(found[-1]), flush=True)
+    return found
+
+
+def run(world: World, quick: bool, only: str) -> tuple[list[dict], dict]:
+    """All rows, and one picture of every row that forgets one concept."""
+    jobs: list[tuple[str, str, Method, tuple[str, ...]]] = []
+    jobs += [("losses", n, m, c) for n, m in loss_methods().items() for c in ONE]
+    jobs += [("several", n, m, MANY[:k]) for n, m in several_methods().items() for k in (1, 5, 10)]
+    rows, pictures = [], {}
+    for part, name, method, concepts in jobs:
+        if only and only not in part:
+            continue
+        figures, picture = row(world, part, name, method, concepts, quick)
+        rows.append(figures)
+        pictures[part, name, concepts] = picture
+        print(json.dumps(figures), flush=True)
+    if not only or only in "masks":
+        rows += mask_rows(world, quick)
+    return rows, pictures
+
+
+def save_pairs(world: World, path: Path) -> None:
+    """The pairs that visual denoising trains on: kept above, zeroed below."""
+    adapter = world.adapter()
+    with torch.inference_mode(False), torch.no_grad():
+        world.host.load(world.model)
+        [pairs] = made_pairs(world, adapter, [concept_of(world, adapter, "zebra")], count=6)
+        images = torch.cat([adapter.decode_latents(world.vae, side) for side in (pairs.kept, pairs.zeroed)])
+    page = torch.cat([torch.cat(list(images[k : k + 6]), dim=1) for k in (0, 6)])
+    to_pil(page).save(path)
+
+
+def write_results(world: World, rows: list[dict], pictures: dict) -> None:
+    sections: dict[str, Callable[[dict], bool]] = {
+        p: (lambda r, p=p: r["part"] == p) for p in ("losses", "masks", "several")
+    }
+    tables = {p: markdown_table([r for r in rows if keep(r)], COLUMNS[1:]) for p, keep in sections.items()}
+    text = f"""# Losses, masks and several concepts on the miniature
+
+Made by `python -m bench.method` on {machine()}, {time.strftime("%Y-%m-%d")}. Sampling: Euler, 12 steps, guidance 3; unseen seeds and
+templates. monitor: the drift monitor's last figure.
+
+## Losses
+
+{tables["losses"]}
+
+![pairs: attention kept above, zeroed below](pairs.png)
+
+## Masks
+
+The training pictures show the concept in their left half and something else in their right half; the mask is the left half.
+
+{tables["masks"]}
+
+## Several concepts
+
+{tables["several"]}
+
+![one picture a row of the first concept](method.png)
+"""
+    (RESULTS / "method.md").write_text(text)
+    save_pairs(world, RESULTS / "pairs.png")
+    several = {(n, len(c)): p for (part, n, c), p in pictures.items() if part == "several"}
+    names, counts = list(dict.fromkeys(n for n, _ in several)), sorted({k for _, k in several})
+    grid = torch.cat([several[n, k] for n in names for k in counts])
+    grid_page(grid, names, [f"{k} concepts" for k in counts], cell=96, left=260).save(RESULTS / "method.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer pictures; writes no results page")
+    parser.add_argument("--only", default="", help="one part: losses, masks or several")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    world = World()
+    rows, pictures = run(world, args.quick, args.only)
+    print(markdown_table(rows, COLUMNS))
+    if args.json:
+        args.json.write_text(json.dumps({"rows": rows, "machine": machine()}, indent=2) + "\n")
+    if not args.quick and not args.only:
+        write_results(world, rows, pictures)
+
+
+if __name__ == "__main__":
+    main()

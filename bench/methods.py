@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bench.published_loop import published_loop
-from bench.world import Evaluation, World, other_concepts
+from bench.world import World, other_concepts
 from mini_sd.concepts import BY_NAME
 
 

@@ -9,6 +9,7 @@ from .nodes.apply_patch import ApplyForgetPatch
 from .nodes.attention_map import ConceptAttentionMap
 from .nodes.attention_mask import AttentionMask
 from .nodes.concept import ConceptNode, ConceptPreset
+from .nodes.concept_correction import ConceptCorrection
 from .nodes.encode_prompt import EncodePrompt
 from .nodes.face_mask import FaceMask
 from .nodes.forget_cache import ClearForgetCache
@@ -29,6 +30,7 @@ NODES = [
     VisualDenoisingPairs,
     ApplyForgetPatch,
     InvertConcept,
+    ConceptCorrection,
     ConceptNode,
     ConceptPreset,
     ConceptAttentionMap,

@@ -78,7 +78,7 @@ class ForgetPatch:
 
     def metadata(self) -> dict[str, str]:
         """File metadata, strings only: ss_* and modelspec.* for other tools, fmn.* for this one."""
-        phrases = ", ".join(p for c in self.concepts for p in c["phrases"])
+        phrases = ", ".join(p for c in self.concepts for p in c["phrases"]) or "an inverted concept"
         rank = max((f.rank for f in self.factors.values()), default=0)
         return {
             "ss_network_module": "networks.lora",

@@ -10,11 +10,17 @@ from ..fmn_core.patch import ForgetPatch
 def of_training(patch: ForgetPatch, matched: int, path: Path | None) -> str:
     """What a training did and measured, a line each."""
     f = patch.figures
-    names = [", ".join(c["phrases"]) or "an inverted concept" for c in patch.concepts]
+    names = [_name(c) for c in patch.concepts]
     lines = [f"method: {patch.settings['method']}", f"forgets: {'; '.join(names)}"]
     lines += _closed_form(f) if "layers" in f else _gradient(f)
     lines += [f"matched {matched} layers in {f['seconds']:.1f} s", *_saved(path)]
     return "\n".join(lines)
+
+
+def _name(concept: dict) -> str:
+    if "corrects" in concept:
+        return f"the dominant meaning of {concept['corrects']}; led to {', '.join(concept['contexts'])}"
+    return ", ".join(concept["phrases"]) or "an inverted concept"
 
 
 def _closed_form(f: dict) -> list[str]:

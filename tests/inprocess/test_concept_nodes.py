@@ -171,6 +171,8 @@ def test_the_users_presets_are_found_in_the_hosts_user_folder(pack, monkeypatch,
     assert "guns" in node.INPUT_TYPES()["required"]["preset"][1]["options"]
     before = node.fingerprint_inputs(preset="guns")
     assert node.execute(preset="guns").args[0][0].phrases == ["gun"]
+    (folder / "nudity.json").write_text('{"concepts": [{"phrases": ["nude"]}]}')
+    assert [c.phrases for c in node.execute(preset="nudity").args[0]] == [["nude"]]
     os.utime(folder / "guns.json", ns=(1, 1))
     assert node.fingerprint_inputs(preset="guns") != before
 

@@ -8,10 +8,10 @@ from fmn_core.closed_form import (
     RIDGES,
     ClosedFormSettings,
     Moments,
-    ablated_pair,
     choose_weights,
     collect_moments,
     forget_closed_form,
+    steered_pair,
 )
 from fmn_core.concept import Concept, make_concept
 from fmn_core.errors import ForgetError
@@ -73,7 +73,7 @@ def test_solution_zeroes_the_gradient_of_the_ridge_objective():
 def test_pairs_align_with_the_prompt_without_the_phrase(model):
     full, ablated = model.encode(["a photo of a zebra in the park", "a photo of a in the park"])
     columns = [5]
-    source, target = ablated_pair(full, ablated, columns)
+    source, target = steered_pair(full, ablated, columns, [])
     assert len(source) == 77 - 5
     assert torch.equal(source, full.context[5:])
     assert target[0].abs().max() == 0

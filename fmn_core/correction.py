@@ -1,0 +1,51 @@
+"""Concept correction: of a word's several meanings, the one that dominates is forgotten and the others come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from .closed_form import ClosedFormSettings, Pair, forget_closed_form, template_pairs
+from .concept import Concept, Name, check_concepts
+from .errors import ForgetError
+from .model import ForgetModel
+from .patch import ForgetPatch
+
+
+def correction_pairs(word: str, contexts: list[str], inverted: Concept) -> list[Pair]:
+    """What should act like what: the bare word like its other contexts, in turn, and the inverted tokens like nothing."""
+    forgotten = template_pairs([inverted])
+    steered = [
+        Pair(Name(word), template.format(word), template.format(context), number, Name(context))
+        for number, template in enumerate(inverted.templates)
+        for context in contexts
+    ]
+    return [*steered, *forgotten]
+
+
+def correct_concept(
+    model: ForgetModel,
+    word: str,
+    contexts: list[str],
+    inverted: Concept,
+    settings: ClosedFormSettings | None = None,
+    progress: Callable[[int, int, dict], None] | None = None,
+) -> ForgetPatch:
+    """Solves for a patch that takes the dominant meaning from a word.
+
+    `inverted`: the dominant meaning as vectors that its images were inverted to (see invert_concept), forgotten as in
+    forget_closed_form. `contexts`: phrases in which the word has its other meanings ("green apple"); they are preserved,
+    and the bare word is made to act like them. Raises ForgetError without contexts and on input that cannot be used. Source: FMN, section 3.5 (concept correction and disentanglement),
+    with the closed form in place of the training.
+    """
+    if not contexts:
+        raise ForgetError(
+            f"Expected at least one context in which {word!r} means something else, got none. Type one, such as 'green {word}'."
+        )
+    check_concepts(model, [Concept([word, *contexts]), inverted])
+    settings = settings or ClosedFormSettings()
+    settings = replace(settings, preserve_prompts=[*contexts, *settings.preserve_prompts])
+    patch = forget_closed_form(model, [inverted], settings, progress, correction_pairs(word, contexts, inverted))
+    patch.concepts = [{**inverted.as_dict(), "corrects": word, "contexts": list(contexts)}]
+    patch.settings["method"] = "concept correction"
+    return patch

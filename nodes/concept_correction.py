@@ -1,0 +1,130 @@
+"""Concept Correction: takes the dominant meaning from a word, shown by pictures, so that its other meanings come back."""
+
+from __future__ import annotations
+
+import torch
+
+from ..fmn_core.closed_form import ClosedFormSettings
+from ..fmn_core.concept import concept_from_text
+from ..fmn_core.correction import correct_concept
+from ..fmn_core.errors import ForgetError
+from ..fmn_core.templates import KINDS, parse_lines
+from . import files, host, invert_concept, pictures, reports
+from .api import CATEGORY, ForgetConceptType, ForgetPatchType, io
+from .comfy_model import ComfyModel
+
+
+class ConceptCorrection(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FMN_ConceptCorrection",
+            display_name="Concept Correction",
+            category=CATEGORY,
+            description="One word, several meanings, one of them dominates: inverts pictures of the dominant meaning, forgets what it "
+            "learned, and lets the word mean what it means in its other contexts.",
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model that is to be corrected. It is not changed."),
+                io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
+                io.Vae.Input("vae", tooltip="Encodes the images."),
+                io.Image.Input("images", tooltip="Pictures of the dominant meaning; four to ten usually do."),
+                io.String.Input("word", default="apple", tooltip="The word, as prompts say it."),
+                io.String.Input(
+                    "contexts",
+                    default="green apple",
+                    multiline=True,
+                    tooltip="Phrases in which the word has its other meanings, one per line. They are kept, and the word alone is led to them.",
+                ),
+                io.Combo.Input("kind", options=list(KINDS), default="object", tooltip="Chooses the prompt templates."),
+                io.String.Input(
+                    "preserve_prompts",
+                    default="",
+                    multiline=True,
+                    tooltip="Prompts or words to keep as they are, one per line. Everyday captions are always included.",
+                ),
+                io.Float.Input(
+                    "preservation",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="How much keeping counts; 1 is balanced.",
+                ),
+                *invert_concept.settings_inputs(),
+                io.Int.Input("rank", default=32, min=1, max=256, tooltip="Upper bound of the patch's LoRA rank."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip="Seed of everything random.",
+                ),
+                io.String.Input(
+                    "file_name",
+                    default="correct_apple",
+                    tooltip="File under models/loras/forget_me_not; empty: no file. An existing file is never overwritten.",
+                ),
+                io.Mask.Input("mask", optional=True, tooltip="Where in the images the dominant meaning is."),
+                ForgetConceptType.Input(
+                    "inverted",
+                    optional=True,
+                    tooltip="The dominant meaning as Invert Concept learned it; the images are then not inverted again.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="MODEL", tooltip="The model with the patch applied."),
+                ForgetPatchType.Output(display_name="FORGET_PATCH", tooltip="The patch, for Apply Forget Patch."),
+                io.Image.Output(display_name="plot", tooltip="Target missed and drift per layer."),
+                io.String.Output(display_name="report", tooltip="What was done and measured, in words."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, clip, vae, images, word, contexts, kind, file_name, mask=None, inverted=None, **options
+    ) -> io.NodeOutput:
+        stem, word = files.check_file_name(file_name), word.strip()
+        if not word:
+            raise ForgetError("Expected a word to correct, got an empty text. Type the word that has several meanings.")
+        with torch.inference_mode(False):
+            adapter = ComfyModel(model, clip)
+            concept = _dominant(inverted)
+            lines = []
+            if concept is None:
+                settings = invert_concept.inversion_settings(options, "words", word)
+                inversion = invert_concept.invert(adapter, vae, images, mask, kind, settings, None)
+                concept = concept_from_text("", kind, embedding=inversion.word)
+                lines = invert_concept.report_of(inversion, None).splitlines()[:2]
+            chosen = ClosedFormSettings(
+                preservation=options["preservation"],
+                rank=options["rank"],
+                preserve_prompts=parse_lines(options["preserve_prompts"]),
+            )
+            bar = host.Progress(4)
+            patch = correct_concept(
+                adapter,
+                word,
+                parse_lines(contexts),
+                concept,
+                chosen,
+                lambda done, total, figures: bar.update(done, total),
+            ).as_stored()
+        patched, matched = host.apply_patch(model, patch, 1.0)
+        path = files.save_under_free_name(patch, stem) if stem else None
+        report = "\n".join([*lines, reports.of_training(patch, matched, path)])
+        plot = pictures.plot_of(patch.figures, f"concept correction: {word}")
+        return io.NodeOutput(patched, patch, plot, report, ui={"text": (report,)})
+
+
+def _dominant(inverted):
+    """The one inverted concept of a chain, or None; raises ForgetError when what is connected has no vectors."""
+    if not inverted:
+        return None
+    found = [c for c in inverted if c.embedding is not None]
+    if len(found) != 1:
+        raise ForgetError(
+            f"Expected one inverted concept, got {len(found)}. Connect the concept output of Invert Concept."
+        )
+    return found[0]

@@ -66,18 +66,16 @@ def bucket_size(height: int, width: int, bucket: int) -> tuple[int, int]:
     """The resolution bucket (height, width) for images of height x width.
 
     Sides are multiples of 64, or of 8 when `bucket` is below 256, and the area is at most bucket squared. Of all such sizes
-    that could not grow in one direction, the one whose aspect ratio is nearest by its logarithm; the larger, then the
-    taller one when several are. Source: aspect ratio bucketing as published by NovelAI, 2022.
+    that could not grow by a step in both directions, the one whose aspect ratio is nearest by its logarithm; the taller
+    one when two are. Source: aspect ratio bucketing as published by NovelAI, 2022.
     """
     step = CELL if bucket < _SMALL_BUCKET else _BUCKET_STEP
     area = bucket**2 // step**2
-    largest = {(area // n, n) for n in range(1, area + 1)}
+    sizes = [(h, w) for w in range(1, area + 1) for h in range(max(1, area // (w + 1)), area // w + 1)]
     wanted = math.log(height / width)
 
-    def rank(size: tuple[int, int]) -> tuple[float, int, int]:
-        return round(abs(math.log(size[0] / size[1]) - wanted), 9), -size[0] * size[1], -size[0]
-
-    best = min(largest | {(w, h) for h, w in largest}, key=rank)
+    # rounded, so that ties do not hang on the last bit of a logarithm
+    best = min(sizes, key=lambda size: round(abs(math.log(size[0] / size[1]) - wanted), 9))
     return best[0] * step, best[1] * step
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..fmn_core.augment import AugmentSettings, augment
-from ..fmn_core.cache import Cache, content_key, model_key
+from ..fmn_core.cache import Cache, CachedEncoding, content_key, model_key
 from ..fmn_core.concept import Concept
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.gradient import concept_prompts
@@ -20,6 +20,11 @@ from .comfy_model import ComfyModel
 def cache() -> Cache:
     """The pack's cache, under the host's temp folder."""
     return Cache(host.cache_folder())
+
+
+def with_cache(adapter: ComfyModel) -> Any:
+    """The adapter with text embeddings that are computed once and kept in the cache."""
+    return CachedEncoding(adapter, cache())
 
 
 def references_of(adapter: ComfyModel, vae: Any, concept: Concept, settings: AugmentSettings, seed: int) -> References:

@@ -235,8 +235,8 @@ def _closed_form(adapter: ComfyModel, concepts: list[Concept], options: dict[str
         rank=options["rank"],
         preserve_prompts=parse_lines(options["preserve_prompts"]),
     )
-    bar = host.Progress(4)
-    return forget_closed_form(adapter, concepts, settings, lambda done, total, figures: bar.update(done, total))
+    bar, model = host.Progress(4), references.with_cache(adapter)
+    return forget_closed_form(model, concepts, settings, lambda done, total, figures: bar.update(done, total))
 
 
 def _by_gradient(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any]) -> ForgetPatch:
@@ -255,7 +255,7 @@ def _by_gradient(adapter: ComfyModel, concepts: list[Concept], options: dict[str
         bar.update(done, total, pictures.curves(series, total, ", ".join(c.label() for c in concepts)))
 
     with adapter.ready_for_gradients():
-        return forget_by_gradient(adapter, concepts, made, settings, progress, pairs)
+        return forget_by_gradient(references.with_cache(adapter), concepts, made, settings, progress, pairs)
 
 
 def _gradient_settings(options: dict[str, Any], chosen: dict[str, Any]) -> GradientSettings:

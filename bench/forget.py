@@ -1,8 +1,8 @@
 """Forgetting on the miniature, method by method: python -m bench.forget [--quick] [--concepts a,b] [--json FILE]
 
-Rows: method, concept, forget_before, forget_after, synonym_after, keep_drop, style_after, drift, seconds, patch_bytes.
+Rows: method, concept, forget_before, forget_after, synonym_after, keep_drop, style_after, drift, seconds, patch_bytes, unlisted_drop.
 forget = share of pictures in which the judge sees the concept, on templates with words after the phrase that no solve
-and no training used, unseen seeds; keep_drop = points lost by concepts not forgotten; drift = MSE of their pictures.
+and no training used, unseen seeds; keep_drop = points lost by concepts not forgotten, unlisted_drop by those that were not listed to be preserved; drift = MSE of their pictures.
 Writes bench/results/forget.md and forget.png (not with --quick).
 """
 
@@ -35,7 +35,9 @@ COLUMNS = (
     "drift",
     "seconds",
     "patch_bytes",
+    "unlisted_drop",
 )
+HALF = "closed form, only every other concept listed to be preserved"
 # The published loop is tuned concept by concept by its users; these are searched for its best single setting.
 PUBLISHED_RATES = (1e-5, 3e-5, 6e-5)
 
@@ -45,8 +47,7 @@ def methods(best_rate: float) -> dict[str, tuple[Method, Callable[[str], list[st
     return {
         "closed form": (closed_form(other_concepts), other_concepts),
         "closed form, synonyms listed": (closed_form(other_concepts, synonyms=True), other_concepts),
-        "closed form, half preserved (all others measured)": (closed_form(half_of), other_concepts),
-        "closed form, half preserved (the other half measured)": (closed_form(half_of), other_half_of),
+        HALF: (closed_form(half_of), other_concepts),
         "re-steering": (by_gradient(other_concepts), other_concepts),
         f"published loop, best single setting (whole UNet, 35 x {best_rate:g})": (
             published(learning_rate=best_rate),
@@ -104,6 +105,7 @@ def one_row(
     with method(world, concept) as applied:
         figures = evaluation.measure(applied.model, applied.sampler)
     cost = {"seconds": round(applied.seconds, 2), "patch_bytes": applied.patch_bytes}
+    cost["unlisted_drop"] = evaluation.drop_of(other_half_of(concept)) if name == HALF else ""
     return {"method": name, "concept": concept, **figures, **cost}, evaluation.first_picture
 
 
@@ -128,9 +130,9 @@ def write_results(rows: list[dict], floors: dict[str, float], search: list[str],
     text = f"""# Forgetting on the miniature
 
 Made by `python -m bench.forget` on {machine()}, {time.strftime("%Y-%m-%d")}. One concept at a time, the same settings for all.
-forget, synonym: share of pictures in which the judge still sees the concept (lower is better; 6 and 2 pictures per style in
+forget, synonym: share of pictures in which the judge still sees the concept (lower is better; 4 and 1 pictures per style in
 which the concept was drawn; seeds and templates that nothing was made with). keep_drop: share lost by the other concepts (66 pictures
-for the closed form, 33 for the others). style_after:
+for the closed form, 33 for the others); unlisted_drop: by those of them that were not listed. style_after:
 share in which the judge sees the prompt's style. drift: mean squared error of the other concepts' pictures (0..1). patch_bytes: the file.
 Sampling: Euler, 12 steps, guidance 3.
 

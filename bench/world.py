@@ -103,7 +103,7 @@ class Evaluation:
     per_other: int = 1
 
     def __post_init__(self) -> None:
-        n = 2 if self.quick else 6
+        n = 2 if self.quick else 4
         kind = BY_NAME[self.concept].kind
         solved = set(self.world.core("templates").default_templates(kind))
         self.target = target_ask(self.concept, self.concept, solved, n, self.seed)
@@ -115,19 +115,27 @@ class Evaluation:
     def measure(self, model: Any = None, sampler: Any = None) -> dict[str, float]:
         """Figures of a patched model; `sampler(ask)` replaces sampling where a method works at inference."""
         render = sampler or (lambda ask: self.world.sample(ask, model))
-        target, others = render(self.target), render(self.others)
+        target = render(self.target)
         self.first_picture = target[:1]
         seen, styles = self.world.seen(target)
-        kept = self.world.seen(others)[0]
-        kept_before = self.world.seen(self.world.sample(self.others))[0]
-        return {
+        figures = {
             "forget_before": share(self.world.seen(self.world.sample(self.target))[0], self.target.concepts),
             "forget_after": share(seen, self.target.concepts),
             "synonym_after": share(self.world.seen(render(self.synonym))[0], self.synonym.concepts),
-            "keep_drop": round(share(kept_before, self.others.concepts) - share(kept, self.others.concepts), 4),
             "style_after": share(styles, self.target.styles),
-            "drift": drift(self.world.sample(self.others), others),
         }
+        return figures | (self._keeping(render(self.others)) if self.kept else {})
+
+    def _keeping(self, others: torch.Tensor) -> dict[str, float]:
+        before = self.world.sample(self.others)
+        seen_before, seen = self.world.seen(before)[0], self.world.seen(others)[0]
+        self.kept_seen = list(zip(self.others.concepts, seen_before, seen))
+        return {"keep_drop": self.drop_of(self.kept), "drift": drift(before, others)}
+
+    def drop_of(self, concepts: list[str]) -> float:
+        """The share that some of the kept concepts lost, from the pictures of the last measurement."""
+        changes = [(name == before) - (name == after) for name, before, after in self.kept_seen if name in concepts]
+        return round(sum(changes) / len(changes), 4)
 
     def fallback_rate(self) -> float:
         """How often the untouched model draws the concept when the phrase is left out of the prompt: the floor."""

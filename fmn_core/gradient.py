@@ -265,9 +265,7 @@ class Trainer:
             predicted = self.model.denoise(draw.x, draw.sigma, [draw.prompt]).float()
             yield predicted, collected[: len(layers)]
 
-    def losses(
-        self, draw: Draw, predicted: torch.Tensor, columns: list[torch.Tensor]
-    ) -> tuple[torch.Tensor, float]:
+    def losses(self, draw: Draw, predicted: torch.Tensor, columns: list[torch.Tensor]) -> tuple[torch.Tensor, float]:
         """w_attn L_attn + w_vis L_vis of one draw and its UNet pass, and the attention mass."""
         s, total = self.settings, torch.zeros((), device=self.model.device)
         found = {}

@@ -336,8 +336,12 @@ def test_interrupt_leaves_nothing_behind(server, patches, embeddings, picture_be
 
 
 def test_a_loss_that_is_lost_later_keeps_what_was_learned(server, patches):
-    """Whole weights at a rate that grows over: the report says where it ended, and the file holds numbers only."""
-    inputs = {"method": "attention re-steering", "learning_rate": 1.0, "steps": 120, "preservation": 0.0}
-    grow = options(weights="full delta", optimiser="SGD", clip=1000.0, weight_decay=0.0, drift_every=0)
-    outputs = server.run(train(**inputs, train="whole UNet", options=["options", 0]) | grow)
-    assert "warning: The loss was not finite at step" in "\n".join(outputs["train"]["text"])
+    """At a rate at which training diverges after its first steps: the report says so, and the file holds numbers only."""
+    inputs = {"method": "attention re-steering", "learning_rate": 0.03, "steps": 40, "preservation": 0.0}
+    outputs = server.run(train(**inputs, train="whole UNet", options=["options", 0]) | options(drift_every=0))
+    text = "\n".join(outputs["train"]["text"])
+    assert (
+        "(loss not finite)" in text and "warning: The loss was not finite at step" in text and "kept the state" in text
+    )
+    tensors = load_file(patches / "forget_zebra.safetensors").values()
+    assert all(torch.isfinite(v).all() for v in tensors) and any(v.abs().max() > 0.01 for v in tensors)

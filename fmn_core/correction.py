@@ -23,6 +23,15 @@ def correction_pairs(word: str, contexts: list[str], inverted: Concept) -> list[
     return [*steered, *forgotten]
 
 
+def check_meanings(model: ForgetModel, word: str, contexts: list[str]) -> None:
+    """Raises ForgetError on a word or a context without tokens, and when there are no contexts."""
+    if not contexts:
+        raise ForgetError(
+            f"Expected at least one context in which {word!r} means something else, got none. Type one, such as 'green {word}'."
+        )
+    check_concepts(model, [Concept([word, *contexts])])
+
+
 def correct_concept(
     model: ForgetModel,
     word: str,
@@ -38,11 +47,8 @@ def correct_concept(
     and the bare word is made to act like them. Raises ForgetError without contexts and on input that cannot be used. Source: FMN, section 3.5 (concept correction and disentanglement),
     with the closed form in place of the training.
     """
-    if not contexts:
-        raise ForgetError(
-            f"Expected at least one context in which {word!r} means something else, got none. Type one, such as 'green {word}'."
-        )
-    check_concepts(model, [Concept([word, *contexts]), inverted])
+    check_meanings(model, word, contexts)
+    check_concepts(model, [inverted])
     settings = settings or ClosedFormSettings()
     settings = replace(settings, preserve_prompts=[*contexts, *settings.preserve_prompts])
     patch = forget_closed_form(model, [inverted], settings, progress, correction_pairs(word, contexts, inverted))

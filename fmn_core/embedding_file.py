@@ -68,11 +68,7 @@ def save_embedding(embedding: Embedding, path: Path) -> int:
     """
     from safetensors.torch import save
 
-    if path.suffix != SUFFIX or not _NAME.fullmatch(path.stem):
-        raise ForgetError(
-            f"Expected NAME{SUFFIX} with letters, digits and . _ + - in the name, got {path.name!r}. "
-            "Choose another name, so that a prompt can say embedding:NAME."
-        )
+    check_embedding_name(path.name)
     _check_vectors(embedding.word, path.name)
     keys = {encoder: key for key, encoder in ENCODER_KEYS.items()}
     single = len(embedding.word) == 1
@@ -92,6 +88,15 @@ def save_embedding(embedding: Embedding, path: Path) -> int:
         Path(temporary).unlink(missing_ok=True)
         raise
     return len(data)
+
+
+def check_embedding_name(name: str) -> None:
+    """Raises ForgetError on a file name that is not NAME.safetensors with a NAME that a prompt can say."""
+    if not name.endswith(SUFFIX) or not _NAME.fullmatch(name.removesuffix(SUFFIX)):
+        raise ForgetError(
+            f"Expected NAME{SUFFIX} with letters, digits and . _ + - in the name, got {name!r}. "
+            "Choose another name, so that a prompt can say embedding:NAME."
+        )
 
 
 def load_embedding(path: Path, widths: dict[str, int] | None = None) -> Embedding:

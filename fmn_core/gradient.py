@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -243,8 +244,12 @@ class Trainer:
         zeroed = None if zeroed is None else zeroed.to(device)
         return Draw(x.to(device), sigma.to(device), prompts.encoded[chosen], prompts.columns[chosen], mask, zeroed)
 
-    def run_unet(self, draw: Draw) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """One UNet pass: the predicted x0, and the (masked) probabilities of the concept's columns in every layer."""
+    @contextlib.contextmanager
+    def unet_pass(self, draw: Draw) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
+        """One UNet pass: the predicted x0, and the (masked) probabilities of the concept's columns in every layer.
+
+        The way back belongs into the context: checkpointed blocks run again there, and need their hooks.
+        """
         collected: list[torch.Tensor] = []
 
         def receive(layer: CrossAttention, probabilities: torch.Tensor) -> None:
@@ -258,12 +263,11 @@ class Trainer:
         blocks = self.model.blocks() if self.settings.checkpointing else []
         with injected(self.layers, self.parts), attention_probe(layers, receive), checkpointed(blocks):
             predicted = self.model.denoise(draw.x, draw.sigma, [draw.prompt]).float()
-        return predicted, collected[: len(layers)]
+            yield predicted, collected[: len(layers)]
 
-    def losses(self, draw: Draw) -> tuple[torch.Tensor, float]:
-        """w_attn L_attn + w_vis L_vis of one draw, and the attention mass."""
+    def losses(self, draw: Draw, predicted: torch.Tensor, columns: list[torch.Tensor]) -> tuple[torch.Tensor, float]:
+        """w_attn L_attn + w_vis L_vis of one draw and its UNet pass, and the attention mass."""
         s, total = self.settings, torch.zeros((), device=self.model.device)
-        predicted, columns = self.run_unet(draw)
         found = {}
         if s.attention_weight > 0:
             found["attention"] = s.attention_weight * attention_loss(columns, s.loss)
@@ -281,10 +285,12 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         loss, mass = 0.0, 0.0
         for _ in range(s.accumulation):
-            one, m = self.losses(self.draw())
-            if not torch.isfinite(one):
-                return float("nan"), m
-            self.scaler.scale(one / s.accumulation).backward()
+            draw = self.draw()
+            with self.unet_pass(draw) as (predicted, columns):
+                one, m = self.losses(draw, predicted, columns)
+                if not torch.isfinite(one):
+                    return float("nan"), m
+                self.scaler.scale(one / s.accumulation).backward()
             loss, mass = loss + float(one.detach()) / s.accumulation, mass + m / s.accumulation
         if s.preservation > 0:
             scale = 1.0 if len(self.first) > 1 else next(iter(self.first.values()))
@@ -294,23 +300,27 @@ class Trainer:
             loss += float(kept.detach())
         return loss, mass
 
-    def step(self, number: int) -> Step | None:
-        """One step of Algorithm 1; None when the loss was not finite, and then the last good state is back.
+    def clip_gradients(self) -> bool:
+        """Clips the gradients; False when they are not finite, except where the scaler leaves such a step out by itself."""
+        self.scaler.unscale_(self.optimiser)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        return self.scaler.is_enabled() or bool(torch.isfinite(norm))
 
-        Raises ForgetError when that happens at the first step.
+    def step(self, number: int) -> Step | None:
+        """One step of Algorithm 1; None when the loss or its gradient was not finite, and then the last good state is back.
+
+        Raises ForgetError when that happens before there is a good state to go back to.
         """
         loss, mass = self.backward()
-        if not math.isfinite(loss):
-            if number == 0:
+        if not (math.isfinite(loss) and self.clip_gradients()):
+            if self.good[0] <= 0:
                 raise ForgetError(
-                    "Expected a finite loss, got NaN or infinity at the first step. Lower the learning rate, or use fp32; nothing was saved."
+                    f"Expected a finite loss, got NaN or infinity at step {number + 1}. Lower the learning rate, or use fp32; nothing was saved."
                 )
             self.restore()
             return None
         if number % GOOD_STATE_EVERY == 0:
             self.good = (number, self._state())
-        self.scaler.unscale_(self.optimiser)
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.schedule.step()
@@ -400,7 +410,7 @@ def forget_by_gradient(
     `pairs`: of each concept, needed when `visual_weight` is above 0; they then take the references' place.
     `progress(done, total, figures)` is called every step and may raise to interrupt. Everything random is drawn from one
     generator, so one seed gives one patch. Raises ForgetError on settings out of range, a phrase that is not found,
-    missing pairs, and a first loss that is not finite. The model must allow gradients.
+    missing pairs, and a loss that is not finite before anything good was learned. The model must allow gradients.
     """
     settings = settings or GradientSettings()
     check_settings(settings)

@@ -13,6 +13,7 @@ from ..fmn_core.errors import ForgetError
 from ..fmn_core.model import CrossAttention
 from ..fmn_core.tokens import CHUNK, PLACEHOLDER, EncodedPrompt, Vocabulary, Word, strip_special, vector_id
 from . import host
+from .prompt_embeddings import check_embeddings
 
 _BATCH = 16
 _PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -58,7 +59,11 @@ class ComfyModel:
 
     def tokenize(self, text: str) -> dict[str, list[list[int]]]:
         """Token ids per encoder and chunk; vectors of an embedding have negative ids, see vector_id."""
-        return token_ids(self.clip.tokenize(text))
+        return token_ids(self._host_tokens(text))
+
+    def _host_tokens(self, text: str) -> dict[str, list[list[tuple]]]:
+        check_embeddings(self.clip, text)
+        return self.clip.tokenize(text)
 
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
         return {name: strip_special(chunks, self.vocabulary) for name, chunks in self.tokenize(phrase).items()}
@@ -92,10 +97,10 @@ class ComfyModel:
     def _tokens(self, prompt: str, word: Word | None) -> dict[str, list[list[tuple]]]:
         """The host's tokens of a prompt, with the word's vectors in place of PLACEHOLDER."""
         if word is None or PLACEHOLDER not in prompt:
-            return self.clip.tokenize(prompt)
+            return self._host_tokens(prompt)
         marker = next(m for m in "*~^|" if m not in prompt)
         length = len(next(iter(word.values())))
-        tokens = self.clip.tokenize(prompt.replace(PLACEHOLDER, f" {' '.join(marker * length)} "))
+        tokens = self._host_tokens(prompt.replace(PLACEHOLDER, f" {' '.join(marker * length)} "))
         for name, chunks in tokens.items():
             ids = strip_special(token_ids(self.clip.tokenize(marker))[name], self.vocabulary)
             count = itertools.count()

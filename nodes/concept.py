@@ -11,13 +11,12 @@ import torch
 from ..fmn_core.concept import Concept, concept_from_text
 from ..fmn_core.embedding_file import load_embedding
 from ..fmn_core.errors import ForgetError
-from ..fmn_core.masks import check_mask
 from ..fmn_core.presets import SHIPPED, find_preset, list_presets, load_preset
 from ..fmn_core.templates import KINDS
 from ..fmn_core.tokens import END_TOKEN_CHOICES, Word, vector_id
 from . import host
 from .api import CATEGORY, ForgetConceptType, io
-from .mask_overlay import check_images
+from .references import checked_images, checked_masks
 
 NONE = "none"
 
@@ -52,7 +51,8 @@ class ConceptNode(io.ComfyNode):
         cls, phrases, kind, end_token, embedding, templates="", images=None, mask=None, previous=None
     ) -> io.NodeOutput:
         with torch.inference_mode(False):
-            references = {"embedding": _word(embedding), "images": _images(images), "masks": _masks(mask, images)}
+            pictures = None if images is None else checked_images(images)
+            references = {"embedding": _word(embedding), "images": pictures, "masks": checked_masks(mask, pictures)}
             concept = concept_from_text(phrases, kind, templates, end_token, **references)
         return io.NodeOutput(chained(previous, [concept]))
 
@@ -143,35 +143,6 @@ def _reason(check: Any, *values: Any) -> Any:
 
 def _word(embedding: str) -> Word | None:
     return None if embedding == NONE else load_embedding(host.embedding_path(embedding)).word
-
-
-def _images(images: torch.Tensor | None) -> torch.Tensor | None:
-    """Pictures without alpha, as tensors that autograd accepts."""
-    if images is None:
-        return None
-    images = check_images(images[..., :3] if images.shape[-1] == 4 else images)
-    if not torch.isfinite(images).all():
-        raise ForgetError("Expected images with values from 0 to 1, got some that are not numbers. Make them anew.")
-    return images.detach().to("cpu", torch.float32).clone().clamp_(0, 1)
-
-
-def _masks(mask: torch.Tensor | None, images: torch.Tensor | None) -> torch.Tensor | None:
-    """One mask, or one for each picture, each with something in it."""
-    if mask is None:
-        return None
-    if images is None:
-        raise ForgetError("Expected images for the mask, got none. Connect the images, or disconnect the mask.")
-    masks = check_mask(mask.detach().to("cpu", copy=True))
-    if len(masks) not in (1, len(images)):
-        raise ForgetError(
-            f"Expected one mask, or one for each of {len(images)} images, got {len(masks)}. Connect as many masks as images."
-        )
-    for number, one in enumerate(masks, 1):
-        if one.max() <= 0:
-            raise ForgetError(
-                f"Expected something in every mask, got zeros only in mask {number}. Paint it, or leave that picture out."
-            )
-    return masks
 
 
 def _words() -> list[Any]:

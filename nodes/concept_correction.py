@@ -6,7 +6,7 @@ import torch
 
 from ..fmn_core.closed_form import ClosedFormSettings
 from ..fmn_core.concept import concept_from_text
-from ..fmn_core.correction import correct_concept
+from ..fmn_core.correction import check_meanings, correct_concept
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.templates import KINDS, parse_lines
 from . import files, host, invert_concept, pictures, reports
@@ -85,11 +85,12 @@ class ConceptCorrection(io.ComfyNode):
     def execute(
         cls, model, clip, vae, images, word, contexts, kind, file_name, mask=None, inverted=None, **options
     ) -> io.NodeOutput:
-        stem, word = files.check_file_name(file_name), word.strip()
+        stem, word, contexts = files.check_file_name(file_name), word.strip(), parse_lines(contexts)
         if not word:
             raise ForgetError("Expected a word to correct, got an empty text. Type the word that has several meanings.")
         with torch.inference_mode(False):
             adapter = ComfyModel(model, clip)
+            check_meanings(adapter, word, contexts)
             concept = _dominant(inverted)
             lines = []
             if concept is None:
@@ -106,7 +107,7 @@ class ConceptCorrection(io.ComfyNode):
             patch = correct_concept(
                 adapter,
                 word,
-                parse_lines(contexts),
+                contexts,
                 concept,
                 chosen,
                 lambda done, total, figures: bar.update(done, total),

@@ -9,8 +9,7 @@ import torch
 
 from ..fmn_core.augment import AugmentSettings
 from ..fmn_core.concept import Concept, concept_from_text
-from ..fmn_core.embedding_file import Embedding, load_embedding, save_embedding
-from ..fmn_core.errors import ForgetError
+from ..fmn_core.embedding_file import SUFFIX, Embedding, check_embedding_name, load_embedding, save_embedding
 from ..fmn_core.inversion import START_CHOICES, Inversion, InversionSettings, invert_concept
 from ..fmn_core.patch import fingerprint
 from ..fmn_core.templates import KINDS
@@ -121,8 +120,12 @@ class InvertConcept(io.ComfyNode):
         cls, model, clip, vae, images, kind, file_name, mask=None, continue_from=NONE, **options
     ) -> io.NodeOutput:
         stem = files.check_file_name(file_name)
+        if stem:
+            check_embedding_name(stem + SUFFIX)
         with torch.inference_mode(False):
             adapter = ComfyModel(model, clip)
+            images = references.checked_images(images)
+            mask = references.checked_masks(mask, images)
             start = None if continue_from == NONE else load_embedding(host.embedding_path(continue_from)).word
             settings = inversion_settings(options, options["start"], options["words"], options["weight_decay"])
             inversion = invert(adapter, vae, images, mask, kind, settings, start)
@@ -170,8 +173,6 @@ def invert(
 
 def save(inversion: Inversion, stem: str, words: str, kind: str, base: dict[str, Any]) -> Path:
     """Saves the embedding under a free name in the host's embeddings folder."""
-    if any(c.isspace() for c in stem):
-        raise ForgetError(f"Expected an embedding's name without spaces, got {stem!r}. A prompt could not name it.")
     embedding = Embedding(inversion.word, words, kind, inversion.figures["steps"], base)
     return files.save_free(host.embedding_root(), stem, lambda path: save_embedding(embedding, path))
 

@@ -12,9 +12,12 @@ from ..fmn_core.cache import Cache, CachedEncoding, content_key, model_key
 from ..fmn_core.concept import Concept
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.gradient import concept_prompts
+from ..fmn_core.masks import check_mask
 from ..fmn_core.references import Pairs, References, make_pairs
+from ..fmn_core.tokens import vector_id
 from . import host
 from .comfy_model import ComfyModel
+from .mask_overlay import check_images
 
 
 def cache() -> Cache:
@@ -30,23 +33,48 @@ def with_cache(adapter: ComfyModel) -> Any:
 def references_of(adapter: ComfyModel, vae: Any, concept: Concept, settings: AugmentSettings, seed: int) -> References:
     """Latents of a concept's images, or one zero latent at the model's native size (`no_real_image`)."""
     if concept.images is None:
+        checked_masks(concept.masks, None)
         size = adapter.native_latent_size()
         return References(torch.zeros(1, adapter.latent_channels(), size, size))
     if vae is None:
         raise ForgetError("Expected a VAE to encode the images, got none. Connect a VAE, or disconnect the images.")
-    images, masks = augment(check_images(concept.images), concept.masks, settings, seed)
+    images = checked_images(concept.images)
+    images, masks = augment(images, checked_masks(concept.masks, images), settings, seed)
     key = content_key("latents", images, host.vae_key(vae), adapter.latent_scale())
     latents = cache().remember(key, lambda: {"latents": adapter.encode_images(vae, images)})["latents"]
     return References(latents, masks)
 
 
-def check_images(images: torch.Tensor) -> torch.Tensor:
-    """IMAGE (N, H, W, 3); raises ForgetError when it is empty, smaller than 8 pixels or not RGB."""
-    if images.ndim != 4 or images.shape[0] == 0 or min(images.shape[1:3]) < 8 or images.shape[-1] < 3:
+def checked_images(images: torch.Tensor) -> torch.Tensor:
+    """IMAGE without alpha, in 0..1, as tensors that autograd accepts; raises ForgetError on images that cannot be used."""
+    images = check_images(images[..., :3] if images.shape[-1] == 4 else images)
+    if not torch.isfinite(images).all():
+        raise ForgetError("Expected images with values from 0 to 1, got some that are not numbers. Make them anew.")
+    return images.detach().to("cpu", torch.float32).clone().clamp_(0, 1)
+
+
+def checked_masks(mask: torch.Tensor | None, images: torch.Tensor | None) -> torch.Tensor | None:
+    """One mask, or one for each picture; raises ForgetError on another number, and on one with nothing in it."""
+    if mask is None:
+        return None
+    if images is None:
+        raise ForgetError("Expected images for the mask, got none. Connect the images, or disconnect the mask.")
+    masks = check_mask(mask.detach().to("cpu", copy=True))
+    if len(masks) not in (1, len(images)):
         raise ForgetError(
-            f"Expected RGB images of at least 8 x 8 pixels, got {list(images.shape)}. Connect other images."
+            f"Expected one mask, or one for each of {len(images)} images, got {len(masks)}. Connect as many masks as images."
         )
-    return images[..., :3]
+    for number, one in enumerate(masks, 1):
+        if one.max() <= 0:
+            raise ForgetError(
+                f"Expected something in every mask, got zeros only in mask {number}. Paint it, or leave that picture out."
+            )
+    return masks
+
+
+def identity(concept: Concept) -> tuple[Any, ...]:
+    """What tells concepts apart: their names, and the ids of their vectors."""
+    return tuple((n.text, *(vector_id(v) for vs in (n.word or {}).values() for v in vs)) for n in concept.names())
 
 
 def pairs_of(adapter: ComfyModel, concept: Concept, count: int, steps: int, guidance: float, seed: int) -> Pairs:

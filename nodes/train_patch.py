@@ -10,10 +10,10 @@ from ..fmn_core.augment import AugmentSettings
 from ..fmn_core.closed_form import PROJECTIONS, ClosedFormSettings, forget_closed_form
 from ..fmn_core.concept import Concept, check_concepts, concept_from_text
 from ..fmn_core.errors import ForgetError
-from ..fmn_core.gradient import TRAIN_CHOICES, GradientSettings, forget_by_gradient
+from ..fmn_core.gradient import TRAIN_CHOICES, GradientSettings, check_settings, forget_by_gradient
 from ..fmn_core.losses import LOSS_FORMS
 from ..fmn_core.patch import ForgetPatch
-from ..fmn_core.references import Pairs
+from ..fmn_core.references import Pairs, References
 from ..fmn_core.templates import KINDS, parse_lines
 from ..fmn_core.tokens import END_TOKEN_CHOICES
 from . import files, host, pictures, references, reports
@@ -242,11 +242,11 @@ def _closed_form(adapter: ComfyModel, concepts: list[Concept], options: dict[str
 def _by_gradient(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any]) -> ForgetPatch:
     chosen = {**DEFAULTS, **(options.get("options") or {})}
     settings = _gradient_settings(options, chosen)
-    augment = AugmentSettings(**{n: chosen[n] for n in ("copies", "crop", "flip", "bucket")})
-    seed, vae = options["seed"], options.get("vae")
-    adapter = ComfyModel(host.with_precision(adapter.patcher, chosen["precision"]), adapter.clip)
-    made = [references.references_of(adapter, vae, c, augment, seed) for c in concepts]
+    check_settings(settings)
     pairs = _pairs(adapter, concepts, options, chosen["pairs"]) if settings.visual_weight > 0 else None
+    made = _references(adapter, concepts, options, chosen) if pairs is None else [References(p.kept) for p in pairs]
+    # The pairs are what the user's own MODEL draws, whatever precision it is trained in.
+    adapter = ComfyModel(host.with_precision(adapter.patcher, chosen["precision"]), adapter.clip)
     bar, series = host.Progress(settings.steps), {"loss": [], "attention mass": []}
 
     def progress(done: int, total: int, figures: dict[str, float]) -> None:
@@ -273,6 +273,13 @@ def _gradient_settings(options: dict[str, Any], chosen: dict[str, Any]) -> Gradi
     )
 
 
+def _references(
+    adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any], chosen: dict[str, Any]
+) -> list[References]:
+    augment = AugmentSettings(**{n: chosen[n] for n in ("copies", "crop", "flip", "bucket")})
+    return [references.references_of(adapter, options.get("vae"), c, augment, options["seed"]) for c in concepts]
+
+
 def _pairs(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any], count: int) -> list[Pairs]:
     """The connected pairs of every concept, or pairs made here."""
     given = options.get("pairs")
@@ -281,9 +288,9 @@ def _pairs(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any]
             host.load(adapter.patcher)
             seed = options["seed"]
             return [references.pairs_of(adapter, c, count, PAIR_STEPS, PAIR_GUIDANCE, seed) for c in concepts]
-    missing = [c.label() for c in concepts if c.label() not in given]
+    missing = [c.label() for c in concepts if references.identity(c) not in given]
     if missing:
         raise ForgetError(
             f"Expected pairs of every concept, got none of {', '.join(missing)}. Give Visual Denoising Pairs the same concepts."
         )
-    return [given[c.label()] for c in concepts]
+    return [given[references.identity(c)] for c in concepts]

@@ -21,3 +21,12 @@ def patches(server):
     yield folder
     for file in folder.iterdir():
         file.unlink()
+
+
+@pytest.fixture
+def embeddings(server):
+    """The folder of embeddings, empty after the test."""
+    folder = server.base / "models" / "embeddings"
+    yield folder
+    for file in folder.iterdir():
+        file.unlink()

@@ -30,6 +30,81 @@ def train(**changes) -> dict:
     return miniature() | {"train": {"class_type": "FMN_TrainForgetPatch", "inputs": train_inputs(**changes)}}
 
 
+def attention_map(**changes) -> dict:
+    """A prompt that shows where a phrase attends; the picture is previewed in node "show"."""
+    inputs = {
+        "model": ["mini", 0], "clip": ["mini", 1], "prompt": ZEBRA, "phrase": "zebra", "end_token": "none",
+        "width": 128, "height": 128, "steps": 4, "seed": 1,
+    }  # fmt: skip
+    return miniature() | {
+        "map": {"class_type": "FMN_ConceptAttentionMap", "inputs": inputs | changes},
+        "show": {"class_type": "PreviewImage", "inputs": {"images": ["map", 0]}},
+    }
+
+
+def apply(file: str = "(from the forget_patch input)", name: str = "apply", **changes) -> dict:
+    """The node `name`, which applies a patch from a file or from a connected `forget_patch`."""
+    inputs = {"model": ["mini", 0], "patch_file": file, "strength": 1.0}
+    return {name: {"class_type": "FMN_ApplyForgetPatch", "inputs": inputs | changes}}
+
+
+def concept(name: str, **changes) -> dict:
+    inputs = {"phrases": "zebra", "kind": "object", "end_token": "first", "embedding": "none"}
+    return {name: {"class_type": "FMN_Concept", "inputs": inputs | changes}}
+
+
+def options(**changes) -> dict:
+    """Training Options as node "options", with the node's own defaults but for `changes`."""
+    inputs = {
+        "weights": "LoRA", "precision": "as loaded", "optimiser": "AdamW", "schedule": "constant", "weight_decay": 0.01,
+        "clip": 1.0, "accumulation": 1, "checkpointing": False, "attention_weight": 1.0, "visual_weight": 1.0,
+        "visual_weighting": "min-SNR", "first_level": 0.0, "last_level": 1.0, "pairs": 2, "drift_every": 10,
+        "drift_warning": 0.05, "drift_limit": 0.0, "copies": 1, "crop": 0.0, "flip": False, "bucket": 0,
+    }  # fmt: skip
+    return {"options": {"class_type": "FMN_TrainingOptions", "inputs": inputs | changes}}
+
+
+def pairs(**changes) -> dict:
+    """Visual Denoising Pairs as node "pairs", its picture previewed in node "pairs.show"."""
+    inputs = {
+        "model": ["mini", 0], "clip": ["mini", 1], "vae": ["mini", 2], "phrase": "zebra", "kind": "object",
+        "end_token": "all", "count": 2, "steps": 4, "guidance": 3.0, "seed": 0,
+    }  # fmt: skip
+    return {
+        "pairs": {"class_type": "FMN_VisualDenoisingPairs", "inputs": inputs | changes},
+        "pairs.show": {"class_type": "PreviewImage", "inputs": {"images": ["pairs", 1]}},
+    }
+
+
+INVERSION = {"tokens": 2, "inversion_steps": 6, "warmup": 2, "inversion_rate": 1e-2, "batch": 1, "seed": 0}
+
+
+def invert(**changes) -> dict:
+    """Invert Concept as node "invert", on the pictures of node "ref.decode"."""
+    inputs = INVERSION | {
+        "model": ["mini", 0], "clip": ["mini", 1], "vae": ["mini", 2], "images": ["ref.decode", 0], "kind": "object",
+        "start": "words", "words": "zebra", "weight_decay": 0.1, "file_name": "my_concept",
+    }  # fmt: skip
+    return {"invert": {"class_type": "FMN_InvertConcept", "inputs": inputs | changes}}
+
+
+def correct(**changes) -> dict:
+    """Concept Correction as node "correct", on the pictures of node "ref.decode"."""
+    inputs = INVERSION | {
+        "model": ["mini", 0], "clip": ["mini", 1], "vae": ["mini", 2], "images": ["ref.decode", 0], "word": "apple",
+        "contexts": "green apple", "kind": "object", "preserve_prompts": OTHERS, "preservation": 1.0, "rank": 32,
+        "file_name": "correct_apple",
+    }  # fmt: skip
+    return {"correct": {"class_type": "FMN_ConceptCorrection", "inputs": inputs | changes}}
+
+
+def reference(caption: str = ZEBRA, batch: int = 2) -> dict:
+    """Pictures drawn by the miniature, as output 0 of node "ref.decode"."""
+    nodes = sampled("ref", ["mini", 0], caption, batch=batch, steps=4)
+    del nodes["ref"]
+    return nodes
+
+
 def sampled(
     name: str,
     model: list,

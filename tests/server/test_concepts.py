@@ -4,15 +4,10 @@ import json
 
 import pytest
 import torch
-from prompts import miniature, sampled
+from prompts import concept, miniature, sampled
 
 from bench.comfy_server import NodeError
 from fmn_core.embedding_file import Embedding, save_embedding
-
-
-def concept(name: str, **changes) -> dict:
-    inputs = {"phrases": "zebra", "kind": "object", "end_token": "first", "embedding": "none"}
-    return {name: {"class_type": "FMN_Concept", "inputs": inputs | changes}}
 
 
 def preset(name: str, preset: str, **inputs) -> dict:
@@ -25,14 +20,6 @@ def shown(chain: str, output: int = 0) -> dict:
 
 def text(server, prompt: dict) -> str:
     return server.run(prompt)["show"]["text"][0]
-
-
-@pytest.fixture
-def embeddings(server):
-    folder = server.base / "models" / "embeddings"
-    yield folder
-    for file in folder.iterdir():
-        file.unlink()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from prompts import HORSE, ZEBRA, miniature, pictures, sampled, train, train_inputs
+from prompts import HORSE, ZEBRA, apply, attention_map, miniature, pictures, sampled, train, train_inputs
 
 from bench.workflow import to_api
 from mini_sd.comfy_host import REPOSITORY
@@ -68,15 +68,7 @@ def test_closed_form_forgets_and_every_way_to_apply_it_gives_the_same_picture(se
     trained |= sampled("kept", ["train", 0], HORSE, batch=4, steps=20) | sampled(
         "before", ["mini", 0], ZEBRA, batch=4, steps=20
     )
-    trained["apply"] = {
-        "class_type": "FMN_ApplyForgetPatch",
-        "inputs": {
-            "model": ["mini", 0],
-            "patch_file": "(from the forget_patch input)",
-            "strength": 1.0,
-            "forget_patch": ["train", 1],
-        },
-    }
+    trained |= apply(forget_patch=["train", 1])
     trained |= sampled("from_patch", ["apply", 0], ZEBRA, batch=4, steps=20)
     outputs = server.run(trained)
     report = "\n".join(outputs["train"]["text"])
@@ -92,10 +84,7 @@ def test_closed_form_forgets_and_every_way_to_apply_it_gives_the_same_picture(se
         "class_type": "LoraLoaderModelOnly",
         "inputs": {"model": ["mini", 0], "lora_name": file, "strength_model": 1.0},
     }
-    again["ours"] = {
-        "class_type": "FMN_ApplyForgetPatch",
-        "inputs": {"model": ["mini", 0], "patch_file": file, "strength": 1.0},
-    }
+    again |= apply(file, "ours")
     again |= sampled("a", ["stock", 0], ZEBRA, batch=4, steps=20) | sampled("b", ["ours", 0], ZEBRA, batch=4, steps=20)
     again["text"] = {"class_type": "PreviewAny", "inputs": {"source": ["ours", 1]}}
     second = server.run(again)
@@ -111,15 +100,7 @@ def test_closed_form_forgets_and_every_way_to_apply_it_gives_the_same_picture(se
 
 def test_patch_strength_zero_changes_nothing(server, patches):
     prompt = train(file_name="") | sampled("a", ["mini", 0], ZEBRA) | sampled("b", ["apply", 0], ZEBRA)
-    prompt["apply"] = {
-        "class_type": "FMN_ApplyForgetPatch",
-        "inputs": {
-            "model": ["mini", 0],
-            "patch_file": "(from the forget_patch input)",
-            "strength": 0.0,
-            "forget_patch": ["train", 1],
-        },
-    }
+    prompt |= apply(strength=0.0, forget_patch=["train", 1])
     outputs = server.run(prompt)
     assert torch.equal(pictures(server, outputs, "a"), pictures(server, outputs, "b"))
     assert list(patches.iterdir()) == []
@@ -147,13 +128,6 @@ def test_resteering_with_images_shows_progress_and_previews(server, patches):
     assert (patches / "forget_zebra.safetensors").exists()
 
 
-@pytest.mark.parametrize("method", ["closed form", "attention re-steering"])
-def test_one_seed_one_file(server, patches, method):
-    for name in ("a", "b"):
-        server.run(train(method=method, file_name=name))
-    assert (patches / "a.safetensors").read_bytes() == (patches / "b.safetensors").read_bytes()
-
-
 def test_an_existing_file_is_never_overwritten(server, patches):
     server.run(train(phrase="zebra"))
     first = (patches / "forget_zebra.safetensors").read_bytes()
@@ -163,23 +137,7 @@ def test_an_existing_file_is_never_overwritten(server, patches):
 
 
 def test_attention_map_is_a_picture(server):
-    prompt = miniature()
-    prompt["map"] = {
-        "class_type": "FMN_ConceptAttentionMap",
-        "inputs": {
-            "model": ["mini", 0],
-            "clip": ["mini", 1],
-            "prompt": ZEBRA,
-            "phrase": "zebra",
-            "end_token": "none",
-            "width": 128,
-            "height": 128,
-            "steps": 4,
-            "seed": 1,
-        },
-    }
-    prompt["show"] = {"class_type": "PreviewImage", "inputs": {"images": ["map", 0]}}
-    image = pictures(server, server.run(prompt), "show")
+    image = pictures(server, server.run(attention_map()), "show")
     assert image.shape == (1, 128, 128, 3) and image.float().std() > 5
 
 

@@ -1,0 +1,178 @@
+"""The training nodes on the host's own objects, inside this process: what they leave alone, and what no graph can give them."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from prompts import INVERSION, correct, invert, options, pairs, train_inputs
+
+from mini_sd import comfy_host
+
+RESTEERING, BOTH = "attention re-steering", "re-steering and visual denoising"
+
+
+@pytest.fixture(scope="module")
+def pack():
+    comfy_host.load_pack()
+    names = ("host", "train_patch", "visual_pairs", "invert_concept", "concept_correction")
+    nodes = SimpleNamespace(**{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in names})
+    nodes.error = sys.modules["forget_me_not.fmn_core.errors"].ForgetError
+    return nodes
+
+
+@pytest.fixture(scope="module")
+def miniature(pack):
+    with torch.inference_mode():
+        return pack.host.load_miniature()
+
+
+@pytest.fixture(scope="module")
+def run(pack, miniature):
+    """Runs a node as the host does: in inference mode, with the prompt's links to the miniature in place."""
+    nodes = {
+        "train": (pack.train_patch.TrainForgetPatch, lambda: train_inputs(file_name="")),
+        "pairs": (pack.visual_pairs.VisualDenoisingPairs, lambda: pairs()["pairs"]["inputs"]),
+        "invert": (pack.invert_concept.InvertConcept, lambda: invert(file_name="")["invert"]["inputs"]),
+        "correct": (pack.concept_correction.ConceptCorrection, lambda: correct(file_name="")["correct"]["inputs"]),
+    }
+
+    def execute(node, **changes):
+        kind, inputs = nodes[node]
+        parts = dict(zip(("model", "clip", "vae"), miniature))
+        inputs = inputs() | {k: v for k, v in parts.items() if k in inputs()}
+        with torch.inference_mode():
+            if "images" in inputs:
+                inputs["images"] = noise_images()
+            return kind.execute(**inputs | changes).args
+
+    return execute
+
+
+def noise_images(count=2, side=128, channels=3):
+    return torch.rand(count, side, side, channels, generator=torch.Generator().manual_seed(0))
+
+
+def chosen(**changes):
+    return options(**changes)["options"]["inputs"]
+
+
+def state(model, clip):
+    weights = {"unet." + k: v for k, v in model.model.state_dict().items()}
+    weights |= {"text." + k: v for k, v in clip.cond_stage_model.state_dict().items()}
+    return {k: v.clone() for k, v in weights.items()}
+
+
+def assert_untouched(model, clip, before):
+    after = state(model, clip)
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+    for root in (model.model.diffusion_model, clip.cond_stage_model):
+        for module in root.modules():
+            assert not module._forward_hooks and not module._forward_pre_hooks and "forward" not in vars(module)
+            assert not any(p.requires_grad for p in module._parameters.values() if p is not None)
+    assert not model.patches and not model.object_patches
+
+
+RUNS = {
+    "inversion": ("invert", {}),
+    "correction": ("correct", {}),
+    "fp16": ("train", {"method": RESTEERING, "options": chosen(precision="fp16")}),
+    "bf16, whole UNet": ("train", {"method": RESTEERING, "train": "whole UNet", "options": chosen(precision="bf16")}),
+    "checkpointing": ("train", {"method": BOTH, "options": chosen(checkpointing=True, weights="full delta")}),
+    "pairs": ("pairs", {}),
+}
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_model_and_clip_are_untouched(run, miniature, case):
+    model, clip, _ = miniature
+    node, changes = RUNS[case]
+    prompt = clip.tokenize("a picture of a zebra in noto style")
+    with torch.inference_mode():
+        text = clip.encode_from_tokens(prompt).clone()
+    before, predicted = state(model, clip), prediction(model)
+    run(node, **changes)
+    assert_untouched(model, clip, before)
+    assert torch.equal(prediction(model), predicted)
+    with torch.inference_mode():
+        assert torch.equal(clip.encode_from_tokens(prompt), text)
+
+
+def prediction(model):
+    """What the host predicts with this MODEL, loaded as its sampler would."""
+    import comfy.model_management
+
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([model])
+        g = torch.Generator().manual_seed(0)
+        x, context = torch.randn(1, 4, 16, 16, generator=g), torch.randn(1, 77, 96, generator=g)
+        return model.model.apply_model(x, torch.tensor([2.0]), c_crossattn=context).clone()
+
+
+@pytest.mark.parametrize("node", ["invert", "correct"])
+def test_a_failed_inversion_leaves_model_and_clip_untouched(pack, run, miniature, monkeypatch, node):
+    before, calls = state(*miniature[:2]), []
+
+    class StopError(Exception):
+        pass
+
+    def stop():
+        calls.append(1)
+        if len(calls) == 3:
+            raise StopError
+
+    monkeypatch.setattr(pack.host, "check_interrupted", stop)
+    with pytest.raises(StopError):
+        run(node)
+    assert_untouched(*miniature[:2], before)
+
+
+@pytest.mark.parametrize(("method", "weights"), [(RESTEERING, "LoRA"), (BOTH, "full delta")])
+def test_checkpointing_gives_the_same_patch(run, method, weights):
+    found = []
+    for checkpointing in (False, True):
+        settings = chosen(checkpointing=checkpointing, weights=weights, accumulation=2)
+        found.append(run("train", method=method, train="whole UNet", options=settings, rank=4)[1])
+    for name, factors in found[0].factors.items():
+        delta = factors.delta()
+        torch.testing.assert_close(found[1].factors[name].delta(), delta, atol=1e-6, rtol=1e-3)
+    assert max(float(f.delta().abs().max()) for f in found[0].factors.values()) > 1e-4
+
+
+@pytest.mark.parametrize("node", ["train", "invert", "correct"])
+@pytest.mark.parametrize(
+    "images",
+    [noise_images(0), noise_images(channels=2), noise_images(channels=1), noise_images() * float("nan")],
+    ids=["none", "two channels", "grey", "NaN"],
+)
+def test_images_that_no_node_should_give(pack, run, miniature, node, images):
+    changes = {"method": RESTEERING, "vae": miniature[2]} if node == "train" else {}
+    with pytest.raises(pack.error, match="Expected") as caught:
+        run(node, images=images, **changes)
+    assert "picture" in str(caught.value) or "images" in str(caught.value)
+
+
+@pytest.mark.parametrize("node", ["train", "pairs", "invert", "correct"])
+def test_models_without_cross_attention_and_missing_clips_are_refused(pack, run, node):
+    unet = SimpleNamespace(diffusion_model=torch.nn.Linear(2, 2))
+    other = SimpleNamespace(model=unet, load_device=torch.device("cpu"))
+    with pytest.raises(pack.error, match="a UNet with cross-attention.*got Linear"):
+        run(node, model=other)
+    with pytest.raises(pack.error, match="Expected a CLIP, got none"):
+        run(node, clip=None)
+
+
+def test_two_inverted_concepts_keep_their_own_pairs(run):
+    concepts = [run("invert", seed=seed, start="noise")[0][0] for seed in (0, 1)]
+    assert concepts[0].label() == concepts[1].label()
+    made, picture = run("pairs", phrase="", concepts=tuple(concepts))
+    assert len(made) == 2 and picture.shape == (1, 512, 256, 3)
+    first, second = made.values()
+    assert not torch.equal(first.kept, second.kept)
+    run("train", phrase="", method="visual denoising", concepts=tuple(concepts), pairs=made, options=chosen())
+
+
+def test_the_inverted_concept_carries_pictures_that_autograd_accepts(run):
+    [concept] = run("invert")[0]
+    assert not concept.images.is_inference() and concept.images.shape == (2, 128, 128, 3)
+    assert {k: tuple(v.shape) for k, v in concept.embedding.items()} == {"l": (INVERSION["tokens"], 96)}

@@ -12,6 +12,8 @@ from bench.workflow import to_api
 from mini_sd.comfy_host import REPOSITORY
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+playwright = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is not installed")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH")
 READY = "window.app && window.app.graph && window.app.extensionManager"
 OPEN = """async workflow => {
     await app.loadGraphData(workflow);
@@ -22,9 +24,6 @@ OPEN = """async workflow => {
 
 @pytest.fixture(scope="module")
 def page(server):
-    playwright = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on the PATH")
     with playwright.sync_playwright() as play:
         # As root, as in a container, Chromium does not start in its sandbox.
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

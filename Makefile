@@ -1,12 +1,13 @@
 # make demo [CONCEPT="santa claus"]   forgets a concept of the miniature in a real ComfyUI; pictures in out/demo
 # make test                           formatting, types, unit tests, tests through a real server
+# make browser                        the workflows in the real front end; needs Chromium, installs playwright
 # FMN_COMFYUI=path                    use that ComfyUI instead of the one that setup unpacks
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 CONCEPT ?= zebra
 
-.PHONY: setup demo test lint unit server bench clean
+.PHONY: setup demo test lint unit server browser bench clean
 
 setup: $(VENV)/.installed
 	@$(PY) -m mini_sd.comfy_host
@@ -31,6 +32,10 @@ unit: setup
 
 server: setup
 	$(PY) -m pytest -c tests/pytest.ini tests/server
+
+browser: setup
+	$(PY) -m pip install --quiet --disable-pip-version-check playwright
+	$(PY) -m pytest -c tests/pytest.ini -rs tests/browser
 
 bench: setup
 	$(PY) -m bench.forget

@@ -16,7 +16,7 @@ from .concept import Concept, check_concepts, name_tokens
 from .drift import DriftMonitor
 from .errors import ForgetError
 from .hooks import attention_probe, checkpointed
-from .losses import LOSS_FORMS, VISUAL_WEIGHTINGS, Preservation, attention_loss, visual_loss
+from .losses import LOSS_FORMS, VISUAL_WEIGHTINGS, Preservation, attention_loss, visual_loss, visual_scale
 from .masks import layer_mask
 from .model import CrossAttention, ForgetModel
 from .patch import Factors, ForgetPatch, fingerprint, kohya_name
@@ -47,10 +47,10 @@ GOOD_STATE_EVERY = 5
 class GradientSettings:
     """What can be chosen; the defaults are Algorithm 1 on LoRA factors.
 
-    `attention_weight`, `visual_weight`: w_attn and w_vis of L = w_attn L_attn + w_vis L_vis, each loss divided by its first value
-    when both are used. `visual_weighting` and `first_level`..`last_level` (shares of the training timesteps, 0 = clean):
+    `attention_weight`, `visual_weight`: w_attn and w_vis of L = w_attn L_attn + w_vis L_vis, each loss divided by what it begins
+    with when both are used: the attention loss by its first value, the visual loss by visual_scale. `visual_weighting` and `first_level`..`last_level` (shares of the training timesteps, 0 = clean):
     which noise levels count. `learning_rate`: 0 = auto (see auto_learning_rate). `preservation`: weight of the squared
-    relative movement of preserve prompts' keys and values, in units of PRESERVATION_SCALE times the first loss.
+    relative movement of preserve prompts' keys and values, in units of PRESERVATION_SCALE times what the loss begins with.
     `target_mass`: stop when the mean attention mass on the concept falls below this share of where it started, 0 = never.
     `drift_every`, `drift_warning`, `drift_limit`: steps between two looks at the drift monitor, and at what drift to warn
     and to stop; 0 = never.
@@ -203,7 +203,7 @@ class Trainer:
         self.sigmas = model.sigmas()
         size = tuple(references[0].latents.shape[1:])
         self.monitor = DriftMonitor(model, kept, (size[0], size[1], size[2])) if settings.drift_every else None
-        self.first: dict[str, float] = {}  # what each loss began with, to weigh them against each other
+        self.first = self._first()
         self.good = (-1, self._state())
 
     def _make_optimiser(self) -> None:
@@ -220,15 +220,28 @@ class Trainer:
         # Gradients that pass through half-precision activations would vanish without it.
         self.scaler = torch.amp.GradScaler(self.model.device.type, enabled=half and self.model.device.type == "cuda")
 
+    def _first(self) -> dict[str, float]:
+        """What each loss begins with, to weigh them against each other; the attention loss's is added at its first draw."""
+        if self.pairs is None:
+            return {}
+        levels = self.sigmas[slice(*self._levels())]
+        scales = [visual_scale(p.kept, p.zeroed, levels, self.settings.visual_weighting) for p in self.pairs]
+        return {"visual": self.settings.visual_weight * sum(scales) / len(scales)}
+
+    def _levels(self) -> tuple[int, int]:
+        """The first and one past the last of the sigmas that are drawn."""
+        first, last = self.settings.first_level, self.settings.last_level
+        first, last = (round(level * (len(self.sigmas) - 1)) for level in (first, last))
+        return first, last + 1
+
     def _pick(self, n: int) -> int:
         return int(torch.randint(n, (1,), generator=self.generator))
 
     def draw(self) -> Draw:
         """Draws concept, noise level, reference or pair, noise and prompt."""
-        s = self.settings
         which = self._pick(len(self.prompts)) if len(self.prompts) > 1 else 0
-        first, last = (round(level * (len(self.sigmas) - 1)) for level in (s.first_level, s.last_level))
-        sigma = self.sigmas[first + self._pick(last - first + 1)].reshape(1)
+        first, end = self._levels()
+        sigma = self.sigmas[first + self._pick(end - first)].reshape(1)
         prompts, zeroed, mask = self.prompts[which], None, None
         if self.pairs is not None:
             pairs = self.pairs[which]

@@ -27,10 +27,23 @@ def visual_loss(predicted: torch.Tensor, wanted: torch.Tensor, sigma: torch.Tens
     predicted, wanted: (B, C, h, w); sigma (B,). For eps-prediction the error of x0 grows as sigma: "min-SNR" weights by
     min(1 / sigma^2, 5) / 5 (Hang et al., Efficient Diffusion Training via Min-SNR), "uniform" does not.
     """
-    error = ((predicted - wanted) ** 2).mean((1, 2, 3))
+    return (((predicted - wanted) ** 2).mean((1, 2, 3)) * _level_weight(sigma, weighting)).mean()
+
+
+def visual_scale(kept: torch.Tensor, zeroed: torch.Tensor, sigmas: torch.Tensor, weighting: str) -> float:
+    """What L_vis starts from, averaged over noise levels: that of a model which predicts x0 (`kept`) where x~0 is wanted.
+
+    kept, zeroed: (N, C, h, w); sigmas: the levels that are drawn. A single draw is no measure: under "min-SNR" the
+    levels' losses differ by orders of magnitude.
+    """
+    error = ((kept - zeroed) ** 2).mean() * _level_weight(sigmas, weighting).mean()
+    return max(float(error), 1e-12)
+
+
+def _level_weight(sigma: torch.Tensor, weighting: str) -> torch.Tensor:
     if weighting == "min-SNR":
-        error = error * (sigma**-2).clamp(max=MIN_SNR_GAMMA) / MIN_SNR_GAMMA
-    return error.mean()
+        return (sigma**-2).clamp(max=MIN_SNR_GAMMA) / MIN_SNR_GAMMA
+    return torch.ones_like(sigma)
 
 
 class Preservation:

@@ -16,7 +16,7 @@ from fmn_core.gradient import (
     trained_layers,
 )
 from fmn_core.hooks import attention_probe, checkpointed, scaled_columns
-from fmn_core.losses import Preservation, attention_loss, visual_loss
+from fmn_core.losses import Preservation, attention_loss, visual_loss, visual_scale
 from fmn_core.references import Pairs, References, make_pairs, seeded_noise
 from fmn_core.sampler import sample, schedule
 from fmn_core.trainable import FullDelta, LowRank, injected
@@ -233,6 +233,27 @@ def test_sampler_reaches_the_data_of_a_known_denoiser(model):
     torch.testing.assert_close(out, picture)
     levels = schedule(model.sigmas(), 5)
     assert levels[0] == model.sigmas()[-1] and levels[-1] == 0 and bool((levels.diff() < 0).all())
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "min-SNR"])
+def test_visual_scale_is_the_mean_loss_of_predicting_what_was_kept(weighting):
+    g = torch.Generator().manual_seed(0)
+    kept, zeroed = torch.randn(3, 4, 2, 2, generator=g), torch.randn(3, 4, 2, 2, generator=g)
+    sigmas = torch.tensor([0.1, 0.5, 2.0, 50.0])
+    losses = [float(visual_loss(kept, zeroed, s.expand(3), weighting)) for s in sigmas]
+    assert visual_scale(kept, zeroed, sigmas, weighting) == pytest.approx(sum(losses) / 4, rel=1e-5)
+
+
+def test_preservation_of_visual_training_does_not_hang_on_the_first_draw(model):
+    pairs = [Pairs(torch.zeros(1, 4, 4, 4), torch.ones(1, 4, 4, 4), [0])]
+    scales = []
+    for seed in range(4):
+        settings = GradientSettings(attention_weight=0.0, visual_weight=2.0, seed=seed, drift_every=0)
+        trainer = Trainer(model, [ZEBRA], LATENTS, settings, pairs)
+        trainer.backward()
+        scales.append(trainer.first)
+    wanted = 2 * visual_scale(pairs[0].kept, pairs[0].zeroed, model.sigmas(), "min-SNR")
+    assert scales == [{"visual": pytest.approx(wanted)}] * 4
 
 
 def test_pairs_share_seed_and_prompt_and_differ_by_the_concepts_attention(model):

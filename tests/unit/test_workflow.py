@@ -1,6 +1,8 @@
+import itertools
 import json
 
 import pytest
+from PIL import Image
 
 from bench.workflow import to_api, widget_names
 from mini_sd.comfy_host import REPOSITORY
@@ -52,7 +54,11 @@ def test_unknown_types_are_named():
         to_api(graph(type="Other"), INFO)
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "workflows").glob("*.json")), ids=lambda p: p.stem)
+SHIPPED = pytest.mark.parametrize("path", sorted((REPOSITORY / "workflows").glob("*.json")), ids=lambda p: p.stem)
+TITLE_BAR = 30  # above a node's position
+
+
+@SHIPPED
 def test_shipped_workflows_are_whole(path):
     """Every link joins two nodes that are there, and both ends know it."""
     data = json.loads(path.read_text())
@@ -60,3 +66,18 @@ def test_shipped_workflows_are_whole(path):
     for link, source, slot, target, place, kind in data["links"]:
         assert link in nodes[source]["outputs"][slot]["links"] and nodes[source]["outputs"][slot]["type"] == kind
         assert nodes[target]["inputs"][place]["link"] == link
+
+
+@SHIPPED
+def test_shipped_workflows_are_laid_out_without_overlap(path):
+    boxes = []
+    for node in json.loads(path.read_text())["nodes"]:
+        (x, y), (width, height) = node["pos"], node["size"]
+        boxes.append((x, y - TITLE_BAR, x + width, y + height))
+    for a, b in itertools.combinations(boxes, 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (a, b)
+
+
+@SHIPPED
+def test_shipped_workflows_have_a_thumbnail(path):
+    assert Image.open(path.with_suffix(".jpg")).size == (512, 512)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -243,8 +244,13 @@ class Trainer:
         zeroed = None if zeroed is None else zeroed.to(device)
         return Draw(x.to(device), sigma.to(device), prompts.encoded[chosen], prompts.columns[chosen], mask, zeroed)
 
-    def run_unet(self, draw: Draw) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """One UNet pass: the predicted x0, and the (masked) probabilities of the concept's columns in every layer."""
+    def run_unet(
+        self, draw: Draw, hooks: contextlib.ExitStack | None = None
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """One UNet pass: the predicted x0, and the (masked) probabilities of the concept's columns in every layer.
+
+        `hooks` keeps the trained parts on the model for the backward pass, in which checkpointed blocks run again.
+        """
         collected: list[torch.Tensor] = []
 
         def receive(layer: CrossAttention, probabilities: torch.Tensor) -> None:
@@ -256,14 +262,18 @@ class Trainer:
 
         layers = self.model.cross_attention()
         blocks = self.model.blocks() if self.settings.checkpointing else []
-        with injected(self.layers, self.parts), attention_probe(layers, receive), checkpointed(blocks):
+        with contextlib.ExitStack() as own:
+            stack = own if hooks is None else hooks
+            stack.enter_context(injected(self.layers, self.parts))
+            stack.enter_context(attention_probe(layers, receive))
+            stack.enter_context(checkpointed(blocks))
             predicted = self.model.denoise(draw.x, draw.sigma, [draw.prompt]).float()
         return predicted, collected[: len(layers)]
 
-    def losses(self, draw: Draw) -> tuple[torch.Tensor, float]:
-        """w_attn L_attn + w_vis L_vis of one draw, and the attention mass."""
+    def losses(self, draw: Draw, hooks: contextlib.ExitStack | None = None) -> tuple[torch.Tensor, float]:
+        """w_attn L_attn + w_vis L_vis of one draw, and the attention mass; `hooks` as in run_unet."""
         s, total = self.settings, torch.zeros((), device=self.model.device)
-        predicted, columns = self.run_unet(draw)
+        predicted, columns = self.run_unet(draw, hooks)
         found = {}
         if s.attention_weight > 0:
             found["attention"] = s.attention_weight * attention_loss(columns, s.loss)
@@ -281,10 +291,11 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         loss, mass = 0.0, 0.0
         for _ in range(s.accumulation):
-            one, m = self.losses(self.draw())
-            if not torch.isfinite(one):
-                return float("nan"), m
-            self.scaler.scale(one / s.accumulation).backward()
+            with contextlib.ExitStack() as hooks:
+                one, m = self.losses(self.draw(), hooks)
+                if not torch.isfinite(one):
+                    return float("nan"), m
+                self.scaler.scale(one / s.accumulation).backward()
             loss, mass = loss + float(one.detach()) / s.accumulation, mass + m / s.accumulation
         if s.preservation > 0:
             scale = 1.0 if len(self.first) > 1 else next(iter(self.first.values()))

@@ -103,17 +103,26 @@ class Moments:
 
     def missed(self, edit: torch.Tensor, metric: torch.Tensor) -> float:
         """|W'C - V*| / |WC - V*| with V* = W C* and metric = W^T W: the share of the target that is missed."""
-        return _ratio(self._distance(torch.eye(len(edit), dtype=edit.dtype) + edit), self._distance(None), metric)
+        return _ratio(*self.missed_moments(edit), metric)
+
+    def missed_moments(self, edit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Second moments of what is missed of the target, with the edit and without; what no metric changes."""
+        return self._distance(torch.eye(len(edit), dtype=edit.dtype) + edit), self._distance(None)
 
     def _distance(self, map_: torch.Tensor | None) -> torch.Tensor:
         """sum (A c - c*)(A c - c*)^T, A = I if none is given."""
         if map_ is None:
             return self.cc - self.tc.T - self.tc + self.tt
-        return map_ @ self.cc @ map_.T - map_ @ self.tc.T - self.tc @ map_.T + self.tt
+        cross = map_ @ self.tc.T
+        return map_ @ self.cc @ map_.T - cross - cross.T + self.tt
 
     def drift(self, edit: torch.Tensor, metric: torch.Tensor) -> float:
         """|dW P| / |W P| with dW = W E and metric = W^T W: how far preserve prompts moved."""
-        return _ratio(edit @ self.pp @ edit.T, self.pp, metric)
+        return _ratio(*self.drift_moments(edit), metric)
+
+    def drift_moments(self, edit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Second moments of preserve prompts' movement, and of the prompts themselves."""
+        return edit @ self.pp @ edit.T, self.pp
 
 
 def _ratio(moment: torch.Tensor, reference: torch.Tensor, metric: torch.Tensor) -> float:
@@ -282,7 +291,9 @@ def solve_factors(
     """The one system for all layers: factors by kohya name, and figures. `chosen(figures)` is called in between."""
     names = [(layer.name, p) for layer in model.cross_attention() for p in PROJECTIONS[settings.train]]
     weights = {name: model.weight(*name).double() for name in names}
-    metric = torch.stack([w.T @ w / (w**2).sum() for w in weights.values()]).mean(0)
+    metric = torch.zeros_like(halves[0].cc)
+    for w in weights.values():
+        metric += w.T @ w / (w**2).sum() / len(weights)
     ridge, preserve_weight, figures = choose_weights(*halves, metric, settings)
     chosen(figures)
     moments = halves[0] + halves[1]
@@ -305,13 +316,11 @@ def layer_figures(
     moments: Moments, weights: dict[tuple[str, str], torch.Tensor], edit: torch.Tensor
 ) -> dict[str, dict[str, float]]:
     """Per layer: share of the target missed, |W'C - V*| / |WC - V*|, and drift of preserve prompts, |dW P| / |W P|."""
+    missed, drift = moments.missed_moments(edit), moments.drift_moments(edit)
     figures = {}
     for (layer, projection), w in weights.items():
         metric = w.T @ w
-        figures[f"{layer}.{projection}"] = {
-            "missed": moments.missed(edit, metric),
-            "drift": moments.drift(edit, metric),
-        }
+        figures[f"{layer}.{projection}"] = {"missed": _ratio(*missed, metric), "drift": _ratio(*drift, metric)}
     return figures
 
 

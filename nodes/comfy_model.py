@@ -207,8 +207,9 @@ class ComfyModel:
         """Loads the model, and with `text` the text encoders too, and makes them fit for autograd.
 
         The host loads weights as inference tensors, which autograd refuses; values stay bit-identical, only the
-        tensors' inference flag goes.
+        tensors' inference flag goes. Raises ForgetError on quantised weights.
         """
+        host.require_floats(self.unet)
         with host.gradients(), contextlib.ExitStack() as stack:
             host.load(self.patcher)
             _thaw(self.unet)

@@ -27,6 +27,11 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.patch import ForgetPatch
 
+try:
+    from comfy.quant_ops import QuantizedTensor
+except ImportError:  # older hosts
+    QuantizedTensor = ()
+
 log = logging.getLogger("forget-me-not")
 
 MINIATURE = Path(__file__).resolve().parent.parent / "mini_sd"
@@ -167,10 +172,39 @@ def diffusers_names(patcher: Any) -> dict[str, str]:
     return {k.removesuffix(".weight"): v.removesuffix(".weight") for k, v in names.items() if k.endswith(".weight")}
 
 
+def quantisation(weight: torch.Tensor) -> str:
+    """What a weight is quantised to, such as the host's QuantizedTensor or GGUF's GGMLTensor; empty for plain numbers."""
+    if isinstance(weight, QuantizedTensor) or hasattr(weight, "tensor_type"):
+        return type(weight).__name__
+    return "" if weight.is_floating_point() else str(weight.dtype)
+
+
+def require_floats(unet: Any) -> None:
+    """Raises ForgetError, naming the weight, on a UNet with quantised weights, which autograd cannot go through."""
+    for name, weight in unet.named_parameters():
+        _check_floats(name, weight)
+
+
+def _check_floats(name: str, weight: torch.Tensor) -> None:
+    kind = quantisation(weight)
+    if kind:
+        raise ForgetError(
+            f"Expected weights in fp32, bf16, fp16 or fp8, got {kind} in {name}. Load the model in one of these."
+        )
+
+
+def _floats(name: str, weight: torch.Tensor) -> torch.Tensor:
+    _check_floats(name, weight)
+    return weight.float()
+
+
 def effective_weight(patcher: Any, key: str) -> torch.Tensor:
     """A weight as sampling would use it, the user's own patches applied, float32 on the CPU."""
     (weight, convert), *patches = patcher.get_key_patches(key)[key]
-    weight = convert(weight.detach().to("cpu", copy=True), inplace=True).float()
+    weight = weight.detach().to("cpu", copy=True)
+    # The scale of an fp8 weight is multiplied in float32; a QuantizedTensor knows its own way back.
+    weight = convert(weight if isinstance(weight, QuantizedTensor) else _floats(key, weight), inplace=True)
+    weight = _floats(key, weight)
     if not patches:
         return weight
     return comfy.lora.calculate_weight(patches, weight, key).to("cpu", torch.float32)

@@ -84,6 +84,22 @@ def test_training_under_inference_mode_leaves_the_model_alone(pack, miniature, a
     assert_untouched(miniature[0], before)
 
 
+@pytest.mark.parametrize("train", ["attn2", "whole UNet"])
+def test_gradient_checkpointing_gives_the_same_patch(pack, miniature, adapter, train):
+    before, patches = weights(miniature[0]), []
+    for checkpointing in (False, True):
+        with torch.inference_mode(), adapter.ready_for_gradients():
+            settings = pack.gradient.GradientSettings(
+                steps=2, train=train, rank=2, drift_every=0, checkpointing=checkpointing
+            )
+            latents = pack.references.References(torch.zeros(1, 4, 16, 16))
+            concept = pack.concept.make_concept(adapter, "zebra")
+            patches.append(pack.gradient.forget_by_gradient(adapter, [concept], [latents], settings))
+        assert_untouched(miniature[0], before)
+    for name, factors in patches[0].factors.items():
+        torch.testing.assert_close(patches[1].factors[name].up, factors.up)
+
+
 def test_interrupt_and_failure_leave_the_model_alone(pack, miniature, adapter):
     before = weights(miniature[0])
 

@@ -1,0 +1,210 @@
+"""Models that are not supported, and quantised ones, made from the host's own classes."""
+
+import importlib
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mini_sd import comfy_host
+
+FP8 = torch.float8_e4m3fn
+
+
+@pytest.fixture(scope="module")
+def pack():
+    loaded = comfy_host.load_pack()
+
+    def module(name):
+        return importlib.import_module(f"forget_me_not.{name}")
+
+    return SimpleNamespace(
+        host=module("nodes.host"),
+        adapter=module("nodes.comfy_model").ComfyModel,
+        nodes={node.define_schema().node_id: node for node in loaded.NODES},
+        core=SimpleNamespace(
+            **{n: module(f"fmn_core.{n}") for n in ("closed_form", "concept", "gradient", "references")}
+        ),
+        error=module("fmn_core.errors").ForgetError,
+    )
+
+
+@pytest.fixture(scope="module")
+def miniature(pack):
+    with torch.inference_mode():
+        return pack.host.load_miniature()
+
+
+def patcher(model):
+    import comfy.model_patcher
+
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def flux():
+    import comfy.supported_models
+
+    config = comfy.supported_models.Flux(
+        {
+            "image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 8,
+            "context_in_dim": 8, "hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 1,
+            "axes_dim": [4, 6, 6], "theta": 10000, "qkv_bias": True, "guidance_embed": True,
+        }
+    )  # fmt: skip
+    return patcher(config.get_model({}))
+
+
+def sd3():
+    import comfy.supported_models
+
+    config = comfy.supported_models.SD3(
+        {
+            "in_channels": 16, "patch_size": 2, "depth": 2, "num_blocks": 2, "input_size": None, "adm_in_channels": 8,
+            "pos_embed_scaling_factor": None, "context_embedder_config": {
+                "target": "torch.nn.Linear", "params": {"in_features": 8, "out_features": 128},
+            },
+        }
+    )  # fmt: skip
+    return patcher(config.get_model({}))
+
+
+@pytest.mark.parametrize(("make", "name"), [(flux, "Flux"), (sd3, "OpenAISignatureMMDITWrapper")])
+@pytest.mark.parametrize("node_id", ["FMN_TrainForgetPatch", "FMN_ZeroConceptAttention", "FMN_ConceptAttentionMap"])
+def test_transformers_are_refused_with_what_is_supported(pack, miniature, make, name, node_id):
+    inputs = {
+        "FMN_TrainForgetPatch": {"file_name": ""},
+        "FMN_ZeroConceptAttention": dict.fromkeys(
+            ("phrase", "strength", "end_token", "layers", "start_percent", "end_percent", "renormalise")
+        ),
+        "FMN_ConceptAttentionMap": dict.fromkeys(("prompt", "phrase", "end_token", "width", "height", "steps", "seed")),
+    }
+    message = f"Expected a Stable Diffusion 1.x, 2.x or XL model .*got {name}"
+    with torch.inference_mode(), pytest.raises(pack.error, match=message):
+        pack.nodes[node_id].execute(model=make(), clip=miniature[1], **inputs[node_id])
+
+
+def miniature_weights(pack):
+    import comfy.utils
+
+    weights = comfy.utils.load_torch_file(str(pack.host.MINIATURE / "weights" / "mini_sd.safetensors"))
+    return {k.removeprefix("unet."): v for k, v in weights.items() if k.startswith("unet.")}
+
+
+def stored(pack, dtype, weights, **changes):
+    """The miniature with its UNet as a loader of quantised files would give it."""
+    import comfy.model_base
+
+    config = json.loads((pack.host.MINIATURE / "config.json").read_text())
+    model_config = pack.host.MiniatureConfig(config)
+    model_config.set_inference_dtype(dtype, torch.float32)
+    for name, value in changes.items():
+        setattr(model_config, name, value)
+    model = comfy.model_base.BaseModel(model_config, model_type=comfy.model_base.ModelType.V_PREDICTION)
+    missing, unexpected = model.diffusion_model.load_state_dict(weights, strict=False)
+    assert not unexpected and all("scale" in name for name in missing)
+    return patcher(model)
+
+
+def values(name):
+    return name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+
+
+def plain_fp8(pack):
+    return stored(pack, FP8, miniature_weights(pack))
+
+
+def scaled_fp8(pack):
+    """As `scaled_fp8` checkpoints are loaded: every linear layer with a scale of its own."""
+    weights = miniature_weights(pack)
+    for name in [n for n in weights if n.endswith(".weight") and weights[n].ndim == 2]:
+        scale = weights[name].float().abs().max() / 400
+        weights[name] = (weights[name].float() / scale).to(FP8)
+        weights[name.replace(".weight", ".scale_weight")] = scale
+    return stored(pack, torch.float16, weights, scaled_fp8=FP8)
+
+
+def quantised(pack):
+    """As checkpoints with quantisation metadata are loaded: the host's QuantizedTensor in some layers."""
+    weights, layers = miniature_weights(pack), {}
+    for name in [n for n in weights if values(n)]:
+        scale = weights[name].float().abs().max() / 400
+        weights[name] = (weights[name].float() / scale).to(FP8)
+        weights[name + "_scale"] = scale
+        layers[name.removesuffix(".weight")] = {"format": "float8_e4m3fn"}
+    return stored(pack, torch.float32, weights, layer_quant_config=layers)
+
+
+class GGMLTensor(torch.Tensor):
+    """Packed bytes that say the shape they stand for, as ComfyUI-GGUF has them."""
+
+    tensor_type = 8
+
+    @property
+    def shape(self):
+        return self.tensor_shape
+
+
+def gguf(pack):
+    model = stored(pack, torch.float32, miniature_weights(pack))
+    for name, module in model.model.diffusion_model.named_modules():
+        if values(name + ".weight"):
+            packed = torch.zeros(module.weight.numel(), dtype=torch.uint8).as_subclass(GGMLTensor)
+            packed.tensor_shape = module.weight.shape
+            module._parameters["weight"] = packed
+    return model
+
+
+def adapter_of(pack, model, miniature):
+    with torch.inference_mode():
+        return pack.adapter(model, miniature[1])
+
+
+@pytest.mark.parametrize(("make", "tolerance"), [(plain_fp8, 0.07), (scaled_fp8, 0.07), (quantised, 0.07)])
+def test_the_closed_form_reads_fp8_weights_as_numbers(pack, miniature, make, tolerance):
+    adapter, plain = adapter_of(pack, make(pack), miniature), adapter_of(pack, miniature[0], miniature)
+    for layer in plain.cross_attention():
+        for projection in ("to_k", "to_v"):
+            found, expected = adapter.weight(layer.name, projection), plain.weight(layer.name, projection)
+            assert found.dtype == torch.float32 and (found - expected).norm() < tolerance * expected.norm()
+    settings = pack.core.closed_form.ClosedFormSettings(imagined_words=4)
+    patch = pack.core.closed_form.forget_closed_form(
+        adapter, [pack.core.concept.make_concept(adapter, "zebra")], settings
+    )
+    _, matched = pack.host.apply_patch(adapter.patcher, patch, 1.0)
+    assert matched == 16
+
+
+def train(pack, adapter):
+    with torch.inference_mode(), adapter.ready_for_gradients():
+        return pack.core.gradient.forget_by_gradient(
+            adapter,
+            [pack.core.concept.make_concept(adapter, "zebra")],
+            [pack.core.references.References(torch.zeros(1, 4, 16, 16))],
+            pack.core.gradient.GradientSettings(steps=1, rank=2, drift_every=0),
+        )
+
+
+@pytest.mark.parametrize("make", [plain_fp8, scaled_fp8])
+def test_gradients_pass_through_fp8_weights(pack, miniature, make):
+    found = train(pack, adapter_of(pack, make(pack), miniature)).figures["losses"][0]
+    assert found == pytest.approx(train(pack, adapter_of(pack, miniature[0], miniature)).figures["losses"][0], rel=0.2)
+
+
+@pytest.mark.parametrize(("make", "name"), [(quantised, "QuantizedTensor"), (gguf, "GGMLTensor")])
+def test_gradients_through_quantised_weights_are_refused_by_name(pack, miniature, make, name):
+    adapter = adapter_of(pack, make(pack), miniature)
+    with pytest.raises(pack.error, match=f"Expected weights in fp32, bf16, fp16 or fp8, got {name} in .*attn2"):
+        train(pack, adapter)
+
+
+def test_the_closed_form_refuses_weights_it_cannot_read(pack, miniature):
+    adapter = adapter_of(pack, gguf(pack), miniature)
+    with pytest.raises(pack.error, match="got GGMLTensor in .*attn2.to_"):
+        adapter.weight(adapter.cross_attention()[0].name, "to_v")
+    packed = stored(pack, torch.float32, miniature_weights(pack))
+    module = packed.model.diffusion_model.get_submodule("input_blocks.1.1.transformer_blocks.0.attn2.to_v")
+    module._parameters["weight"] = torch.nn.Parameter(torch.zeros(4, 4, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(pack.error, match="got torch.uint8 in diffusion_model.input_blocks.1"):
+        adapter_of(pack, packed, miniature).weight(adapter.cross_attention()[0].name, "to_v")

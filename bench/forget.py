@@ -46,7 +46,6 @@ def methods(best_rate: float) -> dict[str, tuple[Method, Callable[[str], list[st
     """Name -> (method, whose keeping is measured)."""
     return {
         "closed form": (closed_form(other_concepts), other_concepts),
-        "closed form, synonyms listed": (closed_form(other_concepts, synonyms=True), other_concepts),
         HALF: (closed_form(half_of), other_concepts),
         "re-steering": (by_gradient(other_concepts), other_concepts),
         f"published loop, best single setting (whole UNet, 35 x {best_rate:g})": (
@@ -54,13 +53,10 @@ def methods(best_rate: float) -> dict[str, tuple[Method, Callable[[str], list[st
             other_concepts,
         ),
         "zero attention at inference, phrase and end tokens": (zero_attention("all"), other_concepts),
-        "re-steering, no preservation": (by_gradient(other_concepts, preservation=0.0), other_concepts),
         "published loop, published setting (whole UNet, 35 x 2e-6)": (published(), other_concepts),
+        "re-steering, no preservation": (by_gradient(other_concepts, preservation=0.0), other_concepts),
+        "re-steering, values only": (by_gradient(other_concepts, train="values"), other_concepts),
         "zero attention at inference, phrase": (zero_attention("none"), other_concepts),
-        "re-steering, 150 steps, stop at a fifth of the attention": (
-            by_gradient(other_concepts, steps=150, target_mass=0.2),
-            other_concepts,
-        ),
     }
 
 

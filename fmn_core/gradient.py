@@ -48,8 +48,8 @@ class GradientSettings:
     """What can be chosen; the defaults are Algorithm 1 on LoRA factors.
 
     `attention_weight`, `visual_weight`: w_attn and w_vis of L = w_attn L_attn + w_vis L_vis, each loss divided by what it begins
-    with when both are used: the attention loss by its first value, the visual loss by visual_scale. `visual_weighting` and `first_level`..`last_level` (shares of the training timesteps, 0 = clean):
-    which noise levels count. `learning_rate`: 0 = auto (see auto_learning_rate). `preservation`: weight of the squared
+    with when both are used: the attention loss by its first value, the visual loss by visual_scale. `visual_weighting`
+    and `first_level`..`last_level` (shares of the training timesteps, 0 = clean): which noise levels count. `learning_rate`: 0 = auto (see auto_learning_rate). `preservation`: weight of the squared
     relative movement of preserve prompts' keys and values, in units of PRESERVATION_SCALE times what the loss begins with.
     `target_mass`: stop when the mean attention mass on the concept falls below this share of where it started, 0 = never.
     `drift_every`, `drift_warning`, `drift_limit`: steps between two looks at the drift monitor, and at what drift to warn

@@ -101,7 +101,7 @@ def auto_learning_rate(context_dim: int, settings: GradientSettings) -> float:
     if settings.weights == "full delta":
         return PUBLISHED_RATE if context_dim >= 768 else SMALL_MODEL_RATE * math.sqrt(8 / (3 * context_dim))
     if context_dim < 768:
-        return SMALL_MODEL_RATE
+        return SMALL_MODEL_RATE * math.sqrt(8 / settings.rank)
     return PUBLISHED_RATE * math.sqrt(3 * context_dim / settings.rank)
 
 

@@ -66,7 +66,7 @@ class InvertConcept(io.ComfyNode):
                 io.Combo.Input(
                     "start",
                     options=list(START_CHOICES),
-                    default=START_CHOICES[0],
+                    default="mean",
                     tooltip="Start from words, from noise as large as the vocabulary's vectors, or from the vocabulary's mean.",
                 ),
                 io.String.Input("words", default="", tooltip="Words that describe the pictures, to start from."),

@@ -80,6 +80,26 @@ def make_pairs(
     return Pairs(torch.cat(kept), torch.cat(zeroed), numbers)
 
 
+def made_latents(
+    model: ForgetModel,
+    prompts: list[EncodedPrompt],
+    size: tuple[int, int, int],
+    count: int,
+    steps: int = 20,
+    guidance: float = 3.0,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Pictures of the concept that the model makes itself, as latents (count, C, h, w): references without images."""
+    numbers = [round(k * len(prompts) / count) % len(prompts) for k in range(count)]
+    [empty] = model.encode([""])
+    parts = []
+    for start in range(0, count, _BATCH):
+        chosen = [prompts[n] for n in numbers[start : start + _BATCH]]
+        noise = torch.stack([seeded_noise(size, seed + start + k) for k in range(len(chosen))])
+        parts.append(sample(model, chosen, empty, noise, steps, guidance))
+    return torch.cat(parts)
+
+
 def seeded_noise(size: tuple[int, int, int], seed: int) -> torch.Tensor:
     """The noise (C, h, w) of a seed: the same in any batch."""
     return torch.randn(size, generator=torch.Generator().manual_seed(seed))

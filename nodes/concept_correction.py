@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from ..fmn_core.closed_form import ClosedFormSettings
-from ..fmn_core.concept import concept_from_text
+from ..fmn_core.concept import Concept, concept_from_text
 from ..fmn_core.correction import check_meanings, correct_concept
 from ..fmn_core.errors import ForgetError
+from ..fmn_core.meanings import dominant_share, pictures_of
 from ..fmn_core.templates import KINDS, parse_lines
 from . import files, host, invert_concept, pictures, reports
 from .api import CATEGORY, ForgetConceptType, ForgetPatchType, io
@@ -52,6 +53,13 @@ class ConceptCorrection(io.ComfyNode):
                     tooltip="How much keeping counts; 1 is balanced.",
                 ),
                 *invert_concept.settings_inputs(),
+                io.Int.Input(
+                    "report_samples",
+                    default=8,
+                    min=0,
+                    max=64,
+                    tooltip="Pictures of the word before and after, for the report's share of the dominant meaning. 0: none.",
+                ),
                 io.Int.Input("rank", default=32, min=1, max=256, tooltip="Upper bound of the patch's LoRA rank."),
                 io.Int.Input(
                     "seed",
@@ -114,9 +122,32 @@ class ConceptCorrection(io.ComfyNode):
             ).as_stored()
         patched, matched = host.apply_patch(model, patch, 1.0)
         path = files.save_under_free_name(patch, stem) if stem else None
+        with torch.inference_mode(False):
+            lines += _shares(adapter, ComfyModel(patched, clip), word, concept, contexts, options)
         report = "\n".join([*lines, reports.of_training(patch, matched, path)])
         plot = pictures.plot_of(patch.figures, f"concept correction: {word}")
         return io.NodeOutput(patched, patch, plot, report, ui={"text": (report,)})
+
+
+def _shares(
+    adapter: ComfyModel, after: ComfyModel, word: str, concept: Concept, contexts: list[str], options
+) -> list[str]:
+    """The report's line on what the bare word draws before and after, as the untouched model tells meanings apart."""
+    count, size = options["report_samples"], adapter.native_latent_size()
+    if not count:
+        return []
+    templates, shape, found = concept.templates, (adapter.latent_channels(), size, size), []
+    bar = host.Progress(4)
+    for number, model in enumerate((adapter, after)):
+        host.load(model.patcher)
+        latents = pictures_of(model, word, templates, shape, count, options["seed"])
+        bar.update(2 * number + 1, 4)
+        host.load(adapter.patcher)
+        found.append(dominant_share(adapter, latents, concept, contexts, templates))
+        bar.update(2 * number + 2, 4)
+    return [
+        f"share of the dominant meaning in {count} pictures of {word!r}, as the untouched model tells: {found[0]:.2f} -> {found[1]:.2f}"
+    ]
 
 
 def _dominant(inverted):

@@ -13,7 +13,7 @@ from ..fmn_core.concept import Concept
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.gradient import concept_prompts
 from ..fmn_core.masks import check_mask
-from ..fmn_core.references import Pairs, References, make_pairs
+from ..fmn_core.references import Pairs, References, made_latents, make_pairs
 from ..fmn_core.tokens import vector_id
 from . import host
 from .comfy_model import ComfyModel
@@ -30,12 +30,17 @@ def with_cache(adapter: ComfyModel) -> Any:
     return CachedEncoding(adapter, cache())
 
 
-def references_of(adapter: ComfyModel, vae: Any, concept: Concept, settings: AugmentSettings, seed: int) -> References:
-    """Latents of a concept's images, or one zero latent at the model's native size (`no_real_image`)."""
+def references_of(
+    adapter: ComfyModel, vae: Any, concept: Concept, settings: AugmentSettings, seed: int, own_images: int = 0
+) -> References:
+    """Latents of a concept's images; without images, of pictures the model makes itself, or one zero latent (`no_real_image`)."""
     if concept.images is None:
         checked_masks(concept.masks, None)
         size = adapter.native_latent_size()
-        return References(torch.zeros(1, adapter.latent_channels(), size, size))
+        shape = (adapter.latent_channels(), size, size)
+        return References(
+            _own_latents(adapter, concept, shape, own_images, seed) if own_images else torch.zeros(1, *shape)
+        )
     if vae is None:
         raise ForgetError("Expected a VAE to encode the images, got none. Connect a VAE, or disconnect the images.")
     images = checked_images(concept.images)
@@ -43,6 +48,18 @@ def references_of(adapter: ComfyModel, vae: Any, concept: Concept, settings: Aug
     key = content_key("latents", images, host.vae_key(vae), adapter.latent_scale())
     latents = cache().remember(key, lambda: {"latents": adapter.encode_images(vae, images)})["latents"]
     return References(latents, masks)
+
+
+def _own_latents(
+    adapter: ComfyModel, concept: Concept, shape: tuple[int, int, int], count: int, seed: int
+) -> torch.Tensor:
+    prompts = concept_prompts(adapter, concept).encoded
+    host.load(adapter.patcher)
+    key = content_key("own images", model_key(adapter), [p.context for p in prompts], list(shape), [count, seed])
+    with torch.no_grad():
+        return cache().remember(key, lambda: {"latents": made_latents(adapter, prompts, shape, count, seed=seed)})[
+            "latents"
+        ]
 
 
 def checked_images(images: torch.Tensor) -> torch.Tensor:

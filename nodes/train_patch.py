@@ -277,7 +277,8 @@ def _references(
     adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any], chosen: dict[str, Any]
 ) -> list[References]:
     augment = AugmentSettings(**{n: chosen[n] for n in ("copies", "crop", "flip", "bucket")})
-    return [references.references_of(adapter, options.get("vae"), c, augment, options["seed"]) for c in concepts]
+    vae, seed, own = options.get("vae"), options["seed"], chosen["own_images"]
+    return [references.references_of(adapter, vae, c, augment, seed, own) for c in concepts]
 
 
 def _pairs(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any], count: int) -> list[Pairs]:

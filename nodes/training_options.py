@@ -27,6 +27,7 @@ DEFAULTS = {
     "drift_every": 10,
     "drift_warning": 0.05,
     "drift_limit": 0.0,
+    "own_images": 0,
     "copies": 1,
     "crop": 0.0,
     "flip": False,
@@ -95,6 +96,14 @@ def _loss_inputs() -> list:
 
 def _image_inputs() -> list:
     return [
+        _number(
+            io.Int,
+            "own_images",
+            0,
+            64,
+            1,
+            "Attention re-steering without images: pictures of the concept that the model makes itself. 0: noise alone.",
+        ),
         _number(io.Int, "copies", 1, 64, 1, "Augmented copies of each image; the first is the image itself."),
         _number(io.Float, "crop", 0.0, 0.9, 0.01, "Largest share of each side that a random crop takes away."),
         io.Boolean.Input("flip", default=DEFAULTS["flip"], tooltip="Mirror copies at random."),

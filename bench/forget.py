@@ -19,7 +19,7 @@ import torch
 
 from bench.methods import Method, by_gradient, closed_form, half_of, other_half_of, published, zero_attention
 from bench.pages import grid_page
-from bench.world import Evaluation, World, other_concepts
+from bench.world import Ask, Evaluation, World, other_concepts
 from mini_sd.comfy_host import REPOSITORY
 
 CONCEPTS = ("zebra", "dog", "red apple", "santa claus", "pizza")
@@ -121,6 +121,14 @@ def machine() -> str:
     return f"{platform.machine()}, {torch.get_num_threads()} threads, CPU, torch {torch.__version__}, Python {platform.python_version()}"
 
 
+def search_text(search: list[str]) -> str:
+    """How the published loop's best single setting was found."""
+    if not search:
+        return ""
+    lines = "\n".join("- " + line for line in search)
+    return f"The search for the published loop's best single setting (quick, some of the concepts, other seeds):\n\n{lines}\n"
+
+
 def write_results(rows: list[dict], floors: dict[str, float], search: list[str], pictures: dict, world: World) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = f"""# Forgetting on the miniature
@@ -137,10 +145,7 @@ Sampling: Euler, 12 steps, guidance 3.
 The floor: how often the untouched model draws the concept when the phrase is left out of the same prompts:
 {", ".join(f"{c} {f:.2f}" for c, f in floors.items())}.
 
-The search for the published loop's best single setting (quick evaluation on some of the concepts, other seeds):
-
-{chr(10).join("- " + line for line in search)}
-
+{search_text(search)}
 ![one picture per method and concept](forget.png)
 """
     (RESULTS / "forget.md").write_text(text)
@@ -151,29 +156,48 @@ The search for the published loop's best single setting (quick evaluation on som
     grid_page(images, ["before", *(n[:36] for n in names)], concepts, cell=96, left=240).save(RESULTS / "forget.png")
 
 
+def merged(files: list[Path], order: list[str]) -> tuple[list[dict], dict[str, float]]:
+    """Rows and floors of partial runs (--only with --json), in the order of the methods."""
+    parts = [json.loads(f.read_text()) for f in files]
+    rows = sorted((r for p in parts for r in p["rows"]), key=lambda r: order.index(r["method"]))
+    return rows, parts[0]["floor"]
+
+
+def first_pictures(world: World, rows: list[dict], rate: float) -> dict:
+    """One picture of every method and concept in the rows, made anew."""
+    pictures = {}
+    for name, concept in ((r["method"], r["concept"]) for r in rows):
+        ask = Evaluation(world, concept, []).target
+        one = Ask(ask.prompts[:1], ask.seeds[:1], ask.concepts[:1], ask.styles[:1])
+        with methods(rate)[name][0](world, concept) as applied:
+            pictures[name, concept] = applied.sampler(one) if applied.sampler else world.sample(one, applied.model)
+    return pictures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a quarter of the pictures; writes no results page")
     parser.add_argument("--concepts", default=",".join(CONCEPTS))
-    parser.add_argument("--only", default="", help="methods whose name holds this text")
-    parser.add_argument(
-        "--published-rate", type=float, help="skip the search for the published loop's best learning rate"
-    )
+    parser.add_argument("--only", default="", help="methods whose name holds this text; writes no results page")
+    parser.add_argument("--published-rate", type=float, help="skip the search for the published loop's best rate")
+    parser.add_argument("--merge", type=Path, nargs="+", help="JSON files of runs with --only, in place of measuring")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     world, concepts = World(), [c.strip() for c in args.concepts.split(",")]
     rate, search = args.published_rate, []
     if rate is None:
         rate, search = best_published_rate(world, concepts[:1] if args.quick else concepts[::2])
-    floors = {c: Evaluation(world, c, [], args.quick).fallback_rate() for c in concepts}
-    rows, pictures = run(world, concepts, rate, args.quick, args.only)
+    if args.merge:
+        rows, floors = merged(args.merge, list(methods(rate)))
+        pictures = first_pictures(world, rows, rate)
+    else:
+        floors = {c: Evaluation(world, c, [], args.quick).fallback_rate() for c in concepts}
+        rows, pictures = run(world, concepts, rate, args.quick, args.only)
     print(markdown_table(rows, COLUMNS))
     print("floor:", floors)
     if args.json:
-        args.json.write_text(
-            json.dumps({"rows": rows, "floor": floors, "published_search": search, "machine": machine()}, indent=2)
-            + "\n"
-        )
+        found = {"rows": rows, "floor": floors, "published_search": search, "machine": machine()}
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
     if not args.quick and not args.only:
         write_results(rows, floors, search, pictures, world)
 

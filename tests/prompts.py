@@ -59,7 +59,7 @@ def options(**changes) -> dict:
         "weights": "LoRA", "precision": "as loaded", "optimiser": "AdamW", "schedule": "constant", "weight_decay": 0.01,
         "clip": 1.0, "accumulation": 1, "checkpointing": False, "attention_weight": 1.0, "visual_weight": 1.0,
         "visual_weighting": "min-SNR", "first_level": 0.0, "last_level": 1.0, "pairs": 2, "drift_every": 10,
-        "drift_warning": 0.05, "drift_limit": 0.0, "copies": 1, "crop": 0.0, "flip": False, "bucket": 0,
+        "drift_warning": 0.05, "drift_limit": 0.0, "own_images": 0, "copies": 1, "crop": 0.0, "flip": False, "bucket": 0,
     }  # fmt: skip
     return {"options": {"class_type": "FMN_TrainingOptions", "inputs": inputs | changes}}
 
@@ -92,7 +92,7 @@ def correct(**changes) -> dict:
     """Concept Correction as node "correct", on the pictures of node "ref.decode"."""
     inputs = INVERSION | {
         "model": ["mini", 0], "clip": ["mini", 1], "vae": ["mini", 2], "images": ["ref.decode", 0], "word": "apple",
-        "contexts": "green apple", "kind": "object", "preserve_prompts": OTHERS, "preservation": 1.0, "rank": 32,
+        "contexts": "green apple", "kind": "object", "preserve_prompts": OTHERS, "preservation": 1.0, "rank": 32, "report_samples": 2,
         "file_name": "correct_apple",
     }  # fmt: skip
     return {"correct": {"class_type": "FMN_ConceptCorrection", "inputs": inputs | changes}}

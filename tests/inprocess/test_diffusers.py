@@ -221,7 +221,7 @@ def test_closed_form_gives_the_same_patch(pack, pairs, train):
 @pytest.mark.parametrize("train", ["keys and values", "whole UNet"])
 def test_resteering_gives_the_same_patch(pack, pairs, train):
     latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-    settings = pack.gradient.GradientSettings(steps=3, train=train, rank=4, seed=5, learning_rate=3e-3)
+    settings = pack.gradient.GradientSettings(steps=3, train=train, rank=4, seed=5, learning_rate=0.1, optimiser="SGD")
     patches = []
     for model in pairs["miniature"]:
         with model.ready_for_gradients():

@@ -79,7 +79,7 @@ def sample(model, positive, negative, size=(16, 16), batch=1, steps=3, seed=0):
 def assert_same(ours, theirs, untouched):
     """Equal within float32 rounding over the steps of a sampling, and far from what the untouched model gives."""
     scale = theirs.abs().max()
-    assert (ours - theirs).abs().max() < 1e-4 * scale
+    assert (ours - theirs).abs().max() < 3e-4 * scale
     assert (ours - untouched).abs().max() > 2e-3 * scale
 
 
@@ -99,7 +99,7 @@ def columns_of(mini, text, *words):
 def test_the_reference_without_stages_is_the_model(pack, mini, encode):
     """What rounding makes of a sampling whose attention is in float64."""
     ours, theirs = (sample(m, encode(ZEBRA), encode("")) for m in (mini[0], reference(pack.host, mini[0], [])))
-    assert 0 < (ours - theirs).abs().max() < 1e-4 * ours.abs().max()
+    assert 0 < (ours - theirs).abs().max() < 3e-4 * ours.abs().max()
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -169,7 +169,10 @@ def load(patcher: Any) -> torch.device:
 def diffusers_names(patcher: Any) -> dict[str, str]:
     """Diffusers path -> host path of every UNet weight, without the ending `.weight`."""
     names = comfy.utils.unet_to_diffusers(patcher.model.model_config.unet_config)
-    return {k.removesuffix(".weight"): v.removesuffix(".weight") for k, v in names.items() if k.endswith(".weight")}
+    # The host lists the embedding of SDXL's sizes and of unCLIP's pictures under both names; each has one in diffusers.
+    other = "add_embedding." if isinstance(patcher.model, comfy.model_base.SD21UNCLIP) else "class_embedding."
+    weights = [k for k in names if k.endswith(".weight") and not k.startswith(other)]
+    return {k.removesuffix(".weight"): names[k].removesuffix(".weight") for k in weights}
 
 
 def quantisation(weight: torch.Tensor) -> str:

@@ -63,8 +63,4 @@ class Preservation:
     def __call__(self) -> torch.Tensor:
         if not self.terms:
             return torch.zeros(())
-        parts = []
-        for part, scale in self.terms:
-            delta = part.matrix()
-            parts.append(((delta @ self.moment) * delta).sum() / scale)
-        return torch.stack(parts).mean()
+        return torch.stack([part.energy(self.moment) / scale for part, scale in self.terms]).mean()

@@ -37,9 +37,10 @@ class LowRank(torch.nn.Module):
             return F.conv2d(F.conv2d(x, self.down, **self.convolution), self.up)
         return F.linear(F.linear(x, self.down), self.up)
 
-    def matrix(self) -> torch.Tensor:
-        """dW as (out, in), differentiable."""
-        return self.up.flatten(1) @ self.down.flatten(1)
+    def energy(self, moment: torch.Tensor) -> torch.Tensor:
+        """Mean |dW x|^2 over x of this second moment (in, in), differentiable; dW itself is never made."""
+        up, down = self.up.flatten(1), self.down.flatten(1)
+        return ((up.T @ up) * (down @ moment @ down.T)).sum()
 
     def as_factors(self, rank: int) -> tuple[Factors, float]:
         """The factors, and the share of energy that is left behind: none."""
@@ -58,14 +59,15 @@ class FullDelta(torch.nn.Module):
         x = x.to(self.delta.dtype)
         return F.conv2d(x, self.delta, **self.convolution) if self.convolution else F.linear(x, self.delta)
 
-    def matrix(self) -> torch.Tensor:
-        """dW as (out, in), differentiable."""
-        return self.delta.flatten(1)
+    def energy(self, moment: torch.Tensor) -> torch.Tensor:
+        """Mean |dW x|^2 over x of this second moment (in, in), differentiable."""
+        delta = self.delta.flatten(1)
+        return ((delta @ moment) * delta).sum()
 
     def as_factors(self, rank: int) -> tuple[Factors, float]:
         """The best factors of at most `rank` (truncated SVD), and the share of energy (sum of squares) left behind."""
         shape = self.delta.shape
-        u, s, vh = torch.linalg.svd(self.matrix().detach().cpu().double(), full_matrices=False)
+        u, s, vh = torch.linalg.svd(self.delta.flatten(1).detach().cpu().double(), full_matrices=False)
         kept, energy = smallest_rank(s, 0.0, rank), s**2
         root = s[:kept].sqrt()
         up = (u[:, :kept] * root).float().reshape(shape[0], kept, *(1 for _ in shape[2:]))

@@ -146,6 +146,11 @@ def with_precision(patcher: Any, precision: str) -> Any:
     return clone
 
 
+def casts_weights(patcher: Any) -> bool:
+    """Whether a MODEL computes in another precision than its weights have; a backward pass then keeps a cast copy of each."""
+    return patcher.get_model_object("manual_cast_dtype") is not None
+
+
 # --- models -----------------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import torch
 from ..fmn_core.augment import AugmentSettings
 from ..fmn_core.concept import Concept, concept_from_text
 from ..fmn_core.embedding_file import SUFFIX, Embedding, check_embedding_name, load_embedding, save_embedding
+from ..fmn_core.hooks import checkpointed
 from ..fmn_core.inversion import START_CHOICES, Inversion, InversionSettings, invert_concept
 from ..fmn_core.patch import fingerprint
 from ..fmn_core.templates import KINDS
@@ -167,7 +168,8 @@ def invert(
         picture = pictures.curves({"loss": losses}, total, "inversion") if done % 5 == 0 else None
         bar.update(done, total, picture)
 
-    with adapter.ready_for_gradients(text=True):
+    blocks = adapter.blocks() if host.casts_weights(adapter.patcher) else []
+    with adapter.ready_for_gradients(text=True), checkpointed(blocks):
         return invert_concept(adapter, made, templates, settings, start, progress)
 
 

@@ -241,12 +241,14 @@ def _closed_form(adapter: ComfyModel, concepts: list[Concept], options: dict[str
 
 def _by_gradient(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any]) -> ForgetPatch:
     chosen = {**DEFAULTS, **(options.get("options") or {})}
+    trained = host.with_precision(adapter.patcher, chosen["precision"])
+    chosen["checkpointing"] = chosen["checkpointing"] or host.casts_weights(trained)
     settings = _gradient_settings(options, chosen)
     check_settings(settings)
     pairs = _pairs(adapter, concepts, options, chosen["pairs"]) if settings.visual_weight > 0 else None
     made = _references(adapter, concepts, options, chosen) if pairs is None else [References(p.kept) for p in pairs]
     # The pairs are what the user's own MODEL draws, whatever precision it is trained in.
-    adapter = ComfyModel(host.with_precision(adapter.patcher, chosen["precision"]), adapter.clip)
+    adapter = ComfyModel(trained, adapter.clip)
     bar, series = host.Progress(settings.steps), {"loss": [], "attention mass": []}
 
     def progress(done: int, total: int, figures: dict[str, float]) -> None:

@@ -262,7 +262,14 @@ def test_attention_map_and_mask(loaded, run):
 
 def test_concept_correction(loaded, run, pack, monkeypatch):
     monkeypatch.setattr(pack.module("fmn_core.concept"), "default_templates", lambda kind: tuple(TEMPLATES.split("\n")))
-    inputs = {"images": pictures(), "word": "apple", "contexts": "green apple", "tokens": 1, "inversion_steps": 1}
+    inputs = {
+        "images": pictures(),
+        "word": "apple",
+        "contexts": "green apple",
+        "tokens": 1,
+        "inversion_steps": 1,
+        "pictures": 0,
+    }
     _, patch, _, report = run("FMN_ConceptCorrection", **inputs, file_name="")
     assert f"matched {LAYERS[loaded.name]} layers" in report
     assert_fits_diffusers(patch.factors, loaded.name)

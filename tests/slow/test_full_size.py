@@ -268,7 +268,7 @@ def test_concept_correction(loaded, run, pack, monkeypatch):
         "contexts": "green apple",
         "tokens": 1,
         "inversion_steps": 1,
-        "pictures": 0,
+        "report_samples": 0,
     }
     _, patch, _, report = run("FMN_ConceptCorrection", **inputs, file_name="")
     assert f"matched {LAYERS[loaded.name]} layers" in report

@@ -1,7 +1,7 @@
 # make demo [CONCEPT="santa claus"]   forgets a concept of the miniature in a real ComfyUI; pictures in out/demo
 # make test                           formatting, types, unit tests, tests through a real server
 # make browser                        the workflows in the real front end; needs Chromium, installs playwright
-# make slow                           every node on random full-size SD 1.5, 2.1 and XL: half an hour, 12 GB memory, 7 GB disk
+# make slow                           every node on random full-size SD 1.5, 2.1 and XL; long, up to 20 GB memory, 7 GB disk
 # FMN_COMFYUI=path                    use that ComfyUI instead of the one that setup unpacks
 PYTHON ?= python3
 VENV := .venv

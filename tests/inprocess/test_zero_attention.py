@@ -117,8 +117,8 @@ def test_one_call_of_the_unet_within_rounding(pack, mini, zero, encode, renormal
         unet = patcher.model.diffusion_model
         outputs.append(unet(x, torch.tensor([500.0, 500.0]), context=context, transformer_options=options))
     ours, theirs, untouched = outputs
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
-    torch.testing.assert_close(ours[0], untouched[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours, theirs, atol=3e-5, rtol=0)
+    torch.testing.assert_close(ours[0], untouched[0], atol=3e-5, rtol=0)
     assert (ours[1] - untouched[1]).abs().max() > 1e-2
 
 

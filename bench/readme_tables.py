@@ -1,6 +1,6 @@
 """Writes the README's tables from the results of the bench: python -m bench.readme_tables
 
-Reads bench/results/forget.json, correction.json and method.json; nothing in the tables is typed by hand.
+Reads bench/results/forget.json and correction.json; nothing in the tables is typed by hand.
 """
 
 from __future__ import annotations
@@ -76,24 +76,6 @@ def correction_table() -> str:
         for r in load("correction")
     ]
     return table(header, rows)
-
-
-def several_table() -> str:
-    """Concepts still seen, others lost and drift for 1, 5 and 10 concepts."""
-    rows = [r for r in load("method") if r["part"] == "several"]
-    header = ["method", "concepts", "still seen", "others lost", "drift", "seconds"]
-    cells = [
-        [
-            r["method"],
-            r["concepts"] if r["concepts"].isdigit() else "1",
-            f"{r['forget_after']:.2f}",
-            f"{r['keep_drop']:.3f}",
-            f"{r['drift']:.4f}",
-            f"{r['seconds']:.1f}",
-        ]
-        for r in rows
-    ]
-    return table(header, cells)
 
 
 def put(text: str, marker: str, content: str) -> str:

@@ -9,6 +9,7 @@ CLEAR = {"clear": {"class_type": "FMN_ClearForgetCache", "inputs": {}}}
 
 def test_the_cache_is_cleared_every_time_and_nothing_else(server):
     cache = Cache(server.base / "temp" / "forget_me_not")
+    cache.clear()  # of what other tests left in it
     for expected in (3_000_000, 1_000_000):
         assert cache.put("k", {"x": torch.zeros(expected // 4)}) and cache.size() > expected
         other = cache.folder / "mine.safetensors"

@@ -2,8 +2,8 @@
 
 Rows: part, method, concepts, forget_before, forget_after, keep_drop, style_after, drift, monitor, seconds, patch_bytes.
 forget: share of pictures in which the judge sees what was to be forgotten, mean over the concepts; keep_drop: share that
-concepts not forgotten lose; monitor: what the drift monitor said at the end of a training. Writes bench/results/method.md, method.png and
-pairs.png (not with --quick).
+concepts not forgotten lose; monitor: what the drift monitor said at the end of a training. Writes bench/results/method.md, method.png,
+pairs.png and mask_overlay.png (not with --quick).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from bench.forget import RESULTS, machine, markdown_table
 from bench.methods import Method, by_gradient, closed_form, concept_of, made_pairs, published
 from bench.pages import grid_page, to_pil
-from bench.world import Evaluation, World, other_concepts
+from bench.world import Ask, Evaluation, World, other_concepts
 
 COLUMNS = (
     "part",
@@ -157,6 +157,20 @@ def save_pairs(world: World, path: Path) -> None:
     to_pil(page).save(path)
 
 
+def save_mask_overlay(world: World, path: Path) -> None:
+    """Three pictures, each beside the mask that Attention Mask makes of it with the node's defaults."""
+    node, tiles = world.node("attention_mask").AttentionMask, []
+    defaults = {i.id: getattr(i, "default", None) for i in node.define_schema().inputs}
+    for concept in ("zebra", "santa claus", "pizza"):
+        ask = Evaluation(world, concept, [], seed=3).target
+        image = world.sample(Ask(ask.prompts[:1], ask.seeds[:1], ask.concepts[:1], ask.styles[:1]))
+        given = {"model": world.model, "clip": world.clip, "vae": world.vae, "images": image}
+        with torch.inference_mode():
+            overlay = node.execute(**{**defaults, **given, "phrase": concept, "prompt": ask.prompts[0]}).result[1]
+        tiles += [image[0], overlay[0]]
+    to_pil(torch.cat(tiles, dim=1)).save(path)
+
+
 def write_results(world: World, rows: list[dict], pictures: dict) -> None:
     sections: dict[str, Callable[[dict], bool]] = {
         p: (lambda r, p=p: r["part"] == p) for p in ("losses", "masks", "several")
@@ -187,6 +201,7 @@ The training pictures show the concept in their left half and something else in 
 """
     (RESULTS / "method.md").write_text(text)
     save_pairs(world, RESULTS / "pairs.png")
+    save_mask_overlay(world, RESULTS / "mask_overlay.png")
     several = {(n, len(c)): p for (part, n, c), p in pictures.items() if part == "several"}
     names, counts = list(dict.fromkeys(n for n, _ in several)), sorted({k for _, k in several})
     grid = torch.cat([several[n, k] for n in names for k in counts])

@@ -92,7 +92,6 @@ def main() -> None:
     for marker, content in (
         ("results", forget_table()),
         ("correction", correction_table()),
-        ("several", several_table()),
     ):
         text = put(text, marker, content)
     README.write_text(text)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import torch
 
 from .concept import MAX_PHRASE_TOKENS, check_word
 from .errors import ForgetError
-from .patch import canonical_header
+from .safetensors_file import write_safetensors
 from .tokens import Word
 
 FORMAT_VERSION = "1"
@@ -66,8 +64,6 @@ def save_embedding(embedding: Embedding, path: Path) -> int:
     One encoder is stored as `emb_params` (m, width), SDXL's two as `clip_l` and `clip_g`. Raises ForgetError when the
     vectors cannot be used (see load_embedding) or a prompt could not name the file; nothing is written then.
     """
-    from safetensors.torch import save
-
     check_embedding_name(path.name)
     _check_vectors(embedding.word, path.name)
     keys = {encoder: key for key, encoder in ENCODER_KEYS.items()}
@@ -76,18 +72,7 @@ def save_embedding(embedding: Embedding, path: Path) -> int:
         SINGLE_KEY if single else keys[encoder]: v.detach().to("cpu", torch.float32).contiguous()
         for encoder, v in embedding.word.items()
     }
-    data = canonical_header(save(tensors, embedding.metadata()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return len(data)
+    return write_safetensors(tensors, embedding.metadata(), path)
 
 
 def check_embedding_name(name: str) -> None:

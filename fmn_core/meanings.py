@@ -6,14 +6,11 @@ import torch
 
 from .concept import Concept, Name
 from .model import ForgetModel
-from .references import seeded_noise
-from .sampler import sample
+from .sampler import sample_seeds, seeded_noise
 from .tokens import EncodedPrompt
 
 # Shares of the training timesteps at which prompts are compared; what is drawn is decided there.
 LEVELS = (0.4, 0.55, 0.7, 0.85)
-STEPS, GUIDANCE = 20, 3.0
-_BATCH = 4
 
 
 def pictures_of(
@@ -21,13 +18,7 @@ def pictures_of(
 ) -> torch.Tensor:
     """Samples the bare word, templates in turn: latents (count, C, h, w); the same seeds give the same noise."""
     prompts = model.encode([templates[k % len(templates)].format(word) for k in range(count)])
-    [empty] = model.encode([""])
-    parts = []
-    for start in range(0, count, _BATCH):
-        chosen = prompts[start : start + _BATCH]
-        noise = torch.stack([seeded_noise(size, seed + start + k) for k in range(len(chosen))])
-        parts.append(sample(model, chosen, empty, noise, STEPS, GUIDANCE))
-    return torch.cat(parts)
+    return sample_seeds(model, prompts, size, seed)
 
 
 @torch.no_grad()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 
 from .errors import ForgetError
 from .model import ForgetModel
+from .safetensors_file import write_safetensors
 
 FORMAT_VERSION = "1"
 _PREFIX = "lora_unet_"
@@ -138,36 +137,13 @@ def save_patch(patch: ForgetPatch, path: Path, dtype: torch.dtype = torch.float1
 
     Raises ForgetError when a factor is not finite in the stored precision; nothing is written then.
     """
-    from safetensors.torch import save
-
     tensors = patch.state_dict(dtype)
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ForgetError(
                 f"Expected finite factors, got NaN or infinity in {key}. Lower the learning rate or the strength."
             )
-    data = canonical_header(save(tensors, patch.metadata()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return len(data)
-
-
-def canonical_header(data: bytes) -> bytes:
-    """Sorts the metadata in a safetensors header: the writer keeps it in a hash map, so its order varies by run."""
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[8 + size :]
+    return write_safetensors(tensors, patch.metadata(), path)
 
 
 def load_patch(path: Path) -> ForgetPatch:

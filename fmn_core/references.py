@@ -10,7 +10,7 @@ import torch
 from .errors import ForgetError
 from .hooks import scaled_columns
 from .model import ForgetModel
-from .sampler import sample
+from .sampler import sample, sample_seeds, seeded_noise
 from .tokens import EncodedPrompt
 
 _BATCH = 4
@@ -62,7 +62,7 @@ def make_pairs(
     """
     if not prompts:
         raise ForgetError("Expected prompts to make pairs with, got none. Name the concept.")
-    numbers = [round(k * len(prompts) / count) % len(prompts) for k in range(count)]
+    numbers = spread(count, len(prompts))
     [empty] = model.encode([""])
     kept, zeroed = [], []
     for start in range(0, count, _BATCH):
@@ -80,26 +80,13 @@ def make_pairs(
     return Pairs(torch.cat(kept), torch.cat(zeroed), numbers)
 
 
+def spread(count: int, total: int) -> list[int]:
+    """`count` numbers spread over range(total)."""
+    return [round(k * total / count) % total for k in range(count)]
+
+
 def made_latents(
-    model: ForgetModel,
-    prompts: list[EncodedPrompt],
-    size: tuple[int, int, int],
-    count: int,
-    steps: int = 20,
-    guidance: float = 3.0,
-    seed: int = 0,
+    model: ForgetModel, prompts: list[EncodedPrompt], size: tuple[int, int, int], count: int, seed: int = 0
 ) -> torch.Tensor:
     """Pictures of the concept that the model makes itself, as latents (count, C, h, w): references without images."""
-    numbers = [round(k * len(prompts) / count) % len(prompts) for k in range(count)]
-    [empty] = model.encode([""])
-    parts = []
-    for start in range(0, count, _BATCH):
-        chosen = [prompts[n] for n in numbers[start : start + _BATCH]]
-        noise = torch.stack([seeded_noise(size, seed + start + k) for k in range(len(chosen))])
-        parts.append(sample(model, chosen, empty, noise, steps, guidance))
-    return torch.cat(parts)
-
-
-def seeded_noise(size: tuple[int, int, int], seed: int) -> torch.Tensor:
-    """The noise (C, h, w) of a seed: the same in any batch."""
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
+    return sample_seeds(model, [prompts[n] for n in spread(count, len(prompts))], size, seed)

@@ -9,6 +9,31 @@ import torch
 from .model import ForgetModel
 from .tokens import EncodedPrompt
 
+_BATCH = 4
+
+
+def seeded_noise(size: tuple[int, int, int], seed: int) -> torch.Tensor:
+    """The noise (C, h, w) of a seed: the same in any batch."""
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
+
+
+def sample_seeds(
+    model: ForgetModel,
+    prompts: list[EncodedPrompt],
+    size: tuple[int, int, int],
+    seed: int = 0,
+    steps: int = 20,
+    guidance: float = 3.0,
+) -> torch.Tensor:
+    """One picture of every prompt, seeds from `seed` on, a few at a time: latents (N, C, h, w), on the CPU."""
+    [empty] = model.encode([""])
+    parts = []
+    for start in range(0, len(prompts), _BATCH):
+        chosen = prompts[start : start + _BATCH]
+        noise = torch.stack([seeded_noise(size, seed + start + k) for k in range(len(chosen))])
+        parts.append(sample(model, chosen, empty, noise, steps, guidance))
+    return torch.cat(parts)
+
 
 def schedule(sigmas: torch.Tensor, steps: int) -> torch.Tensor:
     """Noise levels (steps + 1,), evenly spaced over the training timesteps, highest first, ending in 0."""

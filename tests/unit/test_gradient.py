@@ -17,8 +17,8 @@ from fmn_core.gradient import (
 )
 from fmn_core.hooks import attention_probe, checkpointed, scaled_columns
 from fmn_core.losses import Preservation, attention_loss, visual_loss, visual_scale
-from fmn_core.references import Pairs, References, make_pairs, seeded_noise
-from fmn_core.sampler import sample, schedule
+from fmn_core.references import Pairs, References, make_pairs
+from fmn_core.sampler import sample, sample_seeds, schedule, seeded_noise
 from fmn_core.trainable import FullDelta, LowRank, injected
 
 ZEBRA = Concept(["zebra"], "object", ["a photo of a {}", "a {} in the park"])
@@ -254,6 +254,13 @@ def test_preservation_of_visual_training_does_not_hang_on_the_first_draw(model):
         scales.append(trainer.first)
     wanted = 2 * visual_scale(pairs[0].kept, pairs[0].zeroed, model.sigmas(), "min-SNR")
     assert scales == [{"visual": pytest.approx(wanted)}] * 4
+
+
+def test_a_seed_gives_its_picture_in_any_batch(model):
+    prompts = model.encode([f"a zebra {n}" for n in range(6)])
+    together = sample_seeds(model, prompts, (4, 4, 4), seed=9, steps=3)
+    for k, prompt in enumerate(prompts):
+        torch.testing.assert_close(together[k : k + 1], sample_seeds(model, [prompt], (4, 4, 4), seed=9 + k, steps=3))
 
 
 def test_pairs_share_seed_and_prompt_and_differ_by_the_concepts_attention(model):

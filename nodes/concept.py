@@ -12,9 +12,8 @@ from ..fmn_core.concept import Concept, concept_from_text
 from ..fmn_core.embedding_file import load_embedding
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.presets import SHIPPED, find_preset, list_presets, load_preset
-from ..fmn_core.templates import KINDS
 from ..fmn_core.tokens import END_TOKEN_CHOICES, Word, vector_id
-from . import host
+from . import host, shared_inputs
 from .api import CATEGORY, ForgetConceptType, io
 from .references import checked_images, checked_masks
 
@@ -153,12 +152,7 @@ def _words() -> list[Any]:
             multiline=True,
             tooltip="The name on the first line, synonyms on further lines. May be empty where an embedding is chosen.",
         ),
-        io.Combo.Input(
-            "kind",
-            options=list(KINDS),
-            default="object",
-            tooltip="Chooses the prompt templates: an object or animal, a person or character, a style, unsafe content.",
-        ),
+        shared_inputs.kind(),
         io.Combo.Input(
             "end_token",
             options=list(END_TOKEN_CHOICES),
@@ -176,13 +170,7 @@ def _references() -> list[Any]:
             default=NONE,
             tooltip="A textual-inversion embedding in models/embeddings that means the concept, forgotten too. Only safetensors.",
         ),
-        io.String.Input(
-            "templates",
-            default="",
-            multiline=True,
-            optional=True,
-            tooltip="Your own prompt templates, one per line with {} for the phrase. Empty: built-in ones for the kind.",
-        ),
+        shared_inputs.templates(),
         io.Image.Input(
             "images", optional=True, tooltip="Attention re-steering: pictures of the concept, 8 x 8 or more."
         ),

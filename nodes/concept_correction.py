@@ -9,9 +9,9 @@ from ..fmn_core.concept import Concept, concept_from_text
 from ..fmn_core.correction import check_meanings, correct_concept
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.meanings import dominant_share, pictures_of
-from ..fmn_core.templates import KINDS, parse_lines
-from . import files, host, invert_concept, pictures, reports
-from .api import CATEGORY, ForgetConceptType, ForgetPatchType, io
+from ..fmn_core.templates import parse_lines
+from . import files, host, invert_concept, pictures, reports, shared_inputs
+from .api import CATEGORY, ForgetConceptType, io
 from .comfy_model import ComfyModel
 
 
@@ -37,21 +37,8 @@ class ConceptCorrection(io.ComfyNode):
                     multiline=True,
                     tooltip="Phrases in which the word has its other meanings, one per line. They are kept, and the word alone is led to them.",
                 ),
-                io.Combo.Input("kind", options=list(KINDS), default="object", tooltip="Chooses the prompt templates."),
-                io.String.Input(
-                    "preserve_prompts",
-                    default="",
-                    multiline=True,
-                    tooltip="Prompts or words to keep as they are, one per line. Everyday captions are always included.",
-                ),
-                io.Float.Input(
-                    "preservation",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.05,
-                    tooltip="How much keeping counts; 1 is balanced.",
-                ),
+                shared_inputs.kind(),
+                *shared_inputs.preserve(),
                 *invert_concept.settings_inputs(),
                 io.Int.Input(
                     "report_samples",
@@ -61,19 +48,8 @@ class ConceptCorrection(io.ComfyNode):
                     tooltip="Pictures of the word before and after, for the report's share of the dominant meaning. 0: none.",
                 ),
                 io.Int.Input("rank", default=32, min=1, max=256, tooltip="Upper bound of the patch's LoRA rank."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFF,
-                    control_after_generate=False,
-                    tooltip="Seed of everything random.",
-                ),
-                io.String.Input(
-                    "file_name",
-                    default="correct_apple",
-                    tooltip="File under models/loras/forget_me_not; empty: no file. An existing file is never overwritten.",
-                ),
+                shared_inputs.seed(),
+                shared_inputs.patch_file("correct_apple"),
                 io.Mask.Input("mask", optional=True, tooltip="Where in the images the dominant meaning is."),
                 ForgetConceptType.Input(
                     "inverted",
@@ -81,12 +57,7 @@ class ConceptCorrection(io.ComfyNode):
                     tooltip="The dominant meaning as Invert Concept learned it; the images are then not inverted again.",
                 ),
             ],
-            outputs=[
-                io.Model.Output(display_name="MODEL", tooltip="The model with the patch applied."),
-                ForgetPatchType.Output(display_name="FORGET_PATCH", tooltip="The patch, for Apply Forget Patch."),
-                io.Image.Output(display_name="plot", tooltip="Target missed and drift per layer."),
-                io.String.Output(display_name="report", tooltip="What was done and measured, in words."),
-            ],
+            outputs=shared_inputs.patch_outputs("Target missed and drift per layer."),
         )
 
     @classmethod

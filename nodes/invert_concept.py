@@ -13,8 +13,7 @@ from ..fmn_core.embedding_file import SUFFIX, Embedding, check_embedding_name, l
 from ..fmn_core.hooks import checkpointed
 from ..fmn_core.inversion import START_CHOICES, Inversion, InversionSettings, invert_concept
 from ..fmn_core.patch import fingerprint
-from ..fmn_core.templates import KINDS
-from . import files, host, pictures, references
+from . import files, host, pictures, references, shared_inputs
 from .api import CATEGORY, ForgetConceptType, io
 from .comfy_model import ComfyModel
 
@@ -48,6 +47,46 @@ def settings_inputs() -> list[Any]:
     ]
 
 
+def _inputs() -> list[Any]:
+    return [
+        io.Model.Input("model", tooltip="The model that is to name the concept. It is not changed."),
+        io.Clip.Input("clip", tooltip="The CLIP that belongs to the model. It is not changed."),
+        io.Vae.Input("vae", tooltip="Encodes the images."),
+        io.Image.Input("images", tooltip="Pictures of the concept; four to ten usually do."),
+        shared_inputs.kind(),
+        io.Combo.Input(
+            "start",
+            options=list(START_CHOICES),
+            default="mean",
+            tooltip="Start from words, from noise as large as the vocabulary's vectors, or from the vocabulary's mean.",
+        ),
+        io.String.Input("words", default="", tooltip="Words that describe the pictures, to start from."),
+        *settings_inputs(),
+        io.Float.Input(
+            "weight_decay",
+            default=0.1,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Pull of the vectors' norms to those of the vocabulary. Published: 0.1.",
+        ),
+        shared_inputs.seed(),
+        io.String.Input(
+            "file_name",
+            default="my_concept",
+            tooltip=f"File under models/embeddings; {shared_inputs.NEVER_OVERWRITTEN}",
+        ),
+        io.Mask.Input("mask", optional=True, tooltip="Where in the images the concept is; the rest is not learned."),
+        io.Combo.Input(
+            "continue_from",
+            options=[NONE, *host.embedding_files()],
+            default=NONE,
+            optional=True,
+            tooltip="An embedding to go on from, in place of words.",
+        ),
+    ]
+
+
 class InvertConcept(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -58,52 +97,7 @@ class InvertConcept(io.ComfyNode):
             description="Textual inversion: learns token embeddings from pictures, with the model and its text encoder unchanged, "
             "and saves them as an embedding that any prompt names as embedding:NAME.",
             is_output_node=True,
-            inputs=[
-                io.Model.Input("model", tooltip="The model that is to name the concept. It is not changed."),
-                io.Clip.Input("clip", tooltip="The CLIP that belongs to the model. It is not changed."),
-                io.Vae.Input("vae", tooltip="Encodes the images."),
-                io.Image.Input("images", tooltip="Pictures of the concept; four to ten usually do."),
-                io.Combo.Input("kind", options=list(KINDS), default="object", tooltip="Chooses the prompt templates."),
-                io.Combo.Input(
-                    "start",
-                    options=list(START_CHOICES),
-                    default="mean",
-                    tooltip="Start from words, from noise as large as the vocabulary's vectors, or from the vocabulary's mean.",
-                ),
-                io.String.Input("words", default="", tooltip="Words that describe the pictures, to start from."),
-                *settings_inputs(),
-                io.Float.Input(
-                    "weight_decay",
-                    default=0.1,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Pull of the vectors' norms to those of the vocabulary. Published: 0.1.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFF,
-                    control_after_generate=False,
-                    tooltip="Seed of everything random.",
-                ),
-                io.String.Input(
-                    "file_name",
-                    default="my_concept",
-                    tooltip="File under models/embeddings; empty: no file. An existing file is never overwritten.",
-                ),
-                io.Mask.Input(
-                    "mask", optional=True, tooltip="Where in the images the concept is; the rest is not learned."
-                ),
-                io.Combo.Input(
-                    "continue_from",
-                    options=[NONE, *host.embedding_files()],
-                    default=NONE,
-                    optional=True,
-                    tooltip="An embedding to go on from, in place of words.",
-                ),
-            ],
+            inputs=_inputs(),
             outputs=[
                 ForgetConceptType.Output(
                     display_name="concept", tooltip="The inverted concept with its images, for any forget node."

@@ -14,10 +14,10 @@ from ..fmn_core.gradient import TRAIN_CHOICES, GradientSettings, check_settings,
 from ..fmn_core.losses import LOSS_FORMS
 from ..fmn_core.patch import ForgetPatch
 from ..fmn_core.references import Pairs, References
-from ..fmn_core.templates import KINDS, parse_lines
+from ..fmn_core.templates import parse_lines
 from ..fmn_core.tokens import END_TOKEN_CHOICES
-from . import files, host, pictures, references, reports
-from .api import CATEGORY, ForgetConceptType, ForgetPairsType, ForgetPatchType, TrainingOptionsType, io
+from . import files, host, pictures, references, reports, shared_inputs
+from .api import CATEGORY, ForgetConceptType, ForgetPairsType, TrainingOptionsType, io
 from .comfy_model import ComfyModel
 from .training_options import DEFAULTS
 
@@ -42,12 +42,7 @@ def _required_inputs() -> list[Any]:
             tooltip="What to forget: the name on the first line, synonyms on further lines. List synonyms to forget them too. "
             "embedding:NAME is an inverted concept. May be empty when concepts are connected.",
         ),
-        io.Combo.Input(
-            "kind",
-            options=list(KINDS),
-            default="object",
-            tooltip="Chooses the prompt templates: an object or animal, a person or character, a style, unsafe content.",
-        ),
+        shared_inputs.kind(),
         io.Combo.Input(
             "method",
             options=list(METHODS),
@@ -55,20 +50,7 @@ def _required_inputs() -> list[Any]:
             tooltip="Closed form: seconds, no images, no tuning. Attention re-steering: the paper's Algorithm 1, by gradient. "
             "Visual denoising: by gradient, on pairs the model makes itself.",
         ),
-        io.String.Input(
-            "preserve_prompts",
-            default="",
-            multiline=True,
-            tooltip="Prompts or words to keep as they are, one per line; neighbours of the concept help most. Everyday captions are always included.",
-        ),
-        io.Float.Input(
-            "preservation",
-            default=1.0,
-            min=0.0,
-            max=100.0,
-            step=0.05,
-            tooltip="How much keeping counts against forgetting; 1 is balanced.",
-        ),
+        *shared_inputs.preserve(),
     ]
 
 
@@ -117,19 +99,8 @@ def _gradient_inputs() -> list[Any]:
             step=0.01,
             tooltip="By gradient: stop when the concept's attention has fallen to this share. 0: run all steps.",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFF,
-            control_after_generate=False,
-            tooltip="Seed of everything random; the same seed gives the same file.",
-        ),
-        io.String.Input(
-            "file_name",
-            default="forget_zebra",
-            tooltip="File under models/loras/forget_me_not; empty: no file. An existing file is never overwritten.",
-        ),
+        shared_inputs.seed(),
+        shared_inputs.patch_file("forget_zebra"),
     ]
 
 
@@ -141,13 +112,7 @@ def _optional_inputs() -> list[Any]:
             tooltip="Attention re-steering: pictures of the phrase's concept. Without them it trains on noise alone.",
         ),
         io.Vae.Input("vae", optional=True, tooltip="Encodes the images."),
-        io.String.Input(
-            "templates",
-            default="",
-            multiline=True,
-            optional=True,
-            tooltip="Your own prompt templates, one per line with {} for the phrase. Empty: built-in ones for the kind.",
-        ),
+        shared_inputs.templates(),
         io.Mask.Input(
             "mask",
             optional=True,
@@ -175,15 +140,9 @@ class TrainForgetPatch(io.ComfyNode):
             description="Makes a model forget a concept and saves what it learned as a small patch, an ordinary LoRA file.",
             is_output_node=True,
             inputs=[*_required_inputs(), *_gradient_inputs(), *_optional_inputs()],
-            outputs=[
-                io.Model.Output(display_name="MODEL", tooltip="The model with the patch applied."),
-                ForgetPatchType.Output(display_name="FORGET_PATCH", tooltip="The patch, for Apply Forget Patch."),
-                io.Image.Output(
-                    display_name="plot",
-                    tooltip="The loss and the attention mass; for the closed form, target missed and drift per layer.",
-                ),
-                io.String.Output(display_name="report", tooltip="What was done and measured, in words."),
-            ],
+            outputs=shared_inputs.patch_outputs(
+                "The loss and the attention mass; for the closed form, target missed and drift per layer."
+            ),
         )
 
     @classmethod

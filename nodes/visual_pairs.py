@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..fmn_core.concept import check_concepts, concept_from_text
-from ..fmn_core.templates import KINDS
-from . import host, pictures, references
+from . import host, pictures, references, shared_inputs
 from .api import CATEGORY, ForgetConceptType, ForgetPairsType, io
 from .comfy_model import ComfyModel
 
@@ -27,7 +26,7 @@ class VisualDenoisingPairs(io.ComfyNode):
                 io.String.Input(
                     "phrase", default="zebra", multiline=True, tooltip="The concept: name, then synonyms, one per line."
                 ),
-                io.Combo.Input("kind", options=list(KINDS), default="object", tooltip="Chooses the prompt templates."),
+                shared_inputs.kind(),
                 io.Combo.Input(
                     "end_token",
                     options=["none", "first", "all"],

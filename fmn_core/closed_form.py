@@ -290,7 +290,7 @@ def solve_factors(
 ) -> tuple[dict[str, Factors], dict]:
     """The one system for all layers: factors by kohya name, and figures. `chosen(figures)` is called in between."""
     names = [(layer.name, p) for layer in model.cross_attention() for p in PROJECTIONS[settings.train]]
-    weights = {name: model.weight(*name).double() for name in names}
+    weights = {name: w.double() for name, w in zip(names, model.weights(names))}
     metric = torch.zeros_like(halves[0].cc)
     for w in weights.values():
         metric += w.T @ w / (w**2).sum() / len(weights)

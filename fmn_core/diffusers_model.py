@@ -83,8 +83,10 @@ class DiffusersModel:
     def blocks(self) -> list[torch.nn.Module]:
         return [m for m in self.unet.modules() if type(m).__name__ in _BLOCKS]
 
-    def weight(self, layer: str, projection: str) -> torch.Tensor:
-        module = self.unet.get_submodule(f"{layer}.{projection}")
+    def weights(self, names: Sequence[tuple[str, str]]) -> list[torch.Tensor]:
+        return [self._weight(self.unet.get_submodule(".".join(name))) for name in names]
+
+    def _weight(self, module: Any) -> torch.Tensor:
         weight = module.weight.detach().to("cpu", torch.float32).clone()
         if _is_lora(module) and not module.merged and not module.disable_adapters:
             for adapter in module.active_adapters:

@@ -53,12 +53,11 @@ class Preservation:
         rows = preserve.double()
         self.moment = (rows.T @ rows / len(rows)).float().to(model.device)
         self.terms = []
-        for layer in model.cross_attention():
-            for projection in ("to_k", "to_v"):
-                part = trained.get(f"{layer.name}.{projection}")
-                if part is not None:
-                    w = model.weight(layer.name, projection).to(model.device)
-                    self.terms.append((part, ((w @ self.moment) * w).sum()))
+        names = [(layer.name, p) for layer in model.cross_attention() for p in ("to_k", "to_v")]
+        names = [name for name in names if ".".join(name) in trained]
+        for name, weight in zip(names, model.weights(names)):
+            w = weight.to(model.device)
+            self.terms.append((trained[".".join(name)], ((w @ self.moment) * w).sum()))
 
     def __call__(self) -> torch.Tensor:
         if not self.terms:

@@ -56,8 +56,8 @@ class ForgetModel(Protocol):
         """Every linear layer of the UNet by its diffusers path: what "whole UNet" trains."""
         ...
 
-    def weight(self, layer: str, projection: str) -> torch.Tensor:
-        """The effective weight (out, in) of an attn2 projection, float32 on the CPU, patches of the user included."""
+    def weights(self, names: Sequence[tuple[str, str]]) -> list[torch.Tensor]:
+        """Effective weights (out, in) of attn2 projections by (layer, projection), float32 on the CPU, patches of the user included."""
         ...
 
     def sigmas(self) -> torch.Tensor:

@@ -99,7 +99,7 @@ class ForgetPatch:
 
 def fingerprint(model: ForgetModel) -> dict[str, Any]:
     """The fingerprint of a model as it is loaded, see fingerprint_of_weights."""
-    return fingerprint_of_weights([model.weight(layer.name, "to_k") for layer in model.cross_attention()])
+    return fingerprint_of_weights(model.weights([(layer.name, "to_k") for layer in model.cross_attention()]))
 
 
 def fingerprint_of_weights(weights: list[torch.Tensor]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from . import host
 from .prompt_embeddings import check_embeddings
 
 _BATCH = 16
+# Single tokens of every CLIP vocabulary; one that a prompt does not hold stands in for a vector while it is tokenised.
+_MARKERS = "*~^|"
 _PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -30,6 +32,7 @@ class ComfyModel:
         self.device = patcher.load_device
         self._tokenizers = self._find_tokenizers()
         self.vocabulary = self._vocabulary()
+        self._markers = {marker: self.phrase_tokens(marker) for marker in _MARKERS}
         self._modules = dict(self.unet.named_modules())
         self._names = host.diffusers_names(patcher)
         self._layers = self._find_layers()
@@ -98,11 +101,11 @@ class ComfyModel:
         """The host's tokens of a prompt, with the word's vectors in place of PLACEHOLDER."""
         if word is None or PLACEHOLDER not in prompt:
             return self._host_tokens(prompt)
-        marker = next(m for m in "*~^|" if m not in prompt)
+        marker = next(m for m in _MARKERS if m not in prompt)
         length = len(next(iter(word.values())))
         tokens = self._host_tokens(prompt.replace(PLACEHOLDER, f" {' '.join(marker * length)} "))
         for name, chunks in tokens.items():
-            ids = strip_special(token_ids(self.clip.tokenize(marker))[name], self.vocabulary)
+            ids = self._markers[marker][name]
             count = itertools.count()
             tokens[name] = [
                 [(word[name][next(count) % length], *t[1:]) if t[0] == ids[0] else t for t in chunk] for chunk in chunks
@@ -144,9 +147,9 @@ class ComfyModel:
     def blocks(self) -> list[torch.nn.Module]:
         return host.unet_blocks(self.unet)
 
-    def weight(self, layer: str, projection: str) -> torch.Tensor:
-        key = f"diffusion_model.{self._names[f'{layer}.{projection}']}.weight"
-        return host.effective_weight(self.patcher, key)
+    def weights(self, names: Sequence[tuple[str, str]]) -> list[torch.Tensor]:
+        paths = (self._names[".".join(name)] for name in names)
+        return host.effective_weights(self.patcher, [f"diffusion_model.{path}.weight" for path in paths])
 
     # --- denoising ---
 

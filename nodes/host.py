@@ -206,9 +206,14 @@ def _floats(name: str, weight: torch.Tensor) -> torch.Tensor:
     return weight.float()
 
 
-def effective_weight(patcher: Any, key: str) -> torch.Tensor:
-    """A weight as sampling would use it, the user's own patches applied, float32 on the CPU."""
-    (weight, convert), *patches = patcher.get_key_patches(key)[key]
+def effective_weights(patcher: Any, keys: list[str]) -> list[torch.Tensor]:
+    """Weights as sampling would use them, the user's own patches applied, float32 on the CPU."""
+    found = patcher.get_key_patches("diffusion_model.")
+    return [_effective_weight(key, *found[key]) for key in keys]
+
+
+def _effective_weight(key: str, original: tuple, *patches: tuple) -> torch.Tensor:
+    weight, convert = original
     weight = weight.detach().to("cpu", copy=True)
     # The scale of an fp8 weight is multiplied in float32; a QuantizedTensor knows its own way back.
     weight = convert(weight if isinstance(weight, QuantizedTensor) else _floats(key, weight), inplace=True)
@@ -221,7 +226,7 @@ def effective_weight(patcher: Any, key: str) -> torch.Tensor:
 def key_weights(patcher: Any) -> list[torch.Tensor]:
     """The attn2 key weights of a MODEL in forward order, for its fingerprint."""
     names = [name for name, _ in require_unet(patcher).named_modules() if name.endswith("attn2.to_k")]
-    return [effective_weight(patcher, f"diffusion_model.{name}.weight") for name in names]
+    return effective_weights(patcher, [f"diffusion_model.{name}.weight" for name in names])
 
 
 def apply_patch(patcher: Any, patch: ForgetPatch, strength: float) -> tuple[Any, int]:

@@ -66,8 +66,9 @@ class ToyModel:
     def linear_layers(self) -> dict[str, torch.nn.Module]:
         return {f"{layer.name}.{p}": m for layer in self.layers for p, m in layer.projections.items()}
 
-    def weight(self, layer: str, projection: str) -> torch.Tensor:
-        return self.linear_layers()[f"{layer}.{projection}"].weight.detach().float().clone()
+    def weights(self, names) -> list[torch.Tensor]:
+        found = self.linear_layers()
+        return [found[f"{layer}.{projection}"].weight.detach().float().clone() for layer, projection in names]
 
     def blocks(self) -> list[torch.nn.Module]:
         return []

@@ -131,9 +131,9 @@ def test_patched_weights_are_weight_plus_delta(pack, miniature, adapter):
     other = pack.comfy_model.ComfyModel(patched, miniature[1])
     for layer in adapter.cross_attention():
         delta = patch.factors[pack.patch.kohya_name(layer.name, "to_v")].delta()
-        expected = adapter.weight(layer.name, "to_v") + 0.5 * delta
-        torch.testing.assert_close(other.weight(layer.name, "to_v"), expected, atol=1e-5, rtol=1e-4)
-        assert torch.equal(other.weight(layer.name, "to_k"), adapter.weight(layer.name, "to_k"))
+        expected = adapter.weights([(layer.name, "to_v")])[0] + 0.5 * delta
+        torch.testing.assert_close(other.weights([(layer.name, "to_v")])[0], expected, atol=1e-5, rtol=1e-4)
+        assert torch.equal(other.weights([(layer.name, "to_k")])[0], adapter.weights([(layer.name, "to_k")])[0])
 
 
 def test_denoise_equals_the_hosts_own_prediction(adapter, miniature):

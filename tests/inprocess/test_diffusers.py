@@ -131,7 +131,7 @@ def test_layers_have_the_hosts_names_order_and_weights(pack, pairs, kind):
     assert ours.linear_layers().keys() >= {f"{n}.{p}" for n in names for p in ("to_q", "to_k", "to_v", "to_out.0")}
     assert ours.linear_layers().keys() == theirs.linear_layers().keys()
     assert len(ours.blocks()) == len(theirs.blocks())
-    assert all(torch.equal(ours.weight(n, "to_k"), theirs.weight(n, "to_k")) for n in names)
+    assert all(torch.equal(ours.weights([(n, "to_k")])[0], theirs.weights([(n, "to_k")])[0]) for n in names)
     assert pack.patch.fingerprint(ours) == pack.patch.fingerprint(theirs)
 
 
@@ -306,9 +306,9 @@ def test_a_loaded_patch_counts_as_part_of_the_model(pack, pairs, tmp_path):
     assert patched.linear_layers().keys() == ours.linear_layers().keys()
     for layer in ours.cross_attention():
         delta = stored.factors[pack.patch.kohya_name(layer.name, "to_v")].delta()
-        expected = ours.weight(layer.name, "to_v") + delta
-        torch.testing.assert_close(patched.weight(layer.name, "to_v"), expected, atol=1e-5, rtol=1e-4)
-        assert torch.equal(patched.weight(layer.name, "to_k"), ours.weight(layer.name, "to_k"))
+        expected = ours.weights([(layer.name, "to_v")])[0] + delta
+        torch.testing.assert_close(patched.weights([(layer.name, "to_v")])[0], expected, atol=1e-5, rtol=1e-4)
+        assert torch.equal(patched.weights([(layer.name, "to_k")])[0], ours.weights([(layer.name, "to_k")])[0])
     again = pack.closed_form.forget_closed_form(patched, [pack.concept.make_concept(patched, "dog")])
     assert again.factors.keys() == patch.factors.keys()
 

@@ -166,7 +166,10 @@ def test_the_closed_form_reads_fp8_weights_as_numbers(pack, miniature, make, tol
     adapter, plain = adapter_of(pack, make(pack), miniature), adapter_of(pack, miniature[0], miniature)
     for layer in plain.cross_attention():
         for projection in ("to_k", "to_v"):
-            found, expected = adapter.weight(layer.name, projection), plain.weight(layer.name, projection)
+            found, expected = (
+                adapter.weights([(layer.name, projection)])[0],
+                plain.weights([(layer.name, projection)])[0],
+            )
             assert found.dtype == torch.float32 and (found - expected).norm() < tolerance * expected.norm()
     settings = pack.core.closed_form.ClosedFormSettings(imagined_words=4)
     patch = pack.core.closed_form.forget_closed_form(
@@ -202,9 +205,9 @@ def test_gradients_through_quantised_weights_are_refused_by_name(pack, miniature
 def test_the_closed_form_refuses_weights_it_cannot_read(pack, miniature):
     adapter = adapter_of(pack, gguf(pack), miniature)
     with pytest.raises(pack.error, match="got GGMLTensor in .*attn2.to_"):
-        adapter.weight(adapter.cross_attention()[0].name, "to_v")
+        adapter.weights([(adapter.cross_attention()[0].name, "to_v")])[0]
     packed = stored(pack, torch.float32, miniature_weights(pack))
     module = packed.model.diffusion_model.get_submodule("input_blocks.1.1.transformer_blocks.0.attn2.to_v")
     module._parameters["weight"] = torch.nn.Parameter(torch.zeros(4, 4, dtype=torch.uint8), requires_grad=False)
     with pytest.raises(pack.error, match="got torch.uint8 in diffusion_model.input_blocks.1"):
-        adapter_of(pack, packed, miniature).weight(adapter.cross_attention()[0].name, "to_v")
+        adapter_of(pack, packed, miniature).weights([(adapter.cross_attention()[0].name, "to_v")])[0]

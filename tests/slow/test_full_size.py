@@ -189,11 +189,11 @@ def test_closed_form_patch_is_applied_by_pack_and_host(pack, loaded, run, folder
     assert "another base model" not in report
     stock, _ = nodes.LoraLoader().load_lora(loaded.model, loaded.clip, "forget_me_not/forget.safetensors", 1.0, 0.0)
     layer = loaded.adapter.cross_attention()[-1].name
-    plain = loaded.adapter.weight(layer, "to_v")
+    plain = loaded.adapter.weights([(layer, "to_v")])[0]
     delta = patch.factors[pack.kohya_name(layer, "to_v")].delta()
     assert delta.norm() > 0
     for model in (patched, applied, stock):
-        weight = pack.adapter(model, loaded.clip).weight(layer, "to_v")
+        weight = pack.adapter(model, loaded.clip).weights([(layer, "to_v")])[0]
         torch.testing.assert_close(weight, plain + delta, atol=2e-3 if loaded.name == "SDXL" else 1e-5, rtol=1e-3)
 
 

@@ -93,7 +93,7 @@ def test_factors_equal_the_dense_edit_at_full_rank(model, zebra):
     for layer in model.cross_attention():
         for projection in ("to_k", "to_v"):
             name = f"lora_unet_{layer.name}_{projection}".replace(".", "_")
-            dense = (model.weight(layer.name, projection).double() @ edit).float()
+            dense = (model.weights([(layer.name, projection)])[0].double() @ edit).float()
             torch.testing.assert_close(patch.factors[name].delta(), dense, atol=2e-5, rtol=2e-4)
     assert patch.figures["rank_residual"] < 1e-12
 
@@ -104,7 +104,7 @@ def test_reported_figures_equal_what_the_patched_weights_do(model, zebra):
 
     source, target, preserve = rows_of(model, zebra, list(everyday_captions()))
     layer = model.cross_attention()[1]
-    w = model.weight(layer.name, "to_v").double()
+    w = model.weights([(layer.name, "to_v")])[0].double()
     new = w + patch.factors[f"lora_unet_{layer.name}_to_v".replace(".", "_")].delta().double()
     wanted, before = target @ w.T, source @ w.T
     missed = (source @ new.T - wanted).norm() / (before - wanted).norm()

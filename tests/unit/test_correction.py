@@ -54,7 +54,7 @@ def test_the_corrected_word_acts_like_its_context_and_the_context_is_kept(model,
     )
     patch = correct_concept(model, "apple", ["green apple"], inverted, settings)
     layer = model.cross_attention()[0]
-    w = model.weight(layer.name, "to_v")
+    w = model.weights([(layer.name, "to_v")])[0]
     new = w + patch.factors[f"lora_unet_{layer.name}_to_v".replace(".", "_")].delta()
     word, context = model.encode(["a drawing of a apple on a table", "a drawing of a green apple on a table"])
     wanted = context.context[6] @ w.T

@@ -49,6 +49,7 @@ class Word:
     other: str
 
 
+STEPS = 20
 WORDS = (Word("apple", "red apple", "crimson apple", "green apple"), Word("mouse", "mouse", "rodent", "computer mouse"))
 
 
@@ -117,7 +118,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a quarter of the pictures; writes no results page")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    world, rows, pictures = World(), [], []
+    world, rows, pictures = World(STEPS), [], []
     for case in WORDS:
         figures, images = row(world, case, args.quick)
         rows.append(figures)
@@ -133,7 +134,7 @@ def write_results(rows: list[dict], pictures: list[torch.Tensor]) -> None:
     text = f"""# Concept correction on the miniature
 
 Made by `python -m bench.correction` on {machine()}, {time.strftime("%Y-%m-%d")}. The word alone, 32 pictures (every style, unseen
-seeds, 12 steps, guidance 3); named_after: 8 pictures of the dominant meaning by its own name, which is forgotten with its inverted
+seeds, {STEPS} steps, guidance 3); named_after: 8 pictures of the dominant meaning by its own name, which is forgotten with its inverted
 tokens; keep_drop over 66 pictures of the other concepts.
 
 {markdown_table(rows, COLUMNS)}

@@ -14,7 +14,7 @@ from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLED_TEMPLATES, drawn_sty
 from mini_sd.generate import generate
 from mini_sd.judge import classify, load_judge
 
-STEPS = 12  # of sampling, against 20 elsewhere, to save time; before and after are sampled alike
+STEPS = 12  # of sampling, where no other number is given, to save time; before and after are sampled alike
 
 
 @dataclass
@@ -56,9 +56,10 @@ def others_ask(concepts: list[str], per_concept: int, first_seed: int) -> Ask:
 
 
 class World:
-    """MODEL, CLIP, VAE and judge; `pack` is this pack, imported as the host would."""
+    """MODEL, CLIP, VAE and judge; `pack` is this pack, imported as the host would; `steps` of sampling."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int = STEPS) -> None:
+        self.steps = steps
         self.pack = comfy_host.load_pack()
         self.host = sys.modules[f"{comfy_host.PACK_NAME}.nodes.host"]
         self.adapter_class = sys.modules[f"{comfy_host.PACK_NAME}.nodes.comfy_model"].ComfyModel
@@ -81,10 +82,10 @@ class World:
     def sample(self, ask: Ask, model: Any = None, extra: Any = None) -> torch.Tensor:
         """Pictures of an ask; those of the untouched model are made once."""
         if model is not None:
-            return generate(model, self.clip, self.vae, ask.prompts, ask.seeds, steps=STEPS, extra=extra)
+            return generate(model, self.clip, self.vae, ask.prompts, ask.seeds, steps=self.steps, extra=extra)
         key = tuple(zip(ask.prompts, ask.seeds))
         if key not in self._images:
-            self._images[key] = generate(self.model, self.clip, self.vae, ask.prompts, ask.seeds, steps=STEPS)
+            self._images[key] = generate(self.model, self.clip, self.vae, ask.prompts, ask.seeds, steps=self.steps)
         return self._images[key]
 
     def seen(self, images: torch.Tensor) -> tuple[list[str], list[str]]:

@@ -80,6 +80,26 @@ def concept_from_text(
     return Concept(lines, kind, own or list(default_templates(kind)), end_token=end_token, **references)
 
 
+def chain(previous: Sequence[Concept] | None, concepts: Sequence[Concept]) -> tuple[Concept, ...]:
+    """Both lists in one; raises ForgetError on a phrase or an embedding that comes twice, in any case of letters."""
+    joined = (*(previous or ()), *concepts)
+    seen = set()
+    for name in (n for concept in joined for n in concept.names()):
+        key = _key(name)
+        if key in seen:
+            what = f"the phrase {name.text!r}" if name.word is None else "the same embedding"
+            raise ForgetError(f"Expected every concept once, got {what} twice. Remove one of them.")
+        seen.add(key)
+    return joined
+
+
+def _key(name: Name) -> tuple[Any, ...]:
+    """A phrase as the tokenizer of CLIP reads it, where case and the number of spaces do not matter; the ids of vectors."""
+    if name.word is None:
+        return tuple(name.text.lower().split())
+    return tuple((encoder, *(vector_id(v) for v in vectors)) for encoder, vectors in sorted(name.word.items()))
+
+
 def check_concepts(model: ForgetModel, concepts: Sequence[Concept]) -> None:
     """Raises ForgetError on a phrase without tokens or of more than 75, and vectors that do not fit the text encoders."""
     tables: dict[str, torch.Tensor] = {}

@@ -193,6 +193,7 @@ class ComfyModel:
         return float(self.patcher.model.latent_format.scale_factor)
 
     def denoise(self, x: torch.Tensor, sigma: torch.Tensor, prompts: Iterable[EncodedPrompt]) -> torch.Tensor:
+        host.check_interrupted()
         prompts = list(prompts)
         context = torch.cat([p.context[None] for p in prompts]).to(self.device)
         pooled = [p.pooled for p in prompts if p.pooled is not None]

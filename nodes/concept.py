@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..fmn_core.concept import Concept, concept_from_text
+from ..fmn_core.concept import chain, concept_from_text
 from ..fmn_core.embedding_file import load_embedding
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.presets import SHIPPED, find_preset, list_presets, load_preset
-from ..fmn_core.tokens import END_TOKEN_CHOICES, Word, vector_id
+from ..fmn_core.tokens import END_TOKEN_CHOICES, Word
 from . import host, shared_inputs
 from .api import CATEGORY, ForgetConceptType, io
 from .references import checked_images, checked_masks
@@ -53,7 +52,7 @@ class ConceptNode(io.ComfyNode):
             pictures = None if images is None else checked_images(images)
             references = {"embedding": _word(embedding), "images": pictures, "masks": checked_masks(mask, pictures)}
             concept = concept_from_text(phrases, kind, templates, end_token, **references)
-        return io.NodeOutput(chained(previous, [concept]))
+        return io.NodeOutput(chain(previous, [concept]))
 
 
 class ConceptPreset(io.ComfyNode):
@@ -97,30 +96,7 @@ class ConceptPreset(io.ComfyNode):
     def execute(cls, preset, previous=None) -> io.NodeOutput:
         with torch.inference_mode(False):
             found = load_preset(preset, _folders())
-        return io.NodeOutput(chained(previous, found.concepts), found.listing())
-
-
-def chained(previous: Sequence[Concept] | None, concepts: Sequence[Concept]) -> tuple[Concept, ...]:
-    """Both lists in one; raises ForgetError on a phrase or an embedding that comes twice, in any case of letters."""
-    chain = (*(previous or ()), *concepts)
-    seen = set()
-    for concept in chain:
-        for name in concept.names():
-            key = _key(name.text) if name.word is None else _key_of_vectors(name.word)
-            if key in seen:
-                what = f"the phrase {name.text!r}" if name.word is None else "the same embedding"
-                raise ForgetError(f"Expected every concept once in the chain, got {what} twice. Remove one of them.")
-            seen.add(key)
-    return chain
-
-
-def _key(phrase: str) -> str:
-    """A phrase as the tokenizer of CLIP reads it: case and the number of spaces do not matter."""
-    return " ".join(phrase.lower().split())
-
-
-def _key_of_vectors(word: Word) -> tuple[Any, ...]:
-    return tuple((encoder, *(vector_id(v) for v in vectors)) for encoder, vectors in sorted(word.items()))
+        return io.NodeOutput(chain(previous, found.concepts), found.listing())
 
 
 def _folders() -> list[Path]:

@@ -28,8 +28,6 @@ class ConceptCorrection(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model that is to be corrected. It is not changed."),
                 io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
-                io.Vae.Input("vae", tooltip="Encodes the images."),
-                io.Image.Input("images", tooltip="Pictures of the dominant meaning; four to ten usually do."),
                 io.String.Input("word", default="apple", tooltip="The word, as prompts say it."),
                 io.String.Input(
                     "contexts",
@@ -50,33 +48,29 @@ class ConceptCorrection(io.ComfyNode):
                 io.Int.Input("rank", default=32, min=1, max=256, tooltip="Upper bound of the patch's LoRA rank."),
                 shared_inputs.seed(),
                 shared_inputs.patch_file("correct_apple"),
+                io.Vae.Input("vae", optional=True, tooltip="Encodes the images."),
+                io.Image.Input(
+                    "images", optional=True, tooltip="Pictures of the dominant meaning; four to ten usually do."
+                ),
                 io.Mask.Input("mask", optional=True, tooltip="Where in the images the dominant meaning is."),
                 ForgetConceptType.Input(
                     "inverted",
                     optional=True,
-                    tooltip="The dominant meaning as Invert Concept learned it; the images are then not inverted again.",
+                    tooltip="The dominant meaning as Invert Concept learned it, in place of images.",
                 ),
             ],
             outputs=shared_inputs.patch_outputs("Target missed and drift per layer."),
         )
 
     @classmethod
-    def execute(
-        cls, model, clip, vae, images, word, contexts, kind, file_name, mask=None, inverted=None, **options
-    ) -> io.NodeOutput:
+    def execute(cls, model, clip, word, contexts, file_name, inverted=None, **options) -> io.NodeOutput:
         stem, word, contexts = files.check_file_name(file_name), word.strip(), parse_lines(contexts)
         if not word:
             raise ForgetError("Expected a word to correct, got an empty text. Type the word that has several meanings.")
         with torch.inference_mode(False):
             adapter = ComfyModel(model, clip)
             check_meanings(adapter, word, contexts)
-            concept = _dominant(inverted)
-            lines = []
-            if concept is None:
-                settings = invert_concept.inversion_settings(options, "words", word)
-                inversion = invert_concept.invert(adapter, vae, images, mask, kind, settings, None)
-                concept = concept_from_text("", kind, embedding=inversion.word)
-                lines = invert_concept.report_of(inversion, None).splitlines()[:2]
+            concept, lines = (_connected(inverted), []) if inverted else _inverted(adapter, word, **options)
             chosen = ClosedFormSettings(
                 preservation=options["preservation"],
                 rank=options["rank"],
@@ -121,10 +115,22 @@ def _shares(
     ]
 
 
-def _dominant(inverted):
-    """The one inverted concept of a chain, or None; raises ForgetError when what is connected has no vectors."""
-    if not inverted:
-        return None
+def _inverted(
+    adapter: ComfyModel, word: str, kind: str, images=None, vae=None, mask=None, **options
+) -> tuple[Concept, list[str]]:
+    """The dominant meaning, learned from its images, and the report's lines on that; raises ForgetError without images."""
+    if images is None:
+        raise ForgetError(
+            "Expected images of the dominant meaning or an inverted concept, got neither. Connect one of them."
+        )
+    settings = invert_concept.inversion_settings(options, "words", word)
+    inversion = invert_concept.invert(adapter, vae, images, mask, kind, settings, None)
+    lines = invert_concept.report_of(inversion, None).splitlines()[:2]
+    return concept_from_text("", kind, embedding=inversion.word), lines
+
+
+def _connected(inverted) -> Concept:
+    """The one inverted concept of a chain; raises ForgetError when what is connected has no vectors."""
     found = [c for c in inverted if c.embedding is not None]
     if len(found) != 1:
         raise ForgetError(

@@ -9,7 +9,7 @@ import torch
 
 from ..fmn_core.augment import AugmentSettings, augment
 from ..fmn_core.cache import Cache, CachedEncoding, content_key, model_key
-from ..fmn_core.concept import Concept
+from ..fmn_core.concept import Concept, chain
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.gradient import concept_prompts
 from ..fmn_core.masks import check_mask
@@ -122,9 +122,9 @@ def pairs_of(adapter: ComfyModel, concept: Concept, count: int, steps: int, guid
     return Pairs(found["kept"], found["zeroed"], found["prompts"].tolist())
 
 
-def joined(chained: Any, concept: Concept | None) -> list[Concept]:
-    """The concepts of a chain and the node's own; raises ForgetError when there are none."""
-    concepts = [*(chained or ()), *([concept] if concept is not None else [])]
+def joined(previous: Any, concept: Concept | None) -> list[Concept]:
+    """The concepts of a chain and the node's own; raises ForgetError when there are none, and when one comes twice."""
+    concepts = chain(previous, [concept] if concept is not None else [])
     if not concepts:
         raise ForgetError("Expected something to forget, got nothing. Type a phrase, or connect a Concept.")
     return [dataclasses.replace(c) for c in concepts]

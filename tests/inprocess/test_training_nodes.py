@@ -109,8 +109,8 @@ def prediction(model):
         return model.model.apply_model(x, torch.tensor([2.0]), c_crossattn=context).clone()
 
 
-@pytest.mark.parametrize("node", ["invert", "correct"])
-def test_a_failed_inversion_leaves_model_and_clip_untouched(pack, run, miniature, monkeypatch, node):
+@pytest.mark.parametrize("node", ["invert", "correct", "pairs"])
+def test_an_interrupted_run_leaves_model_and_clip_untouched(pack, run, miniature, monkeypatch, node):
     before, calls = state(*miniature[:2]), []
 
     class StopError(Exception):
@@ -137,6 +137,18 @@ def test_checkpointing_gives_the_same_patch(run, method, weights):
         delta = factors.delta()
         torch.testing.assert_close(found[1].factors[name].delta(), delta, atol=1e-6, rtol=1e-3)
     assert max(float(f.delta().abs().max()) for f in found[0].factors.values()) > 1e-4
+
+
+def test_a_concept_that_is_typed_and_connected_is_refused(pack, run):
+    concept = pack.train_patch.concept_from_text("zebra\nstriped horse")
+    for node in ("train", "pairs"):
+        with pytest.raises(pack.error, match="Expected every concept once, got the phrase 'Zebra' twice"):
+            run(node, phrase="Zebra", concepts=(concept,))
+
+
+def test_a_correction_wants_images_or_an_inverted_concept(pack, run):
+    with pytest.raises(pack.error, match="Expected images of the dominant meaning or an inverted concept, got neither"):
+        run("correct", images=None)
 
 
 @pytest.mark.parametrize("node", ["train", "invert", "correct"])

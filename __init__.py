@@ -13,8 +13,13 @@ from .nodes.concept_correction import ConceptCorrection
 from .nodes.encode_prompt import EncodePrompt
 from .nodes.face_mask import FaceMask
 from .nodes.forget_cache import ClearForgetCache
+from .nodes.gated_patch import GatedForgetPatch, ScheduleForgetPatch
+from .nodes.install_embedding import InstallPatchEmbedding
 from .nodes.invert_concept import InvertConcept
+from .nodes.merge_patches import MergeForgetPatches
 from .nodes.miniature import LoadMiniature
+from .nodes.patch_info import ForgetPatchInfo, SaveForgetPatch
+from .nodes.shrink_patch import ShrinkForgetPatch
 from .nodes.train_patch import TrainForgetPatch
 from .nodes.training_options import TrainingOptions
 from .nodes.visual_pairs import VisualDenoisingPairs
@@ -29,6 +34,13 @@ NODES = [
     TrainingOptions,
     VisualDenoisingPairs,
     ApplyForgetPatch,
+    GatedForgetPatch,
+    ScheduleForgetPatch,
+    MergeForgetPatches,
+    ShrinkForgetPatch,
+    ForgetPatchInfo,
+    SaveForgetPatch,
+    InstallPatchEmbedding,
     InvertConcept,
     ConceptCorrection,
     ConceptNode,

@@ -1,6 +1,6 @@
 """Concept correction on the miniature: python -m bench.correction [--quick] [--json FILE]
 
-Rows: word, dominant_before, other_before, dominant_after, other_after, named_after, keep_drop, inversion_seconds, seconds, patch_bytes.
+Rows: word, guidance, dominant_before, other_before, dominant_after, other_after, named_after, keep_drop, inversion_seconds, seconds, patch_bytes.
 dominant, other: shares of pictures of the bare word in which the judge sees the dominant and the other meaning; named_after: share in which it
 still sees the dominant meaning when that is asked for by its own name; keep_drop: share that the other concepts lose. The
 images that are inverted are made by the model itself; seeds of training and measuring differ. Writes
@@ -27,6 +27,7 @@ from mini_sd.concepts import STYLE_NAMES
 
 COLUMNS = (
     "word",
+    "guidance",
     "dominant_before",
     "other_before",
     "dominant_after",
@@ -50,6 +51,8 @@ class Word:
 
 
 STEPS = 20
+# 3 is the miniature's own; at 5 a word's dominant meaning dominates more, as it does in models of full size.
+GUIDANCES = (3.0, 5.0)
 WORDS = (Word("apple", "red apple", "crimson apple", "green apple"), Word("mouse", "mouse", "rodent", "computer mouse"))
 
 
@@ -77,40 +80,50 @@ def corrected(world: World, case: Word) -> tuple[Applied, float]:
             word = core("inversion").invert_concept(adapter, references, templates, settings).word
         inversion_seconds = time.perf_counter() - started
         concept = core("concept").Concept([], "object", templates, embedding=word)
-        kept = core("closed_form").ClosedFormSettings(preserve_prompts=other_concepts(case.dominant))
-        patch = core("correction").correct_concept(adapter, case.word, [case.other], concept, kept)
+        correction = core("correction")
+        kept = core("closed_form").ClosedFormSettings(
+            preserve_prompts=other_concepts(case.dominant), preservation=correction.PRESERVATION
+        )
+        patch = correction.correct_concept(adapter, case.word, [case.other], concept, kept)
     return patched(world, patch), inversion_seconds
 
 
-def row(world: World, case: Word, quick: bool) -> tuple[dict[str, Any], torch.Tensor]:
-    """One row, and pictures of the word: before above, after below."""
-    per_style, others = (2 if quick else 8), other_concepts(case.dominant)
+def rows_of(world: World, case: Word, quick: bool) -> tuple[list[dict[str, Any]], torch.Tensor]:
+    """A row for each guidance, and pictures of the word: before above, after below."""
+    per_style, found = (2 if quick else 8), []
     bare, named = asked(case.word, case.dominant, per_style, 100), asked(case.named, case.dominant, 2, 300)
-    kept = others_ask(others, 1 if quick else 2, 500)
+    kept = others_ask(other_concepts(case.dominant), 1 if quick else 2, 500)
+    world.guidance = GUIDANCES[0]
     applied, inversion_seconds = corrected(world, case)
+    cost = {"inversion_seconds": round(inversion_seconds, 1), "seconds": round(applied.seconds, 2)}
+    chosen = Ask(*(list(v[::per_style]) for v in (bare.prompts, bare.seeds, bare.concepts, bare.styles)))
+    pictures = torch.cat([world.sample(chosen), world.sample(chosen, applied.model)])
+    for guidance in GUIDANCES[:1] if quick else GUIDANCES:
+        world.guidance = guidance
+        figures = measured(world, case, applied.model, bare, named, kept)
+        found.append({"word": case.word, "guidance": guidance, **figures, **cost, "patch_bytes": applied.patch_bytes})
+    return found, pictures
 
-    def seen(ask: Ask, model: Any = None) -> list[str]:
-        return world.seen(world.sample(ask, model))[0]
+
+def measured(world: World, case: Word, model: Any, bare: Ask, named: Ask, kept: Ask) -> dict[str, Any]:
+    """Shares of the word's meanings before and after, and what the other concepts lose."""
+
+    def seen(ask: Ask, patched: Any = None) -> list[str]:
+        return world.seen(world.sample(ask, patched))[0]
 
     def of(names: list[str], wanted: str) -> float:
         return share(names, [wanted] * len(names))
 
-    before, after = seen(bare), seen(bare, applied.model)
-    lost = share(seen(kept), kept.concepts) - share(seen(kept, applied.model), kept.concepts)
-    figures = {
-        "word": case.word,
+    before, after = seen(bare), seen(bare, model)
+    lost = share(seen(kept), kept.concepts) - share(seen(kept, model), kept.concepts)
+    return {
         "dominant_before": of(before, case.dominant),
         "other_before": of(before, case.other),
         "dominant_after": of(after, case.dominant),
         "other_after": of(after, case.other),
-        "named_after": of(seen(named, applied.model), case.dominant),
+        "named_after": of(seen(named, model), case.dominant),
         "keep_drop": round(lost, 4),
-        "inversion_seconds": round(inversion_seconds, 1),
-        "seconds": round(applied.seconds, 2),
-        "patch_bytes": applied.patch_bytes,
     }
-    chosen = Ask(*(list(v[::per_style]) for v in (bare.prompts, bare.seeds, bare.concepts, bare.styles)))
-    return figures, torch.cat([world.sample(chosen), world.sample(chosen, applied.model)])
 
 
 def main() -> None:
@@ -120,10 +133,10 @@ def main() -> None:
     args = parser.parse_args()
     world, rows, pictures = World(STEPS), [], []
     for case in WORDS:
-        figures, images = row(world, case, args.quick)
-        rows.append(figures)
+        figures, images = rows_of(world, case, args.quick)
+        rows += figures
         pictures.append(images)
-        print(json.dumps(figures), flush=True)
+        print("\n".join(json.dumps(r) for r in figures), flush=True)
     if args.json:
         args.json.write_text(json.dumps({"rows": rows, "machine": machine()}, indent=2) + "\n")
     if not args.quick:
@@ -134,8 +147,8 @@ def write_results(rows: list[dict], pictures: list[torch.Tensor]) -> None:
     text = f"""# Concept correction on the miniature
 
 Made by `python -m bench.correction` on {machine()}, {time.strftime("%Y-%m-%d")}. The word alone, 32 pictures (every style, unseen
-seeds, {STEPS} steps, guidance 3); named_after: 8 pictures of the dominant meaning by its own name, which is forgotten with its inverted
-tokens; keep_drop over 66 pictures of the other concepts.
+seeds, {STEPS} steps); named_after: 8 pictures of the dominant meaning by its own name, which is forgotten with its inverted
+tokens; keep_drop over 66 pictures of the other concepts. The pictures below are at guidance {GUIDANCES[0]:g}.
 
 {markdown_table(rows, COLUMNS)}
 

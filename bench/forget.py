@@ -19,7 +19,7 @@ import torch
 
 from bench.methods import Method, by_gradient, closed_form, half_of, other_half_of, published, zero_attention
 from bench.pages import grid_page
-from bench.world import Ask, Evaluation, World, other_concepts
+from bench.world import Evaluation, World, other_concepts
 from mini_sd.comfy_host import REPOSITORY
 
 CONCEPTS = ("zebra", "dog", "red apple", "santa claus", "pizza")
@@ -96,7 +96,8 @@ def run(world: World, concepts: list[str], rate: float, quick: bool, only: str) 
 def one_row(
     world: World, name: str, method: Method, concept: str, others: list[str], quick: bool
 ) -> tuple[dict, torch.Tensor]:
-    per_other = 66 // len(others) if name in ("closed form", HALF) and not quick else 1
+    # one picture of a concept lost must not look like three points
+    per_other = 4 if name.startswith("closed form") and not quick else 1
     evaluation = Evaluation(world, concept, others, quick, per_other=per_other)
     with method(world, concept) as applied:
         figures = evaluation.measure(applied.model, applied.sampler)
@@ -106,13 +107,11 @@ def one_row(
 
 
 def markdown_table(rows: list[dict], columns: tuple[str, ...]) -> str:
-    """Rows as a table; drift with four digits, other shares and seconds with two."""
+    """Rows as a table; drift with four digits, what is lost with three, other shares and seconds with two."""
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    digits = {c: 4 if "drift" in c else (3 if "drop" in c else 2) for c in columns}
     for row in rows:
-        cells = [
-            f"{row[c]:.4f}" if "drift" in c else (f"{row[c]:.2f}" if isinstance(row[c], float) else str(row[c]))
-            for c in columns
-        ]
+        cells = [f"{row[c]:.{digits[c]}f}" if isinstance(row[c], float) else str(row[c]) for c in columns]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -129,14 +128,14 @@ def search_text(search: list[str]) -> str:
     return f"The search for the published loop's best single setting (quick, some of the concepts, other seeds):\n\n{lines}\n"
 
 
-def write_results(rows: list[dict], floors: dict[str, float], search: list[str], pictures: dict, world: World) -> None:
+def write_results(rows: list[dict], floors: dict[str, float], search: list[str], made_on: str) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = f"""# Forgetting on the miniature
 
-Made by `python -m bench.forget` on {machine()}, {time.strftime("%Y-%m-%d")}. One concept at a time, the same settings for all.
+Made by `python -m bench.forget` on {made_on}, {time.strftime("%Y-%m-%d")}. One concept at a time, the same settings for all.
 forget, synonym: share of pictures in which the judge still sees the concept (lower is better; 4 and 1 pictures per style in
-which the concept was drawn; seeds and templates that nothing was made with). keep_drop: share lost by the other concepts (66 pictures
-for the first two methods, 33 for the others); unlisted_drop: by those of them that were not listed. style_after:
+which the concept was drawn; seeds and templates that nothing was made with). keep_drop: share lost by the other concepts (132 pictures
+for the closed form, 33 for the others); unlisted_drop: by those of them that were not listed. style_after:
 share in which the judge sees the prompt's style. drift: mean squared error of the other concepts' pictures (0..1). patch_bytes: the file.
 Sampling: Euler, 12 steps, guidance 3.
 
@@ -149,6 +148,10 @@ The floor: how often the untouched model draws the concept when the phrase is le
 ![one picture per method and concept](forget.png)
 """
     (RESULTS / "forget.md").write_text(text)
+
+
+def write_picture(pictures: dict, world: World) -> None:
+    """forget.png: the first picture of every method (rows) and concept (columns)."""
     concepts = list(dict.fromkeys(c for _, c in pictures))
     names = [n for n in dict.fromkeys(n for n, _ in pictures) if all((n, c) in pictures for c in concepts)]
     before = [world.sample(Evaluation(world, c, []).target)[:1] for c in concepts]
@@ -156,22 +159,11 @@ The floor: how often the untouched model draws the concept when the phrase is le
     grid_page(images, ["before", *(n[:36] for n in names)], concepts, cell=96, left=240).save(RESULTS / "forget.png")
 
 
-def merged(files: list[Path], order: list[str]) -> tuple[list[dict], dict[str, float]]:
-    """Rows and floors of partial runs (--only with --json), in the order of the methods."""
+def merged(files: list[Path]) -> dict:
+    """One result of a run and partial ones (--only with --json), whose rows replace those of the first."""
     parts = [json.loads(f.read_text()) for f in files]
-    rows = sorted((r for p in parts for r in p["rows"]), key=lambda r: order.index(r["method"]))
-    return rows, parts[0]["floor"]
-
-
-def first_pictures(world: World, rows: list[dict], rate: float) -> dict:
-    """One picture of every method and concept in the rows, made anew."""
-    pictures = {}
-    for name, concept in ((r["method"], r["concept"]) for r in rows):
-        ask = Evaluation(world, concept, []).target
-        one = Ask(ask.prompts[:1], ask.seeds[:1], ask.concepts[:1], ask.styles[:1])
-        with methods(rate)[name][0](world, concept) as applied:
-            pictures[name, concept] = applied.sampler(one) if applied.sampler else world.sample(one, applied.model)
-    return pictures
+    rows = {(r["method"], r["concept"]): r for p in parts for r in p["rows"]}
+    return {**parts[0], "rows": list(rows.values())}
 
 
 def main() -> None:
@@ -183,23 +175,26 @@ def main() -> None:
     parser.add_argument("--merge", type=Path, nargs="+", help="JSON files of runs with --only, in place of measuring")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    world, concepts = World(), [c.strip() for c in args.concepts.split(",")]
-    rate, search = args.published_rate, []
+    concepts = [c.strip() for c in args.concepts.split(",")]
+    found = merged(args.merge) if args.merge else measured(args, concepts)
+    print(markdown_table(found["rows"], COLUMNS))
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
+    if args.merge or not (args.quick or args.only):
+        write_results(found["rows"], found["floor"], found["published_search"], found["machine"])
+
+
+def measured(args: argparse.Namespace, concepts: list[str]) -> dict:
+    """Searches, measures and, in a whole run, draws."""
+    world, search, rate = World(), [], args.published_rate
     if rate is None:
         rate, search = best_published_rate(world, concepts[:1] if args.quick else concepts[::2])
-    if args.merge:
-        rows, floors = merged(args.merge, list(methods(rate)))
-        pictures = first_pictures(world, rows, rate)
-    else:
-        floors = {c: Evaluation(world, c, [], args.quick).fallback_rate() for c in concepts}
-        rows, pictures = run(world, concepts, rate, args.quick, args.only)
-    print(markdown_table(rows, COLUMNS))
+    floors = {c: Evaluation(world, c, [], args.quick).fallback_rate() for c in concepts}
     print("floor:", floors)
-    if args.json:
-        found = {"rows": rows, "floor": floors, "published_search": search, "machine": machine()}
-        args.json.write_text(json.dumps(found, indent=2) + "\n")
-    if not args.quick and not args.only:
-        write_results(rows, floors, search, pictures, world)
+    rows, pictures = run(world, concepts, rate, args.quick, args.only)
+    if not (args.quick or args.only):
+        write_picture(pictures, world)
+    return {"rows": rows, "floor": floors, "published_search": search, "machine": machine()}
 
 
 if __name__ == "__main__":

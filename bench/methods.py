@@ -35,7 +35,7 @@ Method = Callable[..., contextlib.AbstractContextManager[Applied]]
 def patched(world: World, patch: Any) -> Applied:
     """MODEL with the patch as its file holds it."""
     with tempfile.TemporaryDirectory() as folder:
-        size = world.core("patch").save_patch(patch, Path(folder) / "patch.safetensors")
+        size = world.core("patch_file").save_patch(patch, Path(folder) / "patch.safetensors")
     model, _ = world.host.apply_patch(world.model, patch.as_stored(), 1.0)
     drift = patch.figures.get("drift")
     return Applied(model, None, patch.figures["seconds"], size, f"{drift[-1][1]:.3f}" if drift else "")

@@ -1,6 +1,6 @@
 """Writes the README's tables from the results of the bench: python -m bench.readme_tables
 
-Reads bench/results/forget.json and correction.json; nothing in the tables is typed by hand.
+Reads bench/results/forget.json, correction.json, method.json and patches.json; nothing in the tables is typed by hand.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ def mean_worst(values: list[float], digits: int = 2) -> str:
     return f"{sum(values) / len(values):.{digits}f} ({max(values):.{digits}f})"
 
 
+def kilobytes(size: float) -> str:
+    return f"{size / 1000:,.0f} kB" if size else "none"
+
+
 def forget_table() -> str:
     """Mean and worst over the concepts, a row for each method."""
     rows = load("forget")
@@ -34,7 +38,6 @@ def forget_table() -> str:
         of = [r for r in rows if r["method"] == method]
         column = {k: [r[k] for r in of] for k in of[0]}
         style = column["style_after"]
-        size = sum(column["patch_bytes"]) / len(of) / 1000
         lines.append(
             [
                 method,
@@ -44,7 +47,7 @@ def forget_table() -> str:
                 f"{sum(style) / len(style):.2f} ({min(style):.2f})",
                 f"{sum(column['drift']) / len(of):.4f}",
                 f"{sum(column['seconds']) / len(of):.1f}",
-                f"{size:,.0f} kB" if size else "none",
+                kilobytes(sum(column["patch_bytes"]) / len(of)),
             ]
         )
     return table(
@@ -64,16 +67,61 @@ def forget_table() -> str:
 
 def correction_table() -> str:
     """Every corrected word."""
-    header = ["word", "dominant meaning", "other meaning", "others lost", "dominant meaning by its own name"]
+    header = [
+        "word",
+        "guidance",
+        "dominant meaning",
+        "other meaning",
+        "others lost",
+        "dominant meaning by its own name",
+    ]
     rows = [
         [
             f'"{r["word"]}"',
+            f"{r['guidance']:g}",
             f"{r['dominant_before']:.2f} -> {r['dominant_after']:.2f}",
             f"{r['other_before']:.2f} -> {r['other_after']:.2f}",
             f"{r['keep_drop']:.3f}",
             f"{r['named_after']:.2f}",
         ]
         for r in load("correction")
+    ]
+    return table(header, rows)
+
+
+def several_table() -> str:
+    """One, five and ten concepts in one go, a row for each method and number."""
+    header = ["method", "concepts", "still seen", "others lost", "style kept", "drift", "seconds", "patch"]
+    rows = [
+        [
+            r["method"],
+            r["concepts"] if r["concepts"].isdigit() else "1",
+            f"{r['forget_after']:.2f}",
+            f"{r['keep_drop']:.3f}",
+            f"{r['style_after']:.2f}",
+            f"{r['drift']:.4f}",
+            f"{r['seconds']:.1f}",
+            kilobytes(r["patch_bytes"]),
+        ]
+        for r in load("method")
+        if r["part"] == "several"
+    ]
+    return table(header, rows)
+
+
+def patches_table() -> str:
+    """What merging costs, by number of patches; the gate."""
+    header = ["case", "patches", "still seen", "others lost", "drift", "seconds", "file"]
+    rows = [
+        [
+            r["case"],
+            str(r["patches"]),
+            *(f"{r[k]:.{d}f}" if r[k] != "" else "" for k, d in (("forget_after", 2), ("keep_drop", 3), ("drift", 4))),
+            f"{r['seconds']:.1f}",
+            kilobytes(r["bytes"]),
+        ]
+        for r in load("patches")
+        if not r["case"].startswith("strength")
     ]
     return table(header, rows)
 
@@ -92,6 +140,8 @@ def main() -> None:
     for marker, content in (
         ("results", forget_table()),
         ("correction", correction_table()),
+        ("several", several_table()),
+        ("patches", patches_table()),
     ):
         text = put(text, marker, content)
     README.write_text(text)

@@ -21,7 +21,8 @@ from bench.pages import before_after_page
 from fmn_core.closed_form import ClosedFormSettings, forget_closed_form
 from fmn_core.concept import make_concept
 from fmn_core.diffusers_model import DiffusersModel
-from fmn_core.patch import ForgetPatch, save_patch
+from fmn_core.patch import ForgetPatch
+from fmn_core.patch_file import save_patch
 from mini_sd import comfy_host
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, caption_of
 from mini_sd.judge import classify, load_judge

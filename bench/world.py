@@ -11,7 +11,7 @@ import torch
 from bench.judged import drift, share
 from mini_sd import comfy_host
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLED_TEMPLATES, drawn_styles, with_article
-from mini_sd.generate import generate
+from mini_sd.generate import GUIDANCE, generate
 from mini_sd.judge import classify, load_judge
 
 STEPS = 12  # of sampling, where no other number is given, to save time; before and after are sampled alike
@@ -56,10 +56,10 @@ def others_ask(concepts: list[str], per_concept: int, first_seed: int) -> Ask:
 
 
 class World:
-    """MODEL, CLIP, VAE and judge; `pack` is this pack, imported as the host would; `steps` of sampling."""
+    """MODEL, CLIP, VAE and judge; `pack` is this pack, imported as the host would; steps and guidance of sampling."""
 
-    def __init__(self, steps: int = STEPS) -> None:
-        self.steps = steps
+    def __init__(self, steps: int = STEPS, guidance: float = GUIDANCE) -> None:
+        self.steps, self.guidance = steps, guidance
         self.pack = comfy_host.load_pack()
         self.host = sys.modules[f"{comfy_host.PACK_NAME}.nodes.host"]
         self.adapter_class = sys.modules[f"{comfy_host.PACK_NAME}.nodes.comfy_model"].ComfyModel
@@ -81,11 +81,12 @@ class World:
 
     def sample(self, ask: Ask, model: Any = None, extra: Any = None) -> torch.Tensor:
         """Pictures of an ask; those of the untouched model are made once."""
+        setting = {"steps": self.steps, "guidance": self.guidance}
         if model is not None:
-            return generate(model, self.clip, self.vae, ask.prompts, ask.seeds, steps=self.steps, extra=extra)
-        key = tuple(zip(ask.prompts, ask.seeds))
+            return generate(model, self.clip, self.vae, ask.prompts, ask.seeds, extra=extra, **setting)
+        key = (self.guidance, *zip(ask.prompts, ask.seeds))
         if key not in self._images:
-            self._images[key] = generate(self.model, self.clip, self.vae, ask.prompts, ask.seeds, steps=self.steps)
+            self._images[key] = generate(self.model, self.clip, self.vae, ask.prompts, ask.seeds, **setting)
         return self._images[key]
 
     def seen(self, images: torch.Tensor) -> tuple[list[str], list[str]]:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from .errors import ForgetError
-from .model import ForgetModel
+from .model import ForgetModel, TextModel
 from .tokens import EncodedPrompt, Word
 
 log = logging.getLogger("forget-me-not")
@@ -110,7 +110,7 @@ def model_key(model: ForgetModel, channels: int = 4) -> str:
     return content_key("model", _rounded(x0), sigmas, [list(k.weight.shape) for k in keys])
 
 
-def text_key(model: ForgetModel) -> str:
+def text_key(model: TextModel) -> str:
     """A content key of what a model's text encoder computes, so that a LoRA, a fine-tune or another CLIP skip changes it.
 
     Hashes the context and the pooled embedding of a fixed prompt, rounded to 3 significant digits, and the sum of every
@@ -289,12 +289,12 @@ def _remove(path: Path) -> int:
 
 
 class CachedEncoding:
-    """A ForgetModel whose `encode` remembers the result of lists of at least 8 prompts; all else is the model's own.
+    """A TextModel, or ForgetModel, whose `encode` remembers the result of lists of at least 8 prompts; all else is the model's own.
 
     The result equals the model's exactly. Words whose vectors want gradients are never cached.
     """
 
-    def __init__(self, model: ForgetModel, cache: Cache):
+    def __init__(self, model: TextModel, cache: Cache):
         self._model, self._cache = model, cache
 
     def __getattr__(self, name: str) -> Any:

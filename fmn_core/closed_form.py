@@ -12,9 +12,10 @@ import torch
 from .concept import Concept, Name, check_concepts, name_tokens
 from .errors import ForgetError
 from .factors import weighted_range
-from .model import ForgetModel
+from .model import ForgetModel, TextModel
 from .patch import Factors, ForgetPatch, fingerprint, kohya_name
 from .preserve import IMAGINED_WORDS, encode_imagined, preserve_groups
+from .shrink import balanced
 from .tokens import EncodedPrompt, concept_columns
 
 PROJECTIONS = {"values": ("to_v",), "keys and values": ("to_k", "to_v")}
@@ -180,7 +181,7 @@ def template_pairs(concepts: list[Concept]) -> list[Pair]:
 
 
 def collect_moments(
-    model: ForgetModel,
+    model: TextModel,
     concepts: list[Concept],
     preserve: list[list[str]],
     imagined: int = 0,
@@ -214,7 +215,7 @@ def collect_moments(
     return halves[0], halves[1]
 
 
-def name_columns(model: ForgetModel, prompt: EncodedPrompt, name: Name) -> list[int]:
+def name_columns(model: TextModel, prompt: EncodedPrompt, name: Name) -> list[int]:
     """The name's own columns in a one-chunk prompt; raises ForgetError when there are none or more chunks."""
     if any(len(chunks) != 1 for chunks in prompt.tokens.values()):
         raise ForgetError(
@@ -304,12 +305,6 @@ def solve_factors(
     layers = layer_figures(moments, weights, basis @ down)
     figures |= {"rank": basis.shape[1], "rank_residual": residual, "layers": layers}
     return {kohya_name(*name): balanced(w @ basis, down) for name, w in weights.items()}, figures
-
-
-def balanced(up: torch.Tensor, down: torch.Tensor) -> Factors:
-    """Factors of equal norm, so that both survive half precision; alpha = rank."""
-    scale = (down.norm() / up.norm().clamp_min(1e-30)).sqrt()
-    return Factors((up * scale).float(), (down / scale.clamp_min(1e-30)).float(), float(down.shape[0]))
 
 
 def layer_figures(

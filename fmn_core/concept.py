@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -9,11 +10,12 @@ from typing import Any, NamedTuple
 import torch
 
 from .errors import ForgetError
-from .model import ForgetModel
+from .model import TextModel
 from .templates import check_templates, default_templates, parse_lines
 from .tokens import END_TOKEN_CHOICES, PLACEHOLDER, Word, vector_id
 
 MAX_PHRASE_TOKENS = 75
+_WIDEST = 4096
 
 
 class Name(NamedTuple):
@@ -47,8 +49,11 @@ class Concept:
 
     def as_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = {"phrases": list(self.phrases), "kind": self.kind}
+        if self.templates != list(default_templates(self.kind)):
+            found["templates"] = list(self.templates)
         if self.embedding is not None:
             found["vectors"] = len(next(iter(self.embedding.values())))
+            found["embedding"] = {k: packed_vectors(v) for k, v in sorted(self.embedding.items())}
         return found
 
     def label(self) -> str:
@@ -56,7 +61,37 @@ class Concept:
         return ", ".join(self.phrases) or "an inverted concept"
 
 
-def name_tokens(model: ForgetModel, name: Name) -> dict[str, list[int]]:
+def packed_vectors(vectors: torch.Tensor) -> dict[str, Any]:
+    """Vectors (m, width) as JSON: their shape, and float32 in base64."""
+    data = vectors.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
+    return {"shape": list(vectors.shape), "float32": base64.b64encode(data).decode()}
+
+
+def unpacked_vectors(saved: Any) -> torch.Tensor | None:
+    """What packed_vectors packed; None where it is something else, too large, or not finite."""
+    try:
+        count, width = (int(n) for n in saved["shape"])
+        data = base64.b64decode(saved["float32"], validate=True)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    if not (1 <= count <= MAX_PHRASE_TOKENS and 1 <= width <= _WIDEST and len(data) == 4 * count * width):
+        return None
+    vectors = torch.frombuffer(bytearray(data), dtype=torch.float32).reshape(count, width).clone()
+    return vectors if torch.isfinite(vectors).all() else None
+
+
+def concept_from_dict(saved: dict[str, Any]) -> Concept | None:
+    """The concept that `as_dict` described, or None when that does not say what to encode."""
+    kind = saved.get("kind", "object")
+    found = {k: unpacked_vectors(v) for k, v in (saved.get("embedding") or {}).items()}
+    word = {k: v for k, v in found.items() if v is not None}
+    phrases = list(saved.get("phrases", []))
+    if len(word) != len(found) or (saved.get("vectors") and not word) or not (phrases or word):
+        return None
+    return Concept(phrases, kind, saved.get("templates") or list(default_templates(kind)), word or None)
+
+
+def name_tokens(model: TextModel, name: Name) -> dict[str, list[int]]:
     """Token ids of a name per text encoder; vectors have negative ids."""
     if name.word is None:
         return model.phrase_tokens(name.text)
@@ -100,7 +135,7 @@ def _key(name: Name) -> tuple[Any, ...]:
     return tuple((encoder, *(vector_id(v) for v in vectors)) for encoder, vectors in sorted(name.word.items()))
 
 
-def check_concepts(model: ForgetModel, concepts: Sequence[Concept]) -> None:
+def check_concepts(model: TextModel, concepts: Sequence[Concept]) -> None:
     """Raises ForgetError on a phrase without tokens or of more than 75, and vectors that do not fit the text encoders."""
     tables: dict[str, torch.Tensor] = {}
     for concept in concepts:
@@ -111,7 +146,7 @@ def check_concepts(model: ForgetModel, concepts: Sequence[Concept]) -> None:
             check_word(concept.embedding, {k: t.shape[1] for k, t in tables.items()})
 
 
-def _check_phrase(model: ForgetModel, phrase: str) -> None:
+def _check_phrase(model: TextModel, phrase: str) -> None:
     longest = max(len(ids) for ids in model.phrase_tokens(phrase).values())
     if longest == 0:
         raise ForgetError(f"Expected a phrase of words, got {phrase!r}, which has no tokens. Type a word or a name.")
@@ -138,7 +173,7 @@ def check_word(word: Word, widths: dict[str, int]) -> None:
         raise ForgetError("Expected finite vectors, got NaN or infinity in the embedding. Invert the concept again.")
 
 
-def make_concept(model: ForgetModel, phrases: str, kind: str = "object", templates: str = "", **more: Any) -> Concept:
+def make_concept(model: TextModel, phrases: str, kind: str = "object", templates: str = "", **more: Any) -> Concept:
     """A concept from text boxes, checked against a model; see concept_from_text and check_concepts."""
     concept = concept_from_text(phrases, kind, templates, **more)
     check_concepts(model, [concept])

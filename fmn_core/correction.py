@@ -8,8 +8,11 @@ from dataclasses import replace
 from .closed_form import ClosedFormSettings, Pair, forget_closed_form, template_pairs
 from .concept import Concept, Name, check_concepts
 from .errors import ForgetError
-from .model import ForgetModel
+from .model import ForgetModel, TextModel
 from .patch import ForgetPatch
+
+# Correction has more to give than forgetting: the other meanings come back well before everything else is kept.
+PRESERVATION = 2.0
 
 
 def correction_pairs(word: str, contexts: list[str], inverted: Concept) -> list[Pair]:
@@ -23,7 +26,7 @@ def correction_pairs(word: str, contexts: list[str], inverted: Concept) -> list[
     return [*steered, *forgotten]
 
 
-def check_meanings(model: ForgetModel, word: str, contexts: list[str]) -> None:
+def check_meanings(model: TextModel, word: str, contexts: list[str]) -> None:
     """Raises ForgetError on a word or a context without tokens, and when there are no contexts."""
     if not contexts:
         raise ForgetError(
@@ -49,7 +52,7 @@ def correct_concept(
     """
     check_meanings(model, word, contexts)
     check_concepts(model, [inverted])
-    settings = settings or ClosedFormSettings()
+    settings = settings or ClosedFormSettings(preservation=PRESERVATION)
     settings = replace(settings, preserve_prompts=[*contexts, *settings.preserve_prompts])
     patch = forget_closed_form(model, [inverted], settings, progress, correction_pairs(word, contexts, inverted))
     patch.concepts = [{**inverted.as_dict(), "corrects": word, "contexts": list(contexts)}]

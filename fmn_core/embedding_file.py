@@ -12,7 +12,7 @@ import torch
 
 from .concept import MAX_PHRASE_TOKENS, check_word
 from .errors import ForgetError
-from .safetensors_file import write_safetensors
+from .safetensors_file import safetensors_bytes, write_whole
 from .tokens import Word
 
 FORMAT_VERSION = "1"
@@ -58,21 +58,26 @@ class Embedding:
         }
 
 
-def save_embedding(embedding: Embedding, path: Path) -> int:
-    """Writes NAME.safetensors in float32 to a temporary file and moves it into place; returns its size in bytes.
+def embedding_bytes(embedding: Embedding, name: str) -> bytes:
+    """The content of the file NAME.safetensors, in float32.
 
     One encoder is stored as `emb_params` (m, width), SDXL's two as `clip_l` and `clip_g`. Raises ForgetError when the
-    vectors cannot be used (see load_embedding) or a prompt could not name the file; nothing is written then.
+    vectors cannot be used (see load_embedding) or a prompt could not name the file.
     """
-    check_embedding_name(path.name)
-    _check_vectors(embedding.word, path.name)
+    check_embedding_name(name)
+    _check_vectors(embedding.word, name)
     keys = {encoder: key for key, encoder in ENCODER_KEYS.items()}
     single = len(embedding.word) == 1
     tensors = {
         SINGLE_KEY if single else keys[encoder]: v.detach().to("cpu", torch.float32).contiguous()
         for encoder, v in embedding.word.items()
     }
-    return write_safetensors(tensors, embedding.metadata(), path)
+    return safetensors_bytes(tensors, embedding.metadata())
+
+
+def save_embedding(embedding: Embedding, path: Path) -> int:
+    """Writes an embedding's file, whole or not at all, see embedding_bytes; returns its size in bytes."""
+    return write_whole(embedding_bytes(embedding, path.name), path)
 
 
 def check_embedding_name(name: str) -> None:

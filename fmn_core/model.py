@@ -23,15 +23,10 @@ class CrossAttention:
     projections: dict[str, torch.nn.Module]
 
 
-class ForgetModel(Protocol):
-    """What the method needs of a model.
-
-    Shapes: latents (B, C, h, w) in the model's own scale; sigma (B,) is the noise level of x = x0 + sigma e
-    (variance-exploding, for eps and v-prediction alike); context (B, l, dim).
-    """
+class TextModel(Protocol):
+    """The text encoders of a model: all that merging and measuring patches need."""
 
     vocabulary: Vocabulary
-    device: torch.device
 
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
         """Token ids of a phrase per text encoder, without start, end and padding."""
@@ -47,6 +42,16 @@ class ForgetModel(Protocol):
     def token_embeddings(self) -> dict[str, torch.Tensor]:
         """The table of token embeddings (vocabulary, width) of each text encoder, float32 on the CPU."""
         ...
+
+
+class ForgetModel(TextModel, Protocol):
+    """What the method needs of a model.
+
+    Shapes: latents (B, C, h, w) in the model's own scale; sigma (B,) is the noise level of x = x0 + sigma e
+    (variance-exploding, for eps and v-prediction alike); context (B, l, dim).
+    """
+
+    device: torch.device
 
     def cross_attention(self) -> list[CrossAttention]:
         """The attn2 layers in the order in which a forward pass meets them."""

@@ -1,29 +1,33 @@
-"""ForgetPatch: what was learned, as low-rank factors, and its file."""
+"""ForgetPatch: what was learned, as low-rank factors, and where it comes from."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from .errors import ForgetError
+from . import __version__
 from .model import ForgetModel
-from .safetensors_file import write_safetensors
 
 FORMAT_VERSION = "1"
-_PREFIX = "lora_unet_"
-_KEY = re.compile(rf"^({_PREFIX}[a-z0-9_]+)\.(lora_up\.weight|lora_down\.weight|alpha)$")
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+TOOL = f"comfyui-forget-me-not {__version__}"
+# What the maker of a patch may say of it, and the metadata that other tools look for it in; the preview is a data URI.
+ABOUT = {
+    "title": "modelspec.title",
+    "author": "modelspec.author",
+    "licence": "modelspec.license",
+    "notes": "modelspec.description",
+    "preview": "modelspec.thumbnail",
+}
+PREFIX = "lora_unet_"
 
 
 def kohya_name(layer: str, projection: str = "") -> str:
     """The kohya-style LoRA name of a module: lora_unet_ and its diffusers path with underscores."""
-    return _PREFIX + (f"{layer}.{projection}" if projection else layer).replace(".", "_")
+    return PREFIX + (f"{layer}.{projection}" if projection else layer).replace(".", "_")
 
 
 @dataclass
@@ -50,7 +54,8 @@ class ForgetPatch:
     """Factors by kohya name, and where they come from.
 
     `concepts`: one dict per concept (phrases, kind). `base`: fingerprint of the model it was made on. `settings` and
-    `figures`: what was asked for and what was measured, JSON-serialisable.
+    `figures`: what was asked for and what was measured, JSON-serialisable. `about`: what its maker says of it, by the names
+    in ABOUT. `tool`: what made it, and its version.
     """
 
     factors: dict[str, Factors]
@@ -58,6 +63,8 @@ class ForgetPatch:
     base: dict[str, Any]
     settings: dict[str, Any]
     figures: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+    tool: str = TOOL
 
     def state_dict(self, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
         """The tensors as they are stored: kohya keys, contiguous, on the CPU."""
@@ -73,7 +80,7 @@ class ForgetPatch:
         stored = {
             n: Factors(f.up.to(dtype).float(), f.down.to(dtype).float(), f.alpha) for n, f in self.factors.items()
         }
-        return ForgetPatch(stored, self.concepts, self.base, self.settings, self.figures)
+        return replace(self, factors=stored)
 
     def metadata(self) -> dict[str, str]:
         """File metadata, strings only: ss_* and modelspec.* for other tools, fmn.* for this one."""
@@ -88,7 +95,10 @@ class ForgetPatch:
             "modelspec.architecture": f"{self.base.get('architecture', 'stable-diffusion')}/lora",
             "modelspec.title": f"Forget {phrases}",
             "modelspec.description": f"Makes the model forget: {phrases}. Apply like any LoRA, strength 1.",
+            **{ABOUT[name]: text for name, text in self.about.items() if text},
             "fmn.version": FORMAT_VERSION,
+            "fmn.tool": self.tool,
+            "fmn.about": json.dumps({k: v for k, v in self.about.items() if k != "preview"}, sort_keys=True),
             "fmn.concepts": json.dumps(self.concepts, sort_keys=True),
             "fmn.base": json.dumps(self.base, sort_keys=True),
             "fmn.settings": json.dumps(self.settings, sort_keys=True),
@@ -125,103 +135,17 @@ def architecture(layers: int, context_dim: int) -> str:
     return known.get((layers, context_dim), f"unet-{layers}x{context_dim}")
 
 
-def same_base(a: dict[str, Any], b: dict[str, Any], tolerance: float = 2e-3) -> bool:
-    """Whether two fingerprints belong to the same base model."""
-    if a.get("shapes") != b.get("shapes"):
-        return False
-    return all(math.isclose(x, y, rel_tol=tolerance) for x, y in zip(a.get("norms", []), b.get("norms", [])))
-
-
-def save_patch(patch: ForgetPatch, path: Path, dtype: torch.dtype = torch.float16) -> int:
-    """Writes the patch as safetensors to a temporary file and moves it into place; returns its size in bytes.
-
-    Raises ForgetError when a factor is not finite in the stored precision; nothing is written then.
-    """
-    tensors = patch.state_dict(dtype)
-    for key, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise ForgetError(
-                f"Expected finite factors, got NaN or infinity in {key}. Lower the learning rate or the strength."
-            )
-    return write_safetensors(tensors, patch.metadata(), path)
-
-
-def load_patch(path: Path) -> ForgetPatch:
-    """Reads and checks a patch file.
-
-    Accepts any LoRA with kohya-style UNet keys; the fmn.* metadata may be absent. Raises ForgetError, with the reason,
-    on a missing, truncated, pickled or foreign file, unknown key names, wrong shapes or dtypes, NaN or infinity.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise ForgetError(
-            f"Expected a patch file, found none at {path.name}. Choose another file or train the patch first."
-        )
-    with path.open("rb") as f:
-        head = f.read(9)
-    # A safetensors header can start with the same two bytes as a pickle: they are its length. Then a brace follows.
-    if head[8:] != b"{" and (head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] <= b"\x05")):
-        raise ForgetError(
-            f"Expected a safetensors file, got a pickle in {path.name}, which can run code. It was not opened."
-        )
-    try:
-        with safe_open(path, framework="pt") as f:
-            metadata = f.metadata() or {}
-            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 (safe_open is no dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ForgetError(
-            f"Expected a safetensors file, but {path.name} is corrupt, cut short or of another format ({error})."
-        ) from error
-    return ForgetPatch(
-        factors=_factors(tensors, path.name),
-        concepts=_json(metadata, "fmn.concepts", []),
-        base=_json(metadata, "fmn.base", {}),
-        settings=_json(metadata, "fmn.settings", {}),
-        figures=_json(metadata, "fmn.figures", {}),
+def base_difference(patch: dict[str, Any], model: dict[str, Any], tolerance: float = 2e-3) -> str:
+    """Why the fingerprint of a patch's base is not that of a model, in words; empty where it is, or is not known."""
+    if not patch:
+        return ""
+    if patch.get("shapes") != model.get("shapes"):
+        return f"the patch was made on another architecture ({patch.get('architecture', 'unknown')})"
+    pairs = list(zip(patch.get("norms", []), model.get("norms", [])))
+    changes = [abs(x - y) / max(abs(x), 1e-12) for x, y in pairs if not math.isclose(x, y, rel_tol=tolerance)]
+    if not changes:
+        return ""
+    return (
+        f"the patch was made on another base model, or a fine-tune: {len(changes)} of {len(pairs)} attention keys differ, "
+        f"by up to {max(changes):.1%} of their norm"
     )
-
-
-def _json(metadata: dict[str, str], key: str, default):
-    try:
-        value = json.loads(metadata.get(key, ""))
-    except json.JSONDecodeError:
-        return default
-    return value if isinstance(value, type(default)) else default
-
-
-def _factors(tensors: dict[str, torch.Tensor], file: str) -> dict[str, Factors]:
-    """Groups and checks the tensors of a file."""
-    groups: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        match = _KEY.match(key)
-        if match is None:
-            raise ForgetError(
-                f"Expected only kohya-style UNet LoRA keys in {file}, got {key!r}. This is not a forget patch."
-            )
-        if tensor.dtype not in _FLOATS:
-            raise ForgetError(f"Expected floating-point factors in {file}, got {tensor.dtype} in {key!r}.")
-        if not torch.isfinite(tensor.float()).all():
-            raise ForgetError(
-                f"Expected finite factors in {file}, got NaN or infinity in {key!r}. Train the patch again."
-            )
-        groups.setdefault(match[1], {})[match[2]] = tensor
-    if not groups:
-        raise ForgetError(f"Expected LoRA factors in {file}, got an empty file. Train the patch again.")
-    return {name: _checked(name, group, file) for name, group in groups.items()}
-
-
-def _checked(name: str, group: dict[str, torch.Tensor], file: str) -> Factors:
-    up, down = group.get("lora_up.weight"), group.get("lora_down.weight")
-    if up is None or down is None:
-        raise ForgetError(
-            f"Expected lora_up and lora_down for {name} in {file}, one is missing. The file is incomplete."
-        )
-    if up.ndim not in (2, 4) or down.ndim != up.ndim or up.shape[1] != down.shape[0]:
-        raise ForgetError(
-            f"Expected factors (out, rank) and (rank, in) for {name} in {file}, got {list(up.shape)} and {list(down.shape)}."
-        )
-    alpha = group.get("alpha")
-    if alpha is not None and alpha.numel() != 1:
-        raise ForgetError(f"Expected one number as alpha of {name} in {file}, got {list(alpha.shape)}.")
-    return Factors(up, down, float(down.shape[0] if alpha is None else alpha.item()))

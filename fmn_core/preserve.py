@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .concept import Concept, Name
-from .model import ForgetModel
+from .model import TextModel
 from .templates import everyday_captions
 from .tokens import PLACEHOLDER, EncodedPrompt
 
@@ -18,7 +18,7 @@ _ROWS_PER_DRAW = 4096
 
 
 def preserve_groups(
-    model: ForgetModel, concepts: list[Concept], lines: list[str], use_everyday_captions: bool
+    model: TextModel, concepts: list[Concept], lines: list[str], use_everyday_captions: bool
 ) -> list[list[str]]:
     """Prompts to preserve, in groups that belong together: a prompt alone, or a name in several of the templates.
 
@@ -40,7 +40,7 @@ def spread_templates(concepts: list[Concept]) -> list[str]:
     return templates[:: max(1, len(templates) // TEMPLATES_PER_NAME)]
 
 
-def imagined_words(model: ForgetModel, count: int, seed: int = 0) -> list[Name]:
+def imagined_words(model: TextModel, count: int, seed: int = 0) -> list[Name]:
     """Words that do not exist, drawn from the distribution of the vocabulary's embeddings, one vector each.
 
     A draw is the mean of the table plus a random combination of its rows, which has the table's covariance. Preserving
@@ -56,14 +56,14 @@ def imagined_words(model: ForgetModel, count: int, seed: int = 0) -> list[Name]:
     return [Name(PLACEHOLDER, {name: d[i : i + 1] for name, d in draws.items()}) for i in range(count)]
 
 
-def encode_imagined(model: ForgetModel, concepts: list[Concept], count: int = IMAGINED_WORDS) -> list[EncodedPrompt]:
+def encode_imagined(model: TextModel, concepts: list[Concept], count: int = IMAGINED_WORDS) -> list[EncodedPrompt]:
     """Imagined words in the concepts' templates, in turn."""
     chosen, names = spread_templates(concepts), imagined_words(model, count)
     texts = [chosen[k % len(chosen)].format(name.text) for k, name in enumerate(names)]
     return model.encode(texts, [name.word for name in names])
 
 
-def without_concepts(model: ForgetModel, concepts: list[Concept], prompts: list[str]) -> list[str]:
+def without_concepts(model: TextModel, concepts: list[Concept], prompts: list[str]) -> list[str]:
     """Drops prompts that hold a phrase to be forgotten, and repeats."""
     forgotten = [ids for c in concepts for p in c.phrases for ids in model.phrase_tokens(p).values()]
 

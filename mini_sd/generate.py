@@ -24,11 +24,20 @@ def encode(clip, prompts: list[str]) -> torch.Tensor:
 
 @torch.inference_mode()
 def generate(
-    model, clip, vae, prompts: list[str], seeds: list[int], steps: int = STEPS, guidance: float = GUIDANCE, extra=None
+    model,
+    clip,
+    vae,
+    prompts: list[str],
+    seeds: list[int],
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    extra=None,
+    conditions=None,
 ):
     """One image per (prompt, seed), IMAGE (B, 128, 128, 3) in 0..1, with the host's own sampler.
 
-    `extra`: entries for the positive conditioning, as nodes attach them.
+    `extra`: entries for the positive conditioning, as nodes attach them. `conditions`: makes of the positive and negative
+    conditioning what is sampled with.
     """
     import comfy.sample
 
@@ -38,6 +47,8 @@ def generate(
         noise = torch.stack([noise_of(s) for s in numbers])
         positive = [[encode(clip, part), dict(extra or {})]]
         negative = [[encode(clip, [""] * len(part)), {}]]
+        if conditions is not None:
+            positive, negative = conditions(positive, negative)
         latent = comfy.sample.sample(
             model,
             noise,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from ..fmn_core.errors import ForgetError
-from ..fmn_core.patch import fingerprint_of_weights, load_patch, same_base
-from . import host
-from .api import CATEGORY, ForgetPatchType, io
-
-FROM_INPUT = "(from the forget_patch input)"
+from ..fmn_core.patch import base_difference, fingerprint_of_weights
+from . import host, patch_source, reports
+from .api import CATEGORY, io
 
 
-class ApplyForgetPatch(io.ComfyNode):
+class ApplyForgetPatch(patch_source.PatchFileNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -22,12 +19,7 @@ class ApplyForgetPatch(io.ComfyNode):
                 io.Model.Input(
                     "model", tooltip="The model that is to forget. It is not changed; a patched clone comes out."
                 ),
-                io.Combo.Input(
-                    "patch_file",
-                    options=[FROM_INPUT, *host.patch_files()],
-                    default=FROM_INPUT,
-                    tooltip="A patch under models/loras/forget_me_not, or the one connected below.",
-                ),
+                *patch_source.inputs(),
                 io.Float.Input(
                     "strength",
                     default=1.0,
@@ -36,9 +28,7 @@ class ApplyForgetPatch(io.ComfyNode):
                     step=0.01,
                     tooltip="1 forgets as trained, 0 does nothing, below 0 exaggerates the concept.",
                 ),
-                ForgetPatchType.Input(
-                    "forget_patch", optional=True, tooltip="A patch from Train Forget Patch; wins over the file."
-                ),
+                patch_source.connection(),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="The model with the patch applied."),
@@ -50,34 +40,16 @@ class ApplyForgetPatch(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model=None, patch_file=FROM_INPUT, strength=1.0, forget_patch=None):
-        if patch_file == FROM_INPUT:
-            return ""
-        try:
-            return host.patch_path(patch_file).stat().st_mtime_ns
-        except (ForgetError, OSError):
-            return ""
-
-    @classmethod
-    def validate_inputs(cls, patch_file=FROM_INPUT):
-        # Taking patch_file here switches off the host's check against the list, so that a patch trained a moment ago
-        # can be named before the list is refreshed.
-        if patch_file != FROM_INPUT and patch_file not in host.patch_files():
-            return f"Expected a patch from the list, {patch_file!r} is not under models/loras/forget_me_not. Refresh the list or train it first."
-        return True
-
-    @classmethod
     def execute(cls, model, patch_file, strength, forget_patch=None) -> io.NodeOutput:
-        patch = forget_patch
-        if patch is None:
-            if patch_file == FROM_INPUT:
-                raise ForgetError(
-                    "Expected a patch, got neither a file nor a connection. Choose a file or connect Train Forget Patch."
-                )
-            patch = load_patch(host.patch_path(patch_file))
+        patch = patch_source.chosen(patch_file, forget_patch)
         patched, matched = host.apply_patch(model, patch, strength)
-        phrases = ", ".join(p for c in patch.concepts for p in c["phrases"]) or "unknown (no metadata)"
-        lines = [f"forgets: {phrases}", f"matched {matched} of {len(patch.factors)} layers, strength {strength:g}"]
-        if patch.base and not same_base(patch.base, fingerprint_of_weights(host.key_weights(model))):
-            lines.append("made on another base model of the same architecture: it may forget less")
+        lines = [
+            f"forgets: {reports.forgotten(patch)}",
+            f"matched {matched} of {len(patch.factors)} layers, strength {strength:g}",
+        ]
+        if strength < 0:
+            lines.append("warning: a negative strength does the opposite, the concept is exaggerated")
+        difference = base_difference(patch.base, fingerprint_of_weights(host.key_weights(model)))
+        if difference:
+            lines.append(f"warning: {difference}; it may forget less")
         return io.NodeOutput(patched, "\n".join(lines))

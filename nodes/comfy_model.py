@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,28 +10,20 @@ import torch
 
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.model import CrossAttention
-from ..fmn_core.tokens import CHUNK, PLACEHOLDER, EncodedPrompt, Vocabulary, Word, strip_special, vector_id
+from ..fmn_core.tokens import EncodedPrompt
 from . import host
-from .prompt_embeddings import check_embeddings
+from .comfy_text import ComfyText, detached
 
-_BATCH = 16
-# Single tokens of every CLIP vocabulary; one that a prompt does not hold stands in for a vector while it is tokenised.
-_MARKERS = "*~^|"
 _PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
-class ComfyModel:
+class ComfyModel(ComfyText):
     """fmn_core's ForgetModel over a MODEL (ModelPatcher) and a CLIP; neither is changed."""
 
     def __init__(self, patcher: Any, clip: Any):
-        if clip is None:
-            raise ForgetError("Expected a CLIP, got none. Connect the CLIP output of the loader that gave the MODEL.")
-        self.patcher, self.clip = patcher, clip
-        self.unet = host.require_unet(patcher)
+        self.patcher, self.unet = patcher, host.require_unet(patcher)
+        super().__init__(clip)
         self.device = patcher.load_device
-        self._tokenizers = self._find_tokenizers()
-        self.vocabulary = self._vocabulary()
-        self._markers = {marker: self.phrase_tokens(marker) for marker in _MARKERS}
         self._modules = dict(self.unet.named_modules())
         self._names = host.diffusers_names(patcher)
         self._layers = self._find_layers()
@@ -43,79 +34,7 @@ class ComfyModel:
                 f"Expected a CLIP of width {wanted} for this MODEL, got {width}. Connect the CLIP that belongs to the MODEL."
             )
 
-    # --- text ---
-
-    def _find_tokenizers(self) -> dict[str, Any]:
-        found = {}
-        for name in self.clip.tokenize(""):
-            tokenizer = getattr(self.clip.tokenizer, f"clip_{name}", None)
-            if tokenizer is None or tokenizer.end_token is None:
-                raise ForgetError(
-                    f"Expected the CLIP text encoders of Stable Diffusion, got one called {name!r}. Load an SD 1.x, 2.x or XL CLIP."
-                )
-            found[name] = tokenizer
-        return found
-
-    def _vocabulary(self) -> Vocabulary:
-        first = next(iter(self._tokenizers.values()))
-        return Vocabulary(first.start_token, first.end_token, {k: t.pad_token for k, t in self._tokenizers.items()})
-
-    def tokenize(self, text: str) -> dict[str, list[list[int]]]:
-        """Token ids per encoder and chunk; vectors of an embedding have negative ids, see vector_id."""
-        return token_ids(self._host_tokens(text))
-
-    def _host_tokens(self, text: str) -> dict[str, list[list[tuple]]]:
-        check_embeddings(self.clip, text)
-        return self.clip.tokenize(text)
-
-    def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
-        return {name: strip_special(chunks, self.vocabulary) for name, chunks in self.tokenize(phrase).items()}
-
-    def encode(self, prompts: list[str], words: Sequence[Word | None] | None = None) -> list[EncodedPrompt]:
-        tokens = [self._tokens(p, w) for p, w in zip(prompts, words or [None] * len(prompts))]
-        learned = any(v.requires_grad for w in words or () if w for v in w.values()) and torch.is_grad_enabled()
-        single = all(len(chunks) == 1 for t in tokens for chunks in t.values())
-        if not single or self._wants_pooled():
-            return [self._encode_one(p, t, learned) for p, t in zip(prompts, tokens)]
-        # The host encodes the chunks of a long prompt as a batch and joins them: so one call serves many prompts.
-        contexts = []
-        for i in range(0, len(tokens), _BATCH):
-            part = tokens[i : i + _BATCH]
-            joined = {name: [chunk for t in part for chunk in t[name]] for name in part[0]}
-            contexts += self._run_encoder(joined, learned)[0][0].split(CHUNK)
-        return [EncodedPrompt(p, token_ids(t), c) for p, t, c in zip(prompts, tokens, contexts)]
-
-    def _encode_one(self, prompt: str, tokens: Any, learned: bool) -> EncodedPrompt:
-        context, pooled = self._run_encoder(tokens, learned)
-        return EncodedPrompt(prompt, token_ids(tokens), context[0], pooled)
-
-    def _run_encoder(self, tokens: Any, learned: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if learned:
-            context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
-            return context.float().cpu(), None if pooled is None else pooled.float().cpu()
-        with torch.inference_mode():
-            context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
-        return _detached(context), None if pooled is None else _detached(pooled)
-
-    def _tokens(self, prompt: str, word: Word | None) -> dict[str, list[list[tuple]]]:
-        """The host's tokens of a prompt, with the word's vectors in place of PLACEHOLDER."""
-        if word is None or PLACEHOLDER not in prompt:
-            return self._host_tokens(prompt)
-        marker = next(m for m in _MARKERS if m not in prompt)
-        length = len(next(iter(word.values())))
-        tokens = self._host_tokens(prompt.replace(PLACEHOLDER, f" {' '.join(marker * length)} "))
-        for name, chunks in tokens.items():
-            ids = self._markers[marker][name]
-            count = itertools.count()
-            tokens[name] = [
-                [(word[name][next(count) % length], *t[1:]) if t[0] == ids[0] else t for t in chunk] for chunk in chunks
-            ]
-        return tokens
-
-    def token_embeddings(self) -> dict[str, torch.Tensor]:
-        return {name: _detached(host.token_embedding(self.clip, name).weight) for name in self._tokenizers}
-
-    def _wants_pooled(self) -> bool:
+    def wants_pooled(self) -> bool:
         return getattr(self.patcher.model, "adm_channels", 0) > 0
 
     # --- layers ---
@@ -181,12 +100,12 @@ class ComfyModel:
         """IMAGE (B, H, W, 3) in 0..1 -> latents (B, C, H/8, W/8) in the model's scale, on the CPU."""
         with torch.inference_mode():
             latents = vae.encode(images[..., :3])
-        return _detached(self.patcher.model.process_latent_in(latents))
+        return detached(self.patcher.model.process_latent_in(latents))
 
     def decode_latents(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
         """Latents in the model's scale -> IMAGE (B, H, W, 3) in 0..1, on the CPU."""
         with torch.inference_mode():
-            return _detached(vae.decode(self.patcher.model.process_latent_out(latents)))
+            return detached(vae.decode(self.patcher.model.process_latent_out(latents)))
 
     def latent_scale(self) -> float:
         """The factor between the VAE's latents and the model's: part of what a cached latent depends on."""
@@ -245,17 +164,3 @@ def _kept_for_backward(text_encoder: torch.nn.Module):
     finally:
         for handle in handles:
             handle.remove()
-
-
-def token_ids(tokens: dict[str, list[list[tuple]]]) -> dict[str, list[list[int]]]:
-    """Bare ids of the host's weighted tokens; vectors of an embedding have negative ids, see vector_id."""
-    return {
-        name: [[t[0] if isinstance(t[0], int) else vector_id(t[0]) for t in chunk] for chunk in chunks]
-        for name, chunks in tokens.items()
-    }
-
-
-def _detached(tensor: torch.Tensor) -> torch.Tensor:
-    """A float32 copy on the CPU that autograd accepts, whatever mode it was made in."""
-    with torch.inference_mode(False):
-        return tensor.detach().to("cpu", torch.float32).clone()

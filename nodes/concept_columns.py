@@ -8,7 +8,8 @@ import torch
 
 from ..fmn_core.tokens import CHUNK, Vocabulary, concept_columns, end_columns, find_subsequence, strip_special
 from .chunk_memory import Tokens, encoded_chunks
-from .comfy_model import ComfyModel, token_ids
+from .comfy_model import ComfyModel
+from .comfy_text import token_ids
 from .encode_prompt import TOKENS_KEY
 
 # Batches of another size can change the last bits of an encoding; other words change whole rows.

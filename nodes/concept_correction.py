@@ -6,7 +6,7 @@ import torch
 
 from ..fmn_core.closed_form import ClosedFormSettings
 from ..fmn_core.concept import Concept, concept_from_text
-from ..fmn_core.correction import check_meanings, correct_concept
+from ..fmn_core.correction import PRESERVATION, check_meanings, correct_concept
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.meanings import dominant_share, pictures_of
 from ..fmn_core.templates import parse_lines
@@ -36,7 +36,7 @@ class ConceptCorrection(io.ComfyNode):
                     tooltip="Phrases in which the word has its other meanings, one per line. They are kept, and the word alone is led to them.",
                 ),
                 shared_inputs.kind(),
-                *shared_inputs.preserve(),
+                *shared_inputs.preserve(PRESERVATION),
                 *invert_concept.settings_inputs(),
                 io.Int.Input(
                     "report_samples",
@@ -86,7 +86,7 @@ class ConceptCorrection(io.ComfyNode):
                 lambda done, total, figures: bar.update(done, total),
             ).as_stored()
         patched, matched = host.apply_patch(model, patch, 1.0)
-        path = files.save_under_free_name(patch, stem) if stem else None
+        path = files.save_patch_file(patch, stem) if stem else None
         with torch.inference_mode(False):
             lines += _shares(adapter, ComfyModel(patched, clip), word, concept, contexts, options)
         report = "\n".join([*lines, reports.of_training(patch, matched, path)])

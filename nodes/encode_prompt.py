@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..fmn_core.errors import ForgetError
 from .api import CATEGORY, io
 from .chunk_memory import encoded_chunks
-from .comfy_model import token_ids
+from .comfy_text import token_ids
 
 TOKENS_KEY = "fmn_tokens"
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import torch
+
+from ..fmn_core.embedding_file import SUFFIX, Embedding, embedding_bytes
 from ..fmn_core.errors import ForgetError
-from ..fmn_core.patch import ForgetPatch, save_patch
+from ..fmn_core.patch import ForgetPatch
+from ..fmn_core.patch_file import patch_bytes
+from ..fmn_core.safetensors_file import write_new
 from . import host
 
 _RESERVED = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
@@ -29,26 +32,32 @@ def check_file_name(name: str) -> str:
     return stem
 
 
-def save_under_free_name(patch: ForgetPatch, stem: str) -> Path:
+def save_patch_file(
+    patch: ForgetPatch, stem: str, dtype: torch.dtype = torch.float16, embedding_keys: bool = False
+) -> Path:
     """Saves a patch as NAME.safetensors among the host's LoRAs, see save_free."""
-    return save_free(host.patch_root(), stem, lambda draft: save_patch(patch, draft))
+    return save_free(host.patch_root(), stem, patch_bytes(patch, dtype, embedding_keys))
 
 
-def save_free(folder: Path, stem: str, save: Callable[[Path], Any]) -> Path:
-    """Saves NAME.safetensors, or NAME_00002_.safetensors and so on where that is taken by another file.
+def save_embedding_file(embedding: Embedding, stem: str) -> Path:
+    """Saves an embedding as NAME.safetensors in the host's embeddings folder, see save_free."""
+    return save_free(host.embedding_root(), stem, embedding_bytes(embedding, stem + SUFFIX))
 
-    A file with the very same content is kept, not written again. `save` writes to the path that it is given.
+
+def save_free(folder: Path, stem: str, data: bytes) -> Path:
+    """Writes NAME.safetensors, or NAME_00002_.safetensors and so on where that is taken by another file.
+
+    A file with the very same content is kept, not written again. Raises ForgetError when the disk refuses; nothing is left then.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".{stem}.draft.safetensors"
+    number, path = 1, folder / f"{stem}{SUFFIX}"
     try:
-        save(draft)
-        number, path = 1, folder / f"{stem}.safetensors"
-        while path.exists() and path.read_bytes() != draft.read_bytes():
+        while not (path.is_file() and path.read_bytes() == data) and not write_new(data, path):
             number += 1
-            path = folder / f"{stem}_{number:05}_.safetensors"
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+            path = folder / f"{stem}_{number:05}_{SUFFIX}"
+    except OSError as error:
+        raise ForgetError(
+            f"Expected to write {len(data):,} bytes to {path.name}, but the disk refused: {error.strerror or error}. "
+            "Free some space, or check the folder's permissions, and run again."
+        ) from error
     host.forget_file_lists()
     return path

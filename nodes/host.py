@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import comfy.hooks
 import comfy.latent_formats
 import comfy.lora
 import comfy.model_base
@@ -252,6 +253,45 @@ def apply_patch(patcher: Any, patch: ForgetPatch, strength: float) -> tuple[Any,
     if missing:
         log.warning("%d of %d layers of the patch are not in this model", missing, len(patch.factors))
     return clone, matched
+
+
+def patch_hooks(patch: ForgetPatch, strength: float, start: float, end: float, keyframes: Any = None) -> Any:
+    """HOOKS that put a patch on a MODEL while conditionings that carry them are evaluated.
+
+    `start`, `end`: shares of the sampling; `keyframes`: the host's own, in their place.
+    """
+    hooks = comfy.hooks.create_hook_lora(patch.state_dict(torch.float32), strength, 0.0)
+    if keyframes is None and (start > 0 or end < 1):
+        keyframes = comfy.hooks.HookKeyframeGroup()
+        for at, share in ((0.0, float(start <= 0)), (start, 1.0), (end, 0.0)):
+            if at < 1 and (at > 0 or not keyframes.keyframes):
+                keyframes.add(comfy.hooks.HookKeyframe(share, at, guarantee_steps=0))
+    if keyframes is not None:
+        hooks.set_keyframes_on_hooks(keyframes)
+    return hooks
+
+
+def with_hooks(cond: Any, hooks: Any) -> Any:
+    """One entry of a CONDITIONING with hooks added to those that it has."""
+    return comfy.hooks.set_hooks_for_conditioning([cond], hooks)[0]
+
+
+def only_rows(cond: Any, rows: torch.Tensor) -> Any:
+    """One entry of a CONDITIONING of several prompts, (B, l, dim), that counts for some of the batch: rows (B,) of bool."""
+    context, values = cond
+    mask = values.get("mask")
+    mask = torch.ones(1, 1, 1) if mask is None else (mask[None] if mask.ndim == 2 else mask)
+    return [context, {"mask_strength": 1.0, **values, "mask": mask * rows.to(mask.dtype).view(-1, 1, 1)}]
+
+
+def check_context_width(patch: ForgetPatch, width: int) -> None:
+    """Raises ForgetError when a patch changes no cross-attention key or value of a model with conditionings so wide."""
+    widths = {f.down.shape[1] for n, f in patch.factors.items() if n.endswith(("attn2_to_k", "attn2_to_v"))}
+    if widths and width not in widths:
+        raise ForgetError(
+            f"Expected a patch for conditionings of width {width}, got one for {', '.join(map(str, sorted(widths)))} "
+            f"({patch.base.get('architecture', 'unknown base')}). Choose a patch made for this family of models."
+        )
 
 
 def token_embedding(clip: Any, encoder: str) -> torch.nn.Module:

@@ -9,7 +9,7 @@ import torch
 
 from ..fmn_core.augment import AugmentSettings
 from ..fmn_core.concept import Concept, concept_from_text
-from ..fmn_core.embedding_file import SUFFIX, Embedding, check_embedding_name, load_embedding, save_embedding
+from ..fmn_core.embedding_file import SUFFIX, Embedding, check_embedding_name, load_embedding
 from ..fmn_core.hooks import checkpointed
 from ..fmn_core.inversion import START_CHOICES, Inversion, InversionSettings, invert_concept
 from ..fmn_core.patch import fingerprint
@@ -170,7 +170,7 @@ def invert(
 def save(inversion: Inversion, stem: str, words: str, kind: str, base: dict[str, Any]) -> Path:
     """Saves the embedding under a free name in the host's embeddings folder."""
     embedding = Embedding(inversion.word, words, kind, inversion.figures["steps"], base)
-    return files.save_free(host.embedding_root(), stem, lambda path: save_embedding(embedding, path))
+    return files.save_embedding_file(embedding, stem)
 
 
 def report_of(inversion: Inversion, path: Path | None) -> str:

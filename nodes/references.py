@@ -17,6 +17,7 @@ from ..fmn_core.references import Pairs, References, made_latents, make_pairs
 from ..fmn_core.tokens import vector_id
 from . import host
 from .comfy_model import ComfyModel
+from .comfy_text import ComfyText
 from .mask_overlay import check_images
 
 
@@ -25,7 +26,7 @@ def cache() -> Cache:
     return Cache(host.cache_folder())
 
 
-def with_cache(adapter: ComfyModel) -> Any:
+def with_cache(adapter: ComfyText) -> Any:
     """The adapter with text embeddings that are computed once and kept in the cache."""
     return CachedEncoding(adapter, cache())
 

@@ -10,11 +10,15 @@ from ..fmn_core.patch import ForgetPatch
 def of_training(patch: ForgetPatch, matched: int, path: Path | None) -> str:
     """What a training did and measured, a line each."""
     f = patch.figures
-    names = [_name(c) for c in patch.concepts]
-    lines = [f"method: {patch.settings['method']}", f"forgets: {'; '.join(names)}"]
+    lines = [f"method: {patch.settings['method']}", f"forgets: {forgotten(patch)}"]
     lines += _closed_form(f) if "layers" in f else _gradient(f)
-    lines += [f"matched {matched} layers in {f['seconds']:.1f} s", *_saved(path)]
+    lines += [f"matched {matched} layers in {f['seconds']:.1f} s", *saved(path)]
     return "\n".join(lines)
+
+
+def forgotten(patch: ForgetPatch) -> str:
+    """What a patch forgets, in words."""
+    return "; ".join(_name(c) for c in patch.concepts) or "unknown (no metadata)"
 
 
 def _name(concept: dict) -> str:
@@ -46,7 +50,8 @@ def _gradient(f: dict) -> list[str]:
     return lines + [f"warning: {w}" for w in f["warnings"]]
 
 
-def _saved(path: Path | None) -> list[str]:
+def saved(path: Path | None) -> list[str]:
+    """Where a patch went, and its size."""
     if path is None:
         return ["not saved: no file name"]
     return [f"saved {path.parent.name}/{path.name}, {path.stat().st_size / 1000:.0f} kB"]

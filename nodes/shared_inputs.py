@@ -30,7 +30,7 @@ def seed() -> Any:
     )
 
 
-def preserve() -> list[Any]:
+def preserve(preservation: float = 1.0) -> list[Any]:
     """What to keep, and how much that counts."""
     return [
         io.String.Input(
@@ -41,11 +41,11 @@ def preserve() -> list[Any]:
         ),
         io.Float.Input(
             "preservation",
-            default=1.0,
+            default=preservation,
             min=0.0,
             max=100.0,
             step=0.05,
-            tooltip="How much keeping counts against forgetting; 1 is balanced.",
+            tooltip="How much keeping counts against forgetting; 1 is balanced, more keeps more.",
         ),
     ]
 

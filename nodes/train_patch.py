@@ -155,7 +155,7 @@ class TrainForgetPatch(io.ComfyNode):
             train = _closed_form if options["method"] == CLOSED_FORM else _by_gradient
             patch = train(adapter, concepts, options).as_stored()
         patched, matched = host.apply_patch(model, patch, 1.0)
-        path = files.save_under_free_name(patch, stem) if stem else None
+        path = files.save_patch_file(patch, stem) if stem else None
         report = reports.of_training(patch, matched, path)
         title = f"{options['method']}: {', '.join(c.label() for c in concepts)}"
         return io.NodeOutput(patched, patch, pictures.plot_of(patch.figures, title), report, ui={"text": (report,)})

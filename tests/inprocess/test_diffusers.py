@@ -9,7 +9,7 @@ import torch
 
 from mini_sd import comfy_host
 
-NAMES = ("closed_form", "gradient", "references", "concept", "errors", "patch")
+NAMES = ("closed_form", "gradient", "references", "concept", "errors", "patch", "patch_file")
 # No "!": where it is the padding token, transformers takes it for that also within words, and the host does not.
 PROMPTS = ["a picture of a zebra in noto style", "", "a dog, a cat and a Zebra's foal.", "house " * 100]
 # Templates in which both hosts see the phrase as words of their own.
@@ -299,7 +299,7 @@ def test_a_loaded_patch_counts_as_part_of_the_model(pack, pairs, tmp_path):
     ours = pairs["miniature"][0]
     concept = pack.concept.make_concept(ours, "zebra")
     patch = pack.closed_form.forget_closed_form(ours, [concept])
-    pack.patch.save_patch(patch, tmp_path / "patch.safetensors")
+    pack.patch_file.save_patch(patch, tmp_path / "patch.safetensors")
     pipeline = build_pipeline()
     pipeline.load_lora_weights(str(tmp_path), weight_name="patch.safetensors")
     patched, stored = pack.diffusers.DiffusersModel(pipeline), patch.as_stored()

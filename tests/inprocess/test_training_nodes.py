@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from prompts import INVERSION, correct, invert, options, pairs, train_inputs
+from untouched import assert_untouched, state
 
 from mini_sd import comfy_host
 
@@ -55,22 +56,6 @@ def noise_images(count=2, side=128, channels=3):
 
 def chosen(**changes):
     return options(**changes)["options"]["inputs"]
-
-
-def state(model, clip):
-    weights = {"unet." + k: v for k, v in model.model.state_dict().items()}
-    weights |= {"text." + k: v for k, v in clip.cond_stage_model.state_dict().items()}
-    return {k: v.clone() for k, v in weights.items()}
-
-
-def assert_untouched(model, clip, before):
-    after = state(model, clip)
-    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
-    for root in (model.model.diffusion_model, clip.cond_stage_model):
-        for module in root.modules():
-            assert not module._forward_hooks and not module._forward_pre_hooks and "forward" not in vars(module)
-            assert not any(p.requires_grad for p in module._parameters.values() if p is not None)
-    assert not model.patches and not model.object_patches
 
 
 RUNS = {

@@ -25,7 +25,8 @@ from safetensors.torch import load_file, save_file
 
 from bench.comfy_server import NodeError
 from fmn_core.embedding_file import Embedding, save_embedding
-from fmn_core.patch import Factors, ForgetPatch, save_patch
+from fmn_core.patch import Factors, ForgetPatch
+from fmn_core.patch_file import save_patch
 
 BAD_TRAINING = {
     "empty phrase": ({"phrase": "  "}, "empty text"),

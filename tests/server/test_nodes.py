@@ -22,6 +22,13 @@ NODES = {
     "FMN_AttentionMask",
     "FMN_FaceMask",
     "FMN_ClearForgetCache",
+    "FMN_MergeForgetPatches",
+    "FMN_ShrinkForgetPatch",
+    "FMN_ForgetPatchInfo",
+    "FMN_SaveForgetPatch",
+    "FMN_GatedForgetPatch",
+    "FMN_InstallPatchEmbedding",
+    "FMN_ScheduleForgetPatch",
 }
 
 

@@ -213,7 +213,8 @@ def test_resteering_leaves_the_model_alone(pack, loaded, run):
 
 def test_visual_denoising(pack, loaded, run):
     pairs, picture = run("FMN_VisualDenoisingPairs", phrase="zebra", count=1, steps=2)
-    assert picture.isfinite().all() and not torch.equal(pairs["zebra"].kept, pairs["zebra"].zeroed)
+    [pair] = pairs.values()
+    assert picture.isfinite().all() and not torch.equal(pair.kept, pair.zeroed)
     _, patch, _, _ = run("FMN_TrainForgetPatch", **training(pack, "visual denoising", pairs=pairs))
     assert patch.figures["losses"][0] > 0 and math.isfinite(patch.figures["losses"][0])
 
@@ -273,3 +274,32 @@ def test_concept_correction(loaded, run, pack, monkeypatch):
     _, patch, _, report = run("FMN_ConceptCorrection", **inputs, file_name="")
     assert f"matched {LAYERS[loaded.name]} layers" in report
     assert_fits_diffusers(patch.factors, loaded.name)
+
+
+def test_patches_are_merged_shrunk_gated_and_described(pack, loaded, run):
+    made = [
+        run("FMN_TrainForgetPatch", **training(pack, "closed form", phrase=phrase))[1]
+        for phrase in ("zebra", "a teapot")
+    ]
+    merged, report = run("FMN_MergeForgetPatches", patch_1=made[0], patch_2=made[1], file_name="")
+    assert "fusion of 2 patches" in report and min(merged.figures["effect_kept"]) > 0.5
+    assert_fits_diffusers(merged.factors, loaded.name)
+    smaller, report = run("FMN_ShrinkForgetPatch", forget_patch=merged, rank=2, file_name="")
+    assert {f.rank for f in smaller.factors.values()} == {2} and "energy left behind" in report
+    text, _, _ = run("FMN_ForgetPatchInfo", forget_patch=merged)
+    assert f"{LAYERS[loaded.name]} of {LAYERS[loaded.name]} layers match; the same base" in text
+
+    import nodes
+
+    (positive,) = run("FMN_EncodePrompt", text="a photo of a zebra")
+    (negative,) = run("FMN_EncodePrompt", text="")
+    gated, same, report = run("FMN_GatedForgetPatch", forget_patch=merged, positive=positive, negative=negative)
+    assert "positive 1: similarity 1.00, acts at 1.00" in report and "hooks" in gated[0][1]
+    latent = {"samples": torch.zeros(1, 4, LATENT, LATENT)}
+    drawn = []
+    for conditioning in (positive, gated):
+        with torch.inference_mode():
+            [out] = nodes.KSampler().sample(loaded.model, 0, 1, 5.0, "euler", "normal", conditioning, same, latent)
+        assert out["samples"].isfinite().all()
+        drawn.append(out["samples"])
+    assert not torch.equal(*drawn)

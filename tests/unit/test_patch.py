@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from toy_model import ToyModel
 
 from fmn_core.errors import ForgetError
-from fmn_core.patch import Factors, ForgetPatch, fingerprint, load_patch, same_base, save_patch
+from fmn_core.patch import Factors, ForgetPatch, base_difference, fingerprint
+from fmn_core.patch_file import load_patch, save_patch
 
 NAME = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v"
 
@@ -164,6 +165,7 @@ def test_fingerprint_tells_models_apart_but_not_precisions():
     half = ToyModel(seed=0)
     for layer in half.cross_attention():
         layer.projections["to_k"].weight.data = layer.projections["to_k"].weight.data.half().float()
-    assert same_base(fingerprint(a), fingerprint(half))
-    assert not same_base(fingerprint(a), fingerprint(b))
-    assert not same_base(fingerprint(a), {})
+    assert base_difference(fingerprint(a), fingerprint(half)) == ""
+    assert "attention keys differ" in base_difference(fingerprint(a), fingerprint(b))
+    assert base_difference({}, fingerprint(a)) == ""
+    assert "another architecture" in base_difference(fingerprint(a), {})

@@ -1,0 +1,172 @@
+"""Merged, gated and weakened patches on the miniature: python -m bench.patches [--quick] [--json FILE]
+
+Rows: case, patches, forget_after, keep_drop, drift, seconds, bytes. Cases: "fusion" and "sum" of 1, 2, 5 and 10 patches that
+were solved one by one, and "joint", one solve for all their concepts; "gate on" and "gate off", a gated patch on prompts of its concept and on others;
+"strength X". forget_after: mean over the concepts; keep_drop, drift: what is not forgotten. Writes
+bench/results/patches.md and patches.png (not with --quick).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.forget import RESULTS, machine, markdown_table
+from bench.method import MANY
+from bench.methods import closed_form, concept_of
+from bench.pages import grid_page
+from bench.world import Ask, Evaluation, World, other_concepts
+from mini_sd.generate import generate
+
+COLUMNS = ("case", "patches", "forget_after", "keep_drop", "drift", "seconds", "bytes")
+COUNTS = (1, 2, 5, 10)
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+SHOWN = ("joint", "fusion", "sum")
+
+
+def alone(world: World, name: str) -> Any:
+    """The patch of one concept, as its file holds it."""
+    core, adapter = world.core("closed_form"), world.adapter()
+    settings = core.ClosedFormSettings(preserve_prompts=other_concepts(name))
+    with torch.inference_mode(False):
+        return core.forget_closed_form(adapter, [concept_of(world, adapter, name)], settings).as_stored()
+
+
+def stored_bytes(world: World, patch: Any) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        return world.core("patch_file").save_patch(patch, Path(folder) / "patch.safetensors")
+
+
+def merged(world: World, patches: list[Any], case: str) -> tuple[Any, float]:
+    """The patches as one, and the seconds that took."""
+    merge, text = world.core("merge"), world.node("comfy_text").ComfyText(world.clip)
+    started = time.perf_counter()
+    with torch.inference_mode(False):
+        if len(patches) == 1:
+            found = patches[0]
+        else:
+            found = merge.fuse_patches(text, patches) if case == "fusion" else merge.sum_patches(patches)
+    return found.as_stored(), time.perf_counter() - started
+
+
+def measured(
+    world: World, names: tuple[str, ...], model: Any, sampler: Callable | None, quick: bool
+) -> tuple[dict, Any]:
+    """forget_after over the concepts, what the others lose, and a picture of every concept."""
+    kept = [n for n in other_concepts(names[0]) if n not in names]
+    figures, shown = [], []
+    for number, name in enumerate(names):
+        evaluation = Evaluation(
+            world, name, kept if number == 0 else [], quick or len(names) > 2, per_other=1 if quick else 2
+        )
+        figures.append(evaluation.measure(model, sampler))
+        shown.append(evaluation.first_picture)
+    mean = round(sum(f["forget_after"] for f in figures) / len(figures), 4)
+    return {"forget_after": mean, "keep_drop": figures[0]["keep_drop"], "drift": figures[0]["drift"]}, shown
+
+
+def merge_rows(world: World, quick: bool) -> tuple[list[dict], dict]:
+    rows, shown, single = [], {}, {name: alone(world, name) for name in MANY}
+    for count in COUNTS[:2] if quick else COUNTS:
+        names = MANY[:count]
+        for case in SHOWN:
+            if case == "joint":
+                with closed_form(lambda name, names=names: [n for n in other_concepts(name) if n not in names])(
+                    world, *names
+                ) as applied:
+                    figures, pictures = measured(world, names, applied.model, None, quick)
+                    cost = {"seconds": round(applied.seconds, 2), "bytes": applied.patch_bytes}
+            else:
+                patch, seconds = merged(world, [single[n] for n in names], case)
+                model, _ = world.host.apply_patch(world.model, patch, 1.0)
+                figures, pictures = measured(world, names, model, None, quick)
+                cost = {"seconds": round(seconds, 2), "bytes": stored_bytes(world, patch)}
+            rows.append({"case": case, "patches": count, **figures, **cost})
+            shown[case, count] = pictures
+            print(json.dumps(rows[-1]), flush=True)
+    return rows, shown
+
+
+def gate_rows(world: World, quick: bool) -> list[dict]:
+    """The patch of one concept, gated: on its concept and its synonym, and, gate off, on everything else."""
+    name = MANY[0]
+    patch = alone(world, name)
+    node = world.node("gated_patch").GatedForgetPatch
+
+    def sampler(ask: Ask) -> torch.Tensor:
+        def gate(positive: Any, negative: Any) -> tuple[Any, Any]:
+            when = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+            inputs = {"positive": positive, "negative": negative, "forget_patch": patch, "patch_file": "", **when}
+            return node.execute(clip=world.clip, threshold=0.5, curve="step", **inputs).args[:2]
+
+        return generate(world.model, world.clip, world.vae, ask.prompts, ask.seeds, steps=world.steps, conditions=gate)
+
+    started = time.perf_counter()
+    figures, _ = measured(world, (name,), None, sampler, quick)
+    seconds = round(time.perf_counter() - started, 1)
+    size = stored_bytes(world, patch)
+    on = {"case": "gate on", "patches": 1, "forget_after": figures["forget_after"], "keep_drop": "", "drift": ""}
+    off = {
+        "case": "gate off",
+        "patches": 1,
+        "forget_after": "",
+        "keep_drop": figures["keep_drop"],
+        "drift": figures["drift"],
+    }
+    return [{**on, "seconds": seconds, "bytes": size}, {**off, "seconds": seconds, "bytes": size}]
+
+
+def strength_rows(world: World, quick: bool) -> list[dict]:
+    patch, rows = alone(world, MANY[0]), []
+    size = stored_bytes(world, patch)
+    for strength in STRENGTHS:
+        model, _ = world.host.apply_patch(world.model, patch, strength)
+        figures, _ = measured(world, MANY[:1], model, None, quick)
+        rows.append({"case": f"strength {strength:g}", "patches": 1, **figures, "seconds": 0.0, "bytes": size})
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def write_results(rows: list[dict], shown: dict) -> None:
+    text = f"""# Merged, gated and weakened patches on the miniature
+
+Made by `python -m bench.patches` on {machine()}, {time.strftime("%Y-%m-%d")}. Patches of single concepts in closed form, with the other
+concepts preserved; unseen seeds and templates, Euler, 12 steps, guidance 3. joint: one solve for all the concepts at once, what fusion is to reach
+from the files alone. seconds: of merging or solving; of sampling for the gate.
+
+{markdown_table(rows, COLUMNS)}
+
+![ten concepts: one solve, fusion, sum](patches.png)
+"""
+    (RESULTS / "patches.md").write_text(text)
+    count = max(k for _, k in shown)
+    images = torch.cat([torch.cat(shown[case, count]) for case in SHOWN])
+    grid_page(images, list(SHOWN), list(MANY[:count]), cell=96).save(RESULTS / "patches.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer pictures, one and two patches; writes no results page"
+    )
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    world = World()
+    rows, shown = merge_rows(world, args.quick)
+    rows += gate_rows(world, args.quick) + strength_rows(world, args.quick)
+    print(markdown_table(rows, COLUMNS))
+    if args.json:
+        args.json.write_text(json.dumps({"rows": rows, "machine": machine()}, indent=2) + "\n")
+    if not args.quick:
+        write_results(rows, shown)
+
+
+if __name__ == "__main__":
+    main()

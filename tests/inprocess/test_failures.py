@@ -1,0 +1,176 @@
+"""Out of memory and a full disk at any moment of any method: no file, MODEL and CLIP as they were, the next run works."""
+
+import resource
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from prompts import correct, invert, pairs, train_inputs
+from torch.utils._python_dispatch import TorchDispatchMode
+from untouched import assert_untouched, state
+
+from mini_sd import comfy_host
+
+RESTEERING, VISUAL = "attention re-steering", "visual denoising"
+# Where in a run memory ends, as shares of all its operations.
+MOMENTS = (0.02, 0.35, 0.7, 0.99)
+
+
+@pytest.fixture(scope="module")
+def pack():
+    comfy_host.load_pack()
+    names = (
+        "host",
+        "files",
+        "train_patch",
+        "visual_pairs",
+        "invert_concept",
+        "concept_correction",
+        "merge_patches",
+        "shrink_patch",
+    )
+    nodes = SimpleNamespace(**{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in names})
+    nodes.error = sys.modules["forget_me_not.fmn_core.errors"].ForgetError
+    return nodes
+
+
+@pytest.fixture(scope="module")
+def miniature(pack):
+    with torch.inference_mode():
+        return pack.host.load_miniature()
+
+
+@pytest.fixture
+def folders(pack, monkeypatch, tmp_path):
+    """Folders of this test's own for patches, embeddings and the cache."""
+    for name in ("patch_root", "embedding_root", "cache_folder"):
+        monkeypatch.setattr(pack.host, name, lambda name=name: tmp_path / name)
+    return [tmp_path / "patch_root", tmp_path / "embedding_root"]
+
+
+@pytest.fixture(scope="module")
+def made(pack, miniature):
+    """Two patches to merge."""
+    core = sys.modules["forget_me_not.fmn_core.closed_form"]
+    concept = sys.modules["forget_me_not.fmn_core.concept"]
+    adapter = sys.modules["forget_me_not.nodes.comfy_model"].ComfyModel(*miniature[:2])
+    with torch.inference_mode(False):
+        settings = core.ClosedFormSettings(imagined_words=20)
+        return [
+            core.forget_closed_form(adapter, [concept.make_concept(adapter, n)], settings) for n in ("zebra", "dog")
+        ]
+
+
+@pytest.fixture
+def run(pack, miniature, made, folders):
+    """Runs a node as the host does, in inference mode, on the miniature."""
+    images = torch.rand(2, 128, 128, 3, generator=torch.Generator().manual_seed(0))
+    nodes = {
+        "closed form": (pack.train_patch.TrainForgetPatch, train_inputs(preserve_prompts="horse")),
+        RESTEERING: (pack.train_patch.TrainForgetPatch, train_inputs(method=RESTEERING, steps=2)),
+        VISUAL: (pack.train_patch.TrainForgetPatch, train_inputs(method=VISUAL, steps=1)),
+        "pairs": (pack.visual_pairs.VisualDenoisingPairs, pairs(steps=2)["pairs"]["inputs"]),
+        "inversion": (
+            pack.invert_concept.InvertConcept,
+            invert(inversion_steps=2)["invert"]["inputs"] | {"images": images},
+        ),
+        "correction": (
+            pack.concept_correction.ConceptCorrection,
+            correct(inversion_steps=1, report_samples=0)["correct"]["inputs"] | {"images": images},
+        ),
+        "merge": (
+            pack.merge_patches.MergeForgetPatches,
+            {
+                "clip": 0,
+                "patches": "",
+                "method": "fusion",
+                "rank": 64,
+                "file_name": "m",
+                "patch_1": made[0],
+                "patch_2": made[1],
+            },
+        ),
+        "shrink": (
+            pack.shrink_patch.ShrinkForgetPatch,
+            {
+                "patch_file": "",
+                "rank": 2,
+                "tolerance": 0.0,
+                "precision": "fp16",
+                "file_name": "s",
+                "forget_patch": made[0],
+            },
+        ),
+    }
+
+    def execute(case):
+        node, inputs = nodes[case]
+        parts = dict(zip(("model", "clip", "vae"), miniature))
+        with torch.inference_mode():
+            return node.execute(**inputs | {k: v for k, v in parts.items() if k in inputs}).args
+
+    return execute
+
+
+CASES = ("closed form", RESTEERING, VISUAL, "pairs", "inversion", "correction", "merge", "shrink")
+
+
+class OutOfMemoryAt(TorchDispatchMode):
+    """Counts operations, and lets memory end at one of them."""
+
+    def __init__(self, number: float = float("inf")):
+        super().__init__()
+        self.number, self.calls = number, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += 1
+        if self.calls == self.number:
+            raise torch.OutOfMemoryError("simulated")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_out_of_memory_at_any_moment(run, miniature, folders, case):
+    before = state(*miniature[:2])
+    with OutOfMemoryAt() as whole:
+        run(case)
+    saved = {p for folder in folders if folder.exists() for p in folder.iterdir()}
+    for file in saved:
+        file.unlink()
+    for share in MOMENTS:
+        with pytest.raises((torch.OutOfMemoryError, RuntimeError)), OutOfMemoryAt(max(1, int(share * whole.calls))):
+            run(case)
+        assert_untouched(*miniature[:2], before)
+        assert not [p for folder in folders if folder.exists() for p in folder.iterdir()]
+    run(case)
+    assert {p for folder in folders if folder.exists() for p in folder.iterdir()} == saved
+
+
+@pytest.mark.parametrize("case", ["closed form", "inversion", "merge", "shrink"])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(pack, run, miniature, folders, case):
+    before = state(*miniature[:2])
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limit[1]))
+    try:
+        with pytest.raises(pack.error, match="the disk refused: .*Free some space") as caught:
+            run(case)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "\n" not in str(caught.value)
+    assert_untouched(*miniature[:2], before)
+    assert not [p for folder in folders if folder.exists() for p in folder.iterdir()]
+    run(case)
+    assert [p for folder in folders if folder.exists() for p in folder.iterdir()]
+
+
+def test_a_name_that_is_taken_meanwhile_is_not_overwritten(pack, folders):
+    """Another process takes the name between the look and the write."""
+    folders[0].mkdir()
+    taken = Path(folders[0] / "a.safetensors")
+    taken.write_bytes(b"another")
+    path = pack.files.save_free(folders[0], "a", b"content")
+    assert taken.read_bytes() == b"another" and path.name == "a_00002_.safetensors" and path.read_bytes() == b"content"
+    assert pack.files.save_free(folders[0], "a", b"content") == path
+    assert sorted(p.name for p in folders[0].iterdir()) == ["a.safetensors", "a_00002_.safetensors"]

@@ -1,0 +1,84 @@
+import pytest
+import torch
+from toy_model import ToyModel
+
+from fmn_core.concept import Concept
+from fmn_core.errors import ForgetError
+from fmn_core.gate import CURVES, ConceptGate, GateSettings
+from fmn_core.templates import everyday_captions
+
+TEMPLATES = ["a photo of a {} in the park", "a {} on a table"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ToyModel()
+
+
+@pytest.fixture(scope="module")
+def gate(model):
+    return ConceptGate(model, [Concept(["red apple"], "object", TEMPLATES), Concept(["zebra"], "object", TEMPLATES)])
+
+
+def test_strength_is_exactly_zero_up_to_the_threshold_and_one_at_one():
+    for curve in CURVES:
+        settings = GateSettings(0.4, curve)
+        found = [settings.strength(x) for x in (-1.0, 0.0, 0.4, 0.40001, 0.7, 1.0, 1.5)]
+        assert found[:3] == [0.0, 0.0, 0.0] and found[-2:] == [1.0, 1.0]
+        assert found == sorted(found) and found[3] > 0
+    assert GateSettings(0.4, "linear").strength(0.7) == pytest.approx(0.5)
+    assert GateSettings(0.4, "smooth").strength(0.55) == pytest.approx(0.25**2 * 2.5)
+    assert GateSettings(0.4, "step").strength(0.41) == 1.0
+
+
+@pytest.mark.parametrize("settings", [GateSettings(1.0), GateSettings(-0.1), GateSettings(float("nan"))])
+def test_a_threshold_out_of_range_is_refused(settings):
+    with pytest.raises(ForgetError, match="a threshold from 0 to below 1"):
+        settings.strength(0.5)
+
+
+def test_an_unknown_curve_is_refused():
+    with pytest.raises(ForgetError, match="a curve of step, linear, smooth"):
+        GateSettings(curve="cubic").strength(0.5)
+
+
+def test_overlap_is_the_share_of_a_phrase_in_the_prompt(model, gate):
+    def overlap(text):
+        return gate.overlap(model.encode([text])[0].tokens)
+
+    assert overlap("a green apple on a plate") == 0.5
+    assert overlap("an apple that is red") == 1.0
+    assert overlap("two zebra") == 1.0
+    assert overlap("a teapot") == 0.0
+
+
+def test_cosine_against_a_brute_force_version(model, gate):
+    centre = sum(model.encode([c])[0].context[-1] for c in everyday_captions()) / len(everyday_captions())
+    prompt = model.encode(["a zebra under a tree"])[0].context
+    x = prompt[-1] - centre
+    best = -2.0
+    for phrase in ("red apple", "zebra"):
+        units = []
+        for template in TEMPLATES:
+            row = model.encode([template.format(phrase)])[0].context[-1] - centre
+            units.append(row / row.norm())
+        mean = sum(units) / len(units)
+        best = max(best, float(x @ mean / x.norm() / mean.norm()))
+    assert gate.cosine(prompt) == pytest.approx(best, abs=1e-5)
+
+
+def test_the_chunk_that_names_the_concept_counts(model, gate):
+    plain, named = model.encode(["a teapot", TEMPLATES[0].format("zebra")])
+    both = torch.cat([plain.context, named.context])
+    assert gate.cosine(both) == pytest.approx(max(gate.cosine(plain.context), gate.cosine(named.context)))
+
+
+def test_unknown_tokens_leave_the_cosine(model, gate):
+    prompt = model.encode(["a red apple"])[0]
+    assert gate.similarity(prompt.context, None) == pytest.approx(gate.cosine(prompt.context))
+    assert gate.similarity(prompt.context, prompt.tokens) == 1.0
+
+
+def test_a_patch_without_concepts_is_refused(model):
+    with pytest.raises(ForgetError, match="Expected a patch that says what it forgets"):
+        ConceptGate(model, [])

@@ -247,6 +247,8 @@ def _decoded(data: bytes, key: str) -> Tensors | None:
         with torch.inference_mode(False):
             tensors = load(data)
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    except torch.OutOfMemoryError:  # a RuntimeError too, but the file is not to blame
+        raise
     except (SafetensorError, ValueError, KeyError, RuntimeError):
         return None
     whole = metadata.get("fmn.key") == key and metadata.get("fmn.content") == content_key(tensors)

@@ -134,16 +134,27 @@ class OutOfMemoryAt(TorchDispatchMode):
 @pytest.mark.parametrize("case", CASES)
 def test_out_of_memory_at_any_moment(run, miniature, folders, case):
     before = state(*miniature[:2])
+    run(case)  # what the cache then holds is not made again
     with OutOfMemoryAt() as whole:
         run(case)
     saved = {p for folder in folders if folder.exists() for p in folder.iterdir()}
     for file in saved:
         file.unlink()
+    failed = 0
     for share in MOMENTS:
-        with pytest.raises((torch.OutOfMemoryError, RuntimeError)), OutOfMemoryAt(max(1, int(share * whole.calls))):
-            run(case)
+        moment = OutOfMemoryAt(max(1, int(share * whole.calls)))
+        try:
+            with moment:
+                run(case)
+        except torch.OutOfMemoryError:
+            failed += 1
+            assert not [p for folder in folders if folder.exists() for p in folder.iterdir()]
+        # where it did not fail, the host found another way, such as its tiled VAE
+        assert moment.calls >= moment.number
         assert_untouched(*miniature[:2], before)
-        assert not [p for folder in folders if folder.exists() for p in folder.iterdir()]
+        for file in saved:
+            file.unlink(missing_ok=True)
+    assert failed >= 2
     run(case)
     assert {p for folder in folders if folder.exists() for p in folder.iterdir()} == saved
 

@@ -137,13 +137,15 @@ def put(text: str, marker: str, content: str) -> str:
 
 def main() -> None:
     text = README.read_text()
-    for marker, content in (
-        ("results", forget_table()),
-        ("correction", correction_table()),
-        ("several", several_table()),
-        ("patches", patches_table()),
-    ):
-        text = put(text, marker, content)
+    made = {
+        "results": forget_table,
+        "correction": correction_table,
+        "several": several_table,
+        "patches": patches_table,
+    }
+    for marker, make in made.items():
+        if f"<!-- {marker} -->" in text:
+            text = put(text, marker, make())
     README.write_text(text)
 
 

@@ -12,6 +12,7 @@ from .closed_form import ClosedFormSettings, Moments, Pair, choose_weights, coll
 from .concept import Concept, chain, concept_from_dict
 from .correction import correction_pairs
 from .errors import ForgetError
+from .factors import matrix_root
 from .model import TextModel
 from .patch import Factors, ForgetPatch
 from .preserve import IMAGINED_WORDS, preserve_groups
@@ -155,10 +156,10 @@ def fuse_patches(
     total = sum(s.moments.sources for s in sources)
     inverse = torch.linalg.inv(system)
     after = [s.system @ inverse * (s.moments.sources / total) for s in sources]
-    factors = {}
+    factors, root = {}, matrix_root(system)
     for name in dict.fromkeys(n for p in patches for n in p.factors):
         parts = [(s.patch.factors[name], s.strength, a) for s, a in zip(sources, after) if name in s.patch.factors]
-        factors[name], _ = reduced(stacked(parts), settings.rank, settings.tolerance, system)
+        factors[name], _ = reduced(stacked(parts), settings.rank, settings.tolerance, root)
     tick(len(patches) + 1, len(patches) + 1)
     figures |= {"effect_kept": _effect_kept(sources, factors)}
     named = {k: v for k, v in vars(joint).items() if k not in ("rank", "tolerance")}

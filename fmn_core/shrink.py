@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from .errors import ForgetError
-from .factors import matrix_root, smallest_rank
+from .factors import smallest_rank
 from .patch import Factors, ForgetPatch
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -23,19 +23,17 @@ class Shrunk:
 
 
 def reduced(
-    factors: Factors, limit: int, tolerance: float = 0.0, second_moment: torch.Tensor | None = None
+    factors: Factors, limit: int, tolerance: float = 0.0, root: torch.Tensor | None = None
 ) -> tuple[Factors, float]:
     """The best factors of lower rank, alpha = rank, and the share of the energy left behind.
 
-    The smallest rank up to `limit` that leaves at most `tolerance` of |dW|^2 behind, or of E |dW x|^2 where inputs x have
-    the given second moment (in, in). Kernels count as matrices (out, in * k * k).
+    The smallest rank up to `limit` that leaves at most `tolerance` of |dW|^2 behind, or of E |dW x|^2 where `root` (in, in) is
+    the square root of the second moment of inputs x. Kernels count as matrices (out, in * k * k).
     """
     up, down = factors.up.double().flatten(1), factors.down.double().flatten(1) * (factors.alpha / factors.rank)
     basis, rest = torch.linalg.qr(up)
     core = rest @ down
-    u, s, _ = torch.linalg.svd(
-        core if second_moment is None else core @ matrix_root(second_moment), full_matrices=False
-    )
+    u, s, _ = torch.linalg.svd(core if root is None else core @ root, full_matrices=False)
     rank = smallest_rank(s, tolerance, limit)
     energy = s**2
     residual = float(energy[rank:].sum() / energy.sum()) if energy.sum() > 0 else 0.0

@@ -8,6 +8,7 @@ from fmn_core.closed_form import ClosedFormSettings, forget_closed_form
 from fmn_core.concept import Concept
 from fmn_core.correction import correct_concept
 from fmn_core.errors import ForgetError
+from fmn_core.factors import matrix_root
 from fmn_core.merge import MergeSettings, concepts_of, fuse_patches, preserve_cost, sum_patches
 from fmn_core.patch import Factors, ForgetPatch
 from fmn_core.patch_file import load_patch, save_patch
@@ -215,13 +216,13 @@ def test_reduction_weighs_inputs_by_their_second_moment():
     factors = Factors(torch.randn(20, 9, generator=g), torch.randn(9, 14, generator=g), 9.0)
     inputs = torch.randn(500, 14, generator=g, dtype=torch.float64) * torch.logspace(-2, 1, 14)
     moment = inputs.T @ inputs
-    plain, weighted = reduced(factors, 3)[0], reduced(factors, 3, 0.0, moment)[0]
+    plain, weighted = reduced(factors, 3)[0], reduced(factors, 3, 0.0, matrix_root(moment))[0]
 
     def error(found):
         return float((((found.delta() - factors.delta()).double() @ inputs.T) ** 2).sum())
 
     assert error(weighted) < error(plain)
-    _, residual = reduced(factors, 3, 0.0, moment)
+    _, residual = reduced(factors, 3, 0.0, matrix_root(moment))
     total = float(((factors.delta().double() @ inputs.T) ** 2).sum())
     assert residual == pytest.approx(error(weighted) / total, rel=1e-3)
 

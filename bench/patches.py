@@ -104,7 +104,7 @@ def gate_rows(world: World, quick: bool) -> list[dict]:
         def gate(positive: Any, negative: Any) -> tuple[Any, Any]:
             when = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
             inputs = {"positive": positive, "negative": negative, "forget_patch": patch, "patch_file": "", **when}
-            return node.execute(clip=world.clip, threshold=0.5, curve="step", **inputs).args[:2]
+            return node.execute(clip=world.clip, threshold=0.0, curve="step", **inputs).args[:2]
 
         return generate(world.model, world.clip, world.vae, ask.prompts, ask.seeds, steps=world.steps, conditions=gate)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from .concept import Concept, Name, name_tokens
 from .errors import ForgetError
-from .model import TextModel
+from .model import EncodedPrompt, TextModel
 from .templates import everyday_captions
 from .tokens import CHUNK, strip_special
 
@@ -20,20 +20,30 @@ CURVES: dict[str, Callable[[float], float]] = {
 }
 # Templates per name whose mean says where a concept is.
 _TEMPLATES = 8
+# An automatic threshold lies above this share of everyday captions, so that one odd caption does not set it.
+_BELOW = 0.99
+AUTOMATIC = 0.0
 
 
 @dataclass
 class GateSettings:
-    """`threshold` (0..1): similarity up to which the patch stays off. `curve`: how strength grows from there to 1."""
+    """`threshold` (0..1): similarity up to which the patch stays off; 0: `ConceptGate.threshold`.
 
-    threshold: float = 0.5
+    `curve`: how strength grows from there to 1.
+    """
+
+    threshold: float = AUTOMATIC
     curve: str = "step"
+
+    def resolved(self, gate: ConceptGate) -> GateSettings:
+        """The same with a threshold that is a number to compare with."""
+        return replace(self, threshold=gate.threshold) if self.threshold == AUTOMATIC else self
 
     def strength(self, similarity: float) -> float:
         """gamma in 0..1 of a similarity; exactly 0 up to the threshold. Raises ForgetError on settings out of range."""
         if not 0 <= self.threshold < 1:
             raise ForgetError(
-                f"Expected a threshold from 0 to below 1, got {self.threshold}. Choose 0.5 to begin with."
+                f"Expected a threshold from 0 to below 1, got {self.threshold}. Choose 0, which finds one."
             )
         if self.curve not in CURVES:
             raise ForgetError(f"Expected a curve of {', '.join(CURVES)}, got {self.curve!r}.")
@@ -55,15 +65,29 @@ class ConceptGate:
         names = [(c, name) for c in concepts for name in c.names()]
         self.vocabulary = text.vocabulary
         self.phrases = [{k: set(ids) for k, ids in name_tokens(text, name).items()} for _, name in names]
-        captions = torch.stack([p.context[-1] for p in text.encode(list(everyday_captions()))])
-        self.centre = captions.mean(0)
-        self.directions = torch.stack([self._direction(text, c, name) for c, name in names])
+        captions = text.encode(list(everyday_captions()))
+        self.centre = torch.stack([p.context[-1] for p in captions]).mean(0)
+        prompts = [self._prompts(text, c, name) for c, name in names]
+        self.directions = torch.stack([self._direction(contexts) for contexts in prompts])
+        self.threshold = self._between(captions, [context for contexts in prompts for context in contexts])
 
-    def _direction(self, text: TextModel, concept: Concept, name: Name) -> torch.Tensor:
+    def _prompts(self, text: TextModel, concept: Concept, name: Name) -> list[torch.Tensor]:
         chosen = concept.templates[:: max(1, len(concept.templates) // _TEMPLATES)][:_TEMPLATES]
-        prompts = text.encode([t.format(name.text) for t in chosen], [name.word] * len(chosen))
-        rows = torch.stack([p.context[-1] for p in prompts]) - self.centre
+        return [p.context for p in text.encode([t.format(name.text) for t in chosen], [name.word] * len(chosen))]
+
+    def _direction(self, contexts: Sequence[torch.Tensor]) -> torch.Tensor:
+        rows = torch.stack([c[-1] for c in contexts]) - self.centre
         return torch.nn.functional.normalize(torch.nn.functional.normalize(rows, dim=1).mean(0), dim=0)
+
+    def _between(self, captions: Sequence[EncodedPrompt], own: Sequence[torch.Tensor]) -> float:
+        """A threshold for this text encoder: half way from everyday captions up to the concepts' own prompts.
+
+        Captions that hold most of a concept's tokens are left out. Never above the least similar of the own prompts.
+        """
+        lowest = min(self.cosine(context) for context in own)
+        others = [self.cosine(p.context) for p in captions if self.overlap(p.tokens) <= 0.5]
+        highest = float(torch.tensor(others or [0.0]).quantile(_BELOW))
+        return min(0.95, max(0.05, min(lowest, (lowest + highest) / 2)))
 
     def cosine(self, context: torch.Tensor) -> float:
         """The largest cosine of a prompt's context (l, dim) with a concept, over its chunks of 77; -1..1."""

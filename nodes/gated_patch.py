@@ -75,7 +75,8 @@ class GatedForgetPatch(patch_source.PatchFileNode):
                     min=0.0,
                     max=0.99,
                     step=0.01,
-                    tooltip="Similarity of prompt and concept up to which the patch stays off.",
+                    tooltip="Similarity of prompt and concept up to which the patch stays off. 0: half way from everyday captions to prompts "
+                    "that name the concept, as this CLIP encodes them; the report says which.",
                 ),
                 io.Combo.Input(
                     "curve",
@@ -92,11 +93,12 @@ class GatedForgetPatch(patch_source.PatchFileNode):
     def execute(
         cls, clip, positive, patch_file, threshold, curve, forget_patch=None, negative=None, **when
     ) -> io.NodeOutput:
-        settings = GateSettings(threshold, curve)
-        settings.strength(0.0)
+        GateSettings(threshold, curve).strength(0.0)
         patch = patch_source.chosen(patch_file, forget_patch)
         gate = ConceptGate(with_cache(ComfyText(clip)), concepts_of(patch))
-        hooks, lines = _Hooks(patch, **when), [f"forgets: {reports.forgotten(patch)}"]
+        settings = GateSettings(threshold, curve).resolved(gate)
+        hooks = _Hooks(patch, **when)
+        lines = [f"forgets: {reports.forgotten(patch)}", f"acts above similarity {settings.threshold:.2f}"]
         both = []
         for name, conditioning in (("positive", positive), ("negative", negative)):
             found = []

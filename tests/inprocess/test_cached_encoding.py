@@ -20,12 +20,6 @@ def pack():
     )
 
 
-@pytest.fixture(scope="module")
-def miniature(pack):
-    with torch.inference_mode():
-        return pack.host.load_miniature()
-
-
 def key(pack, patcher, clip):
     with torch.inference_mode():
         pack.host.load(patcher)

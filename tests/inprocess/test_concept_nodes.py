@@ -21,12 +21,6 @@ def pack():
     )
 
 
-@pytest.fixture(scope="module")
-def miniature(pack):
-    with torch.inference_mode():
-        return pack.host.load_miniature()
-
-
 @pytest.fixture
 def embeddings(pack, tmp_path, monkeypatch):
     """The host's folder of embeddings, empty."""

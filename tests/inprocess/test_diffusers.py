@@ -39,7 +39,7 @@ def pipelines(pack, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pairs(pack, pipelines):
+def pairs(pack, pipelines, miniature):
     """Both adapters over the same weights: ours, the host's."""
 
     def twin(name, kind, prediction):
@@ -48,7 +48,6 @@ def pairs(pack, pipelines):
         return pack.comfy_model.ComfyModel(model, tiny_pipelines.host_clip(pipeline, name))
 
     with torch.inference_mode():
-        miniature = pack.host.load_miniature()
         hosts = {
             "miniature": pack.comfy_model.ComfyModel(*miniature[:2]),
             "SDXL": twin("SDXL", "SDXL", "EPS"),

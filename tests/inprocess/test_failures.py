@@ -36,12 +36,6 @@ def pack():
     return nodes
 
 
-@pytest.fixture(scope="module")
-def miniature(pack):
-    with torch.inference_mode():
-        return pack.host.load_miniature()
-
-
 @pytest.fixture
 def folders(pack, monkeypatch, tmp_path):
     """Folders of this test's own for patches, embeddings and the cache."""

@@ -31,12 +31,6 @@ def pack():
 
 
 @pytest.fixture(scope="module")
-def miniature(pack):
-    with torch.inference_mode():
-        return pack.host.load_miniature()
-
-
-@pytest.fixture(scope="module")
 def drawn(miniature):
     prompts = [OWN.format(c) for c in CONCEPTS]
     return generate(*miniature, prompts, list(range(5, 5 + len(prompts))), steps=12).cpu().float().clamp(0, 1)

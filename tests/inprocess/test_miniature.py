@@ -1,23 +1,13 @@
 """The shipped miniature: its files, its text encoder in the host, its export to diffusers, its judge."""
 
 import hashlib
-import sys
 
-import pytest
 import torch
 
-from mini_sd import comfy_host
 from mini_sd.concepts import CONCEPTS, caption_of, vocabulary_texts
 from mini_sd.training import HERE
 
 WEIGHTS = HERE / "weights"
-
-
-@pytest.fixture(scope="module")
-def miniature():
-    comfy_host.load_pack()
-    with torch.inference_mode():
-        return sys.modules["forget_me_not.nodes.host"].load_miniature()
 
 
 def test_weights_are_those_recorded_and_small():

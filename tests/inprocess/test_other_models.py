@@ -30,12 +30,6 @@ def pack():
     )
 
 
-@pytest.fixture(scope="module")
-def miniature(pack):
-    with torch.inference_mode():
-        return pack.host.load_miniature()
-
-
 def patcher(model):
     import comfy.model_patcher
 

@@ -23,12 +23,6 @@ def pack():
 
 
 @pytest.fixture(scope="module")
-def miniature(pack):
-    with torch.inference_mode():
-        return pack.host.load_miniature()
-
-
-@pytest.fixture(scope="module")
 def run(pack, miniature):
     """Runs a node as the host does: in inference mode, with the prompt's links to the miniature in place."""
     nodes = {

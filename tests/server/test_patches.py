@@ -39,7 +39,7 @@ def gated(name, of, **changes):
     """Gated Forget Patch on the conditionings of picture `of`."""
     inputs = {
         "clip": ["mini", 1], "positive": [f"{of}.text", 0], "negative": [f"{of}.negative", 0], "patch_file": CONNECTED,
-        "forget_patch": ["train", 1], "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "threshold": 0.5, "curve": "step",
+        "forget_patch": ["train", 1], "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "threshold": 0.0, "curve": "step",
     }  # fmt: skip
     return {name: {"class_type": "FMN_GatedForgetPatch", "inputs": inputs | changes}} | text(f"{name}.said", name, 2)
 

@@ -52,6 +52,19 @@ def test_overlap_is_the_share_of_a_phrase_in_the_prompt(model, gate):
     assert overlap("a teapot") == 0.0
 
 
+def test_automatic_threshold_lies_between_captions_and_the_concepts_own_prompts(model, gate):
+    own = [gate.cosine(model.encode([t.format(p)])[0].context) for t in TEMPLATES for p in ("red apple", "zebra")]
+    captions = model.encode(everyday_captions())
+    plain = sorted(gate.cosine(c.context) for c in captions if gate.overlap(c.tokens) <= 0.5)
+    position = 0.99 * (len(plain) - 1)
+    low, high = plain[int(position)], plain[min(int(position) + 1, len(plain) - 1)]
+    quantile = low + (position - int(position)) * (high - low)
+    expected = min(min(own), (min(own) + quantile) / 2)
+    assert gate.threshold == pytest.approx(min(0.95, max(0.05, expected)), abs=1e-5)
+    assert GateSettings().resolved(gate).threshold == gate.threshold
+    assert GateSettings(0.3).resolved(gate) == GateSettings(0.3)
+
+
 def test_cosine_against_a_brute_force_version(model, gate):
     centre = sum(model.encode([c])[0].context[-1] for c in everyday_captions()) / len(everyday_captions())
     prompt = model.encode(["a zebra under a tree"])[0].context

@@ -7,18 +7,18 @@ import sys
 import time
 from pathlib import Path
 
-import hostile
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from bench import hostile_files
 from fmn_core.errors import ForgetError
 from fmn_core.patch import ForgetPatch
 from fmn_core.patch_file import load_patch
 
-GOOD = hostile.good_file()
+GOOD = hostile_files.good_file()
 MUTATIONS = 2200
 SLOWEST = 2.0
 
@@ -52,10 +52,10 @@ def check_whole(patch: ForgetPatch) -> None:
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(kind=st.sampled_from(hostile.KINDS), seed=st.integers(0, 10**9))
+@given(kind=st.sampled_from(hostile_files.KINDS), seed=st.integers(0, 10**9))
 def test_mutated_files_are_refused_or_load(tmp_path, kind, seed):
     path = tmp_path / "a.safetensors"
-    path.write_bytes(hostile.mutated(GOOD, kind, seed))
+    path.write_bytes(hostile_files.mutated(GOOD, kind, seed))
     found = outcome(path)
     if found is not None:
         check_whole(found)
@@ -64,7 +64,7 @@ def test_mutated_files_are_refused_or_load(tmp_path, kind, seed):
 
 def test_every_truncation_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
-    big = hostile.good_patch(40)
+    big = hostile_files.good_patch(40)
     save_file(big.state_dict(), path, big.metadata())
     data = path.read_bytes()
     for size in [*range(0, len(data), 1024), len(data) - 1]:
@@ -99,7 +99,7 @@ def test_very_many_keys(tmp_path, count):
 )
 @pytest.mark.parametrize("key", ["fmn.concepts", "fmn.figures"])
 def test_metadata_of_any_size_and_form(tmp_path, key, text):
-    patch = hostile.good_patch()
+    patch = hostile_files.good_patch()
     save_file(patch.state_dict(), tmp_path / "a.safetensors", patch.metadata() | {key: text})
     found = outcome(tmp_path / "a.safetensors")
     check_whole(found)
@@ -107,13 +107,13 @@ def test_metadata_of_any_size_and_form(tmp_path, key, text):
 
 
 def test_duplicate_and_overlapping_tensors(tmp_path):
-    header, body = hostile.parts(GOOD)
+    header, body = hostile_files.parts(GOOD)
     key = next(k for k in header if k.endswith("lora_up.weight"))
     twice = json.dumps(header)[:-1] + f', "{key}": {json.dumps(header[key])}}}'
     shared = {**header, key.replace("attn2_to_v", "attn2_to_k"): header[key]}
     for name, text in (("twice", twice.encode()), ("shared", json.dumps(shared).encode())):
         path = tmp_path / f"{name}.safetensors"
-        path.write_bytes(hostile.joined(text, body))
+        path.write_bytes(hostile_files.joined(text, body))
         found = outcome(path)
         if found is not None:
             check_whole(found)
@@ -138,7 +138,7 @@ def test_what_is_no_file(tmp_path, make, message):
 
 @pytest.mark.parametrize("case", ["rank 0", "huge product", "negative alpha", "kernel in the up"])
 def test_factors_that_make_no_sense(tmp_path, case):
-    name = hostile.LAYER
+    name = hostile_files.LAYER
     up, down, alpha = torch.ones(4, 2), torch.ones(2, 5), torch.tensor(2.0)
     changed = {
         "rank 0": (torch.ones(4, 0), torch.ones(0, 5), alpha),
@@ -157,6 +157,7 @@ import resource, sys
 from pathlib import Path
 import torch, safetensors, safetensors.torch
 from fmn_core.patch_file import load_patch
+from bench import hostile_files
 from fmn_core.errors import ForgetError
 load_patch(Path(sys.argv[1]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -171,12 +172,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 @pytest.mark.parametrize("case", ["weights", "metadata", "keys"])
 def test_memory_stays_below_four_times_the_file(tmp_path, case):
     small, path = tmp_path / "small.safetensors", tmp_path / "a.safetensors"
-    patch = hostile.good_patch()
+    patch = hostile_files.good_patch()
     save_file(patch.state_dict(), small, patch.metadata())
     if case == "weights":
         tensors = {
-            f"{hostile.LAYER}.lora_up.weight": torch.ones(5_000_000, 4),
-            f"{hostile.LAYER}.lora_down.weight": torch.ones(4, 16),
+            f"{hostile_files.LAYER}.lora_up.weight": torch.ones(5_000_000, 4),
+            f"{hostile_files.LAYER}.lora_down.weight": torch.ones(4, 16),
         }
         save_file({k: v.half() for k, v in tensors.items()}, path)
     elif case == "metadata":
@@ -185,7 +186,7 @@ def test_memory_stays_below_four_times_the_file(tmp_path, case):
         save_file({f"lora_unet_a{n}.alpha": torch.ones(100) for n in range(100_000)}, path)
     script = subprocess.run(
         [sys.executable, "-c", MEASURED, str(small), str(path)],
-        cwd=Path(hostile.__file__).parent.parent,
+        cwd=Path(hostile_files.__file__).parent.parent,
         capture_output=True,
         text=True,
         check=True,

@@ -1,0 +1,122 @@
+"""Gated Forget Patch in sampling by the host: prompts stacked into a batch, other hooks, ControlNet."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from inprocess.sampling import control_net, sample
+
+from mini_sd import comfy_host
+
+ZEBRA, HORSE, FOX = (f"a picture of a {name} in noto style" for name in ("zebra", "horse", "fox"))
+
+
+@pytest.fixture(scope="module")
+def pack():
+    comfy_host.load_pack()
+    nodes = ("host", "comfy_model", "encode_prompt", "gated_patch")
+    core = ("closed_form", "concept", "errors", "patch")
+    return SimpleNamespace(
+        **{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in nodes},
+        **{n: sys.modules[f"forget_me_not.fmn_core.{n}"] for n in core},
+    )
+
+
+@pytest.fixture(autouse=True)
+def as_the_host_runs_nodes():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def patch(pack, miniature):
+    adapter = pack.comfy_model.ComfyModel(*miniature[:2])
+    settings = pack.closed_form.ClosedFormSettings(preserve_prompts=["horse", "fox"], imagined_words=100)
+    with torch.inference_mode(False):
+        return pack.closed_form.forget_closed_form(adapter, [pack.concept.make_concept(adapter, "zebra")], settings)
+
+
+@pytest.fixture
+def encode(pack, miniature):
+    return lambda text: pack.encode_prompt.EncodePrompt.execute(text, miniature[1]).args[0]
+
+
+@pytest.fixture
+def gate(pack, miniature, patch):
+    def run(positive, negative, **changes):
+        inputs = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "threshold": 0.0, "curve": "step"}
+        node = pack.gated_patch.GatedForgetPatch
+        given = {"clip": miniature[1], "patch_file": "", "forget_patch": patch, **inputs, **changes}
+        return node.execute(positive=positive, negative=negative, **given).args
+
+    return run
+
+
+def stacked(*conds):
+    """One conditioning of several prompts, a picture each, as scheduling nodes make it."""
+    return [[torch.cat([c[0][0] for c in conds]), conds[0][0][1]]]
+
+
+def test_every_prompt_of_a_batch_is_treated_alone(pack, miniature, patch, encode, gate):
+    model, negative = miniature[0], encode("")
+    prompts = stacked(encode(HORSE), encode(ZEBRA), encode(FOX))
+    gated, same, report = gate(prompts, negative)
+    assert report.splitlines()[2].count("acts at 1.00") == 1 and report.splitlines()[2].count("acts at 0.00") == 2
+    plain = sample(model, prompts, negative, batch=3)
+    found = sample(model, gated, same, batch=3)
+    assert torch.equal(found[[0, 2]], plain[[0, 2]])
+    # Only the positive prompt is near the concept, so the patch is on it alone.
+    alone = sample(
+        model, [pack.host.with_hooks(encode(ZEBRA)[0], pack.host.patch_hooks(patch, 1.0, 0.0, 1.0))], negative
+    )
+    unpatched = sample(model, encode(ZEBRA), negative)
+    rows = sample(model, *gate(stacked(encode(ZEBRA), encode(HORSE)), negative)[:2], batch=2)
+    assert (alone - unpatched).abs().max() > 0.05 and (rows[:1] - alone).abs().max() < 1e-3 * alone.abs().max()
+
+
+def test_the_mask_of_a_batch_that_is_there_already_stays(miniature, encode, gate):
+    """Half of each picture under one stacked conditioning, all of it under another."""
+    half = torch.zeros(1, 128, 128)
+    half[..., :64] = 1.0
+    prompts = stacked(encode(ZEBRA), encode(HORSE))
+    prompts = [[prompts[0][0], {**prompts[0][1], "mask": half, "mask_strength": 0.5}], *encode(FOX)]
+    gated, same, _ = gate(prompts, encode(""))
+    plain, found = (sample(miniature[0], *conds, batch=2) for conds in ((prompts, encode("")), (gated, same)))
+    torch.testing.assert_close(found[1], plain[1], atol=1e-5, rtol=1e-5)
+    assert (found[0] - plain[0]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("prompt", [ZEBRA, HORSE])
+def test_with_a_control_net(pack, miniature, patch, encode, gate, prompt):
+    from nodes import ControlNetApplyAdvanced
+
+    picture = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(5))
+    net = control_net()
+
+    def controlled(positive, negative):
+        return ControlNetApplyAdvanced().apply_controlnet(positive, negative, net, picture, 1.0, 0.0, 1.0)
+
+    plain = sample(miniature[0], *controlled(encode(prompt), encode("")))
+    before = sample(miniature[0], *controlled(*gate(encode(prompt), encode(""))[:2]))
+    after = sample(miniature[0], *gate(*controlled(encode(prompt), encode("")))[:2])
+    assert torch.equal(before, after)
+    assert (plain - sample(miniature[0], encode(prompt), encode(""))).abs().max() > 1e-2
+    assert torch.equal(plain, before) == (prompt == HORSE)
+    both = pack.host.apply_patch(miniature[0], patch, 1.0)[0]
+    wanted = sample(both, *controlled(encode(ZEBRA), encode(ZEBRA)))
+    found = sample(miniature[0], *controlled(*gate(encode(ZEBRA), encode(ZEBRA))[:2]))
+    torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-3)
+
+
+def test_hooks_that_are_there_already_stay(pack, miniature, patch, encode, gate):
+    other = pack.patch.ForgetPatch(
+        {n: pack.patch.Factors(0.5 * f.up, f.down, f.alpha) for n, f in patch.factors.items()}, [], patch.base, {}, {}
+    )
+    hooked = [pack.host.with_hooks(encode(ZEBRA)[0], pack.host.patch_hooks(other, 1.0, 0.0, 1.0))]
+    gated, same, _ = gate(hooked, encode(ZEBRA), strength=0.5)
+    hooks = pack.host.patch_hooks(patch, 1.0, 0.0, 1.0)
+    wanted = [pack.host.with_hooks(encode(ZEBRA)[0], hooks)]
+    found = sample(miniature[0], gated, same)
+    expected = sample(miniature[0], wanted, gate(encode(HORSE), encode(ZEBRA), strength=0.5)[1])
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)

@@ -13,20 +13,14 @@ from .concept import Concept, Name, check_concepts, name_tokens
 from .errors import ForgetError
 from .factors import weighted_range
 from .model import ForgetModel, TextModel
+from .moments import Moments, ratio
 from .patch import Factors, ForgetPatch, fingerprint, kohya_name
 from .preserve import IMAGINED_WORDS, encode_imagined, preserve_groups
 from .shrink import balanced
 from .tokens import EncodedPrompt, concept_columns
+from .weight_choice import AUTO, choose_weights
 
 PROJECTIONS = {"values": ("to_v",), "keys and values": ("to_k", "to_v")}
-AUTO = 0.0
-# What `auto` chooses from: ridge relative to the mean eigenvalue, and the weight of preserve prompts.
-RIDGES = (1e-6, 1e-5, 1e-4, 1e-3)
-PRESERVE_WEIGHTS = (0.3, 1.0, 3.0, 10.0, 30.0)
-# How much a moved preserve prompt counts against a missed target, both as relative errors on what was left out.
-# Chosen on three concepts of the miniature, mostly with half of the others listed: 0.7 keeps less, 1.4 and 2.0 lose the style
-# of some prompts, 2.8 leaves traces of the concept.
-DRIFT_PRICE = 1.0
 
 
 @dataclass
@@ -48,87 +42,6 @@ class ClosedFormSettings:
     preserve_prompts: list[str] = field(default_factory=list)
     use_everyday_captions: bool = True
     imagined_words: int = IMAGINED_WORDS
-
-
-@dataclass
-class Moments:
-    """Second moments, float64 (dim, dim), of the token embeddings of a solve; what is summed over rows c, c*, p.
-
-    A solve and all its figures need nothing else, so prompts are met one by one and memory does not grow with them.
-    """
-
-    cc: torch.Tensor  # sum c c^T: sources
-    tc: torch.Tensor  # sum c* c^T
-    tt: torch.Tensor  # sum c* c*^T: targets
-    pp: torch.Tensor  # sum p p^T: preserved
-    sources: int = 0
-    preserved: int = 0
-
-    @classmethod
-    def empty(cls, dim: int) -> Moments:
-        cc, tc, tt, pp = torch.zeros(4, dim, dim, dtype=torch.float64)
-        return cls(cc, tc, tt, pp)
-
-    def add_pair(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Adds rows of a prompt (n, dim) and where each should go."""
-        source, target = source.double(), target.double()
-        self.cc += source.T @ source
-        self.tc += target.T @ source
-        self.tt += target.T @ target
-        self.sources += len(source)
-
-    def add_preserved(self, rows: torch.Tensor) -> None:
-        rows = rows.double()
-        self.pp += rows.T @ rows
-        self.preserved += len(rows)
-
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(
-            self.cc + other.cc,
-            self.tc + other.tc,
-            self.tt + other.tt,
-            self.pp + other.pp,
-            self.sources + other.sources,
-            self.preserved + other.preserved,
-        )
-
-    def second_moment(self, ridge: float, preserve_weight: float) -> torch.Tensor:
-        """M = lambda I + C^T C / n + w P^T P / p, lambda relative to the mean eigenvalue of the rest."""
-        m = self.cc / max(1, self.sources) + preserve_weight * self.pp / max(1, self.preserved)
-        return m + ridge * m.trace() / len(m) * torch.eye(len(m), dtype=m.dtype)
-
-    def solve(self, ridge: float, preserve_weight: float) -> torch.Tensor:
-        """E = (C* - C)^T C M^-1, so that dW = W E in every layer. (UCE's system; target: the ablated prompt.)"""
-        cross = (self.tc - self.cc) / max(1, self.sources)
-        return torch.linalg.solve(self.second_moment(ridge, preserve_weight), cross.T).T
-
-    def missed(self, edit: torch.Tensor, metric: torch.Tensor) -> float:
-        """|W'C - V*| / |WC - V*| with V* = W C* and metric = W^T W: the share of the target that is missed."""
-        return _ratio(*self.missed_moments(edit), metric)
-
-    def missed_moments(self, edit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Second moments of what is missed of the target, with the edit and without; what no metric changes."""
-        return self._distance(torch.eye(len(edit), dtype=edit.dtype) + edit), self._distance(None)
-
-    def _distance(self, map_: torch.Tensor | None) -> torch.Tensor:
-        """sum (A c - c*)(A c - c*)^T, A = I if none is given."""
-        if map_ is None:
-            return self.cc - self.tc.T - self.tc + self.tt
-        cross = map_ @ self.tc.T
-        return map_ @ self.cc @ map_.T - cross - cross.T + self.tt
-
-    def drift(self, edit: torch.Tensor, metric: torch.Tensor) -> float:
-        """|dW P| / |W P| with dW = W E and metric = W^T W: how far preserve prompts moved."""
-        return _ratio(*self.drift_moments(edit), metric)
-
-    def drift_moments(self, edit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Second moments of preserve prompts' movement, and of the prompts themselves."""
-        return edit @ self.pp @ edit.T, self.pp
-
-
-def _ratio(moment: torch.Tensor, reference: torch.Tensor, metric: torch.Tensor) -> float:
-    """sqrt(tr(G A) / tr(G B)): ratio of norms of rows with moments A and B after a projection with G = W^T W."""
-    return float(((moment * metric).sum().clamp_min(0) / (reference * metric).sum().clamp_min(1e-300)).sqrt())
 
 
 def steered_pair(
@@ -230,32 +143,6 @@ def name_columns(model: TextModel, prompt: EncodedPrompt, name: Name) -> list[in
     return columns
 
 
-def choose_weights(
-    fitted: Moments, left_out: Moments, metric: torch.Tensor, settings: ClosedFormSettings
-) -> tuple[float, float, dict]:
-    """Chooses ridge and preserve weight by what they do to templates and preserve prompts left out of the solve.
-
-    One half is solved for; on the other, other templates and other names, the share of the target missed and the drift
-    of preserve prompts are measured, and the sum of their squares, drift weighted by DRIFT_PRICE, decides. Nothing but the algebra is used, so
-    the same rule serves models of any width.
-    """
-    best: tuple[float, float, float, float, float] | None = None
-    for ridge in RIDGES if settings.ridge == AUTO else (settings.ridge,):
-        for weight in PRESERVE_WEIGHTS if settings.preserve_weight == AUTO else (settings.preserve_weight,):
-            edit = fitted.solve(ridge, weight)
-            missed, drift = left_out.missed(edit, metric), left_out.drift(edit, metric)
-            score = missed**2 + (DRIFT_PRICE * settings.preservation * drift) ** 2
-            if best is None or score < best[0]:
-                best = (score, ridge, weight, missed, drift)
-    assert best is not None
-    _, ridge, weight, missed, drift = best
-    return (
-        ridge,
-        weight,
-        {"held_out_missed": missed, "held_out_drift": drift, "ridge": ridge, "preserve_weight": weight},
-    )
-
-
 def forget_closed_form(
     model: ForgetModel,
     concepts: list[Concept],
@@ -291,31 +178,63 @@ def solve_factors(
 ) -> tuple[dict[str, Factors], dict]:
     """The one system for all layers: factors by kohya name, and figures. `chosen(figures)` is called in between."""
     names = [(layer.name, p) for layer in model.cross_attention() for p in PROJECTIONS[settings.train]]
-    weights = {name: w.double() for name, w in zip(names, model.weights(names))}
-    metric = torch.zeros_like(halves[0].cc)
-    for w in weights.values():
-        metric += w.T @ w / (w**2).sum() / len(weights)
-    ridge, preserve_weight, figures = choose_weights(*halves, metric, settings)
-    chosen(figures)
+    weights = dict(zip(names, model.weights(names)))
     moments = halves[0] + halves[1]
+    metric, norms = _measured(weights, moments)
+    ridge, preserve_weight, figures = choose_weights(
+        *halves, metric, settings.ridge, settings.preserve_weight, settings.preservation
+    )
+    chosen(figures)
     edit = moments.solve(ridge, preserve_weight)
-    metric = moments.second_moment(ridge, preserve_weight)
-    basis, residual = weighted_range(edit, metric, settings.tolerance, settings.rank)
+    system = moments.second_moment(ridge, preserve_weight)
+    basis, residual = weighted_range(edit, system, settings.tolerance, settings.rank)
     down = basis.T @ edit
-    layers = layer_figures(moments, weights, basis @ down)
+    ups = {name: w.double() @ basis for name, w in weights.items()}
+    layers = _layer_figures(moments, norms, weights, ups, down)
     figures |= {"rank": basis.shape[1], "rank_residual": residual, "layers": layers}
-    return {kohya_name(*name): balanced(w @ basis, down) for name, w in weights.items()}, figures
+    return {kohya_name(*name): balanced(up, down) for name, up in ups.items()}, figures
 
 
-def layer_figures(
-    moments: Moments, weights: dict[tuple[str, str], torch.Tensor], edit: torch.Tensor
+_Names = tuple[str, str]
+
+
+def _measured(
+    weights: dict[_Names, torch.Tensor], moments: Moments
+) -> tuple[torch.Tensor, dict[_Names, tuple[float, float]]]:
+    """Mean of W^T W / |W|^2 over the layers, and per layer the squares |W (C - C*)|^2 and |W P|^2.
+
+    Products in float32: they weigh relative errors against one another, and no solve sees them.
+    """
+    metric, norms = torch.zeros_like(moments.cc), {}
+    target, preserved = moments.distance(None).float(), moments.pp.float()
+    for name, w in weights.items():
+        gram = w.T @ w
+        metric += gram / (w**2).sum() / len(weights)
+        norms[name] = (float((gram * target).sum()), float((gram * preserved).sum()))
+    return metric, norms
+
+
+def _layer_figures(
+    moments: Moments,
+    norms: dict[_Names, tuple[float, float]],
+    weights: dict[_Names, torch.Tensor],
+    ups: dict[_Names, torch.Tensor],
+    down: torch.Tensor,
 ) -> dict[str, dict[str, float]]:
-    """Per layer: share of the target missed, |W'C - V*| / |WC - V*|, and drift of preserve prompts, |dW P| / |W P|."""
-    missed, drift = moments.missed_moments(edit), moments.drift_moments(edit)
+    """Per layer: share of the target missed, |W'C - V*| / |WC - V*|, and drift of preserve prompts, |dW P| / |W P|.
+
+    With dW = U D of low rank, |W'C - V*|^2 = |W (C - C*)|^2 + 2 tr(U D N W^T) + tr(U^T U D C C^T D^T), N = C C^T - C C*^T.
+    """
+    steered, concept, kept = down @ (moments.cc - moments.tc.T), down @ moments.cc @ down.T, down @ moments.pp @ down.T
     figures = {}
-    for (layer, projection), w in weights.items():
-        metric = w.T @ w
-        figures[f"{layer}.{projection}"] = {"missed": _ratio(*missed, metric), "drift": _ratio(*drift, metric)}
+    for name, up in ups.items():
+        target, preserved = norms[name]
+        gram = up.T @ up
+        missed = target + float(2 * (steered * (up.T @ weights[name].double())).sum() + (gram * concept).sum())
+        figures[".".join(name)] = {
+            "missed": ratio(missed, target),
+            "drift": ratio(float((gram * kept).sum()), preserved),
+        }
     return figures
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -29,8 +31,15 @@ def weighted_range(edit: torch.Tensor, second_moment: torch.Tensor, tolerance: f
     Minimises E |(E - U U^T E) x|^2 over orthonormal U of rank r, x having second moment `second_moment`: the left
     singular vectors of E second_moment^(1/2). Returns U (dim, r) and the share of energy left behind.
     """
-    u, s, _ = torch.linalg.svd(edit @ matrix_root(second_moment), full_matrices=False)
-    rank = smallest_rank(s, tolerance, limit)
-    energy = s**2
+    values, u = torch.linalg.eigh(edit @ second_moment @ edit.T)
+    energy, u = values.flip(0).clamp_min(0), u.flip(1)
+    rank = smallest_rank(energy.sqrt(), tolerance, limit)
     residual = float(energy[rank:].sum() / energy.sum()) if energy.sum() > 0 else 0.0
     return u[:, :rank], residual
+
+
+def moved_square(parts: Sequence[tuple[torch.Tensor, torch.Tensor]], moment: torch.Tensor) -> float:
+    """E |dW x|^2 for dW = sum up @ down, (out, r) and (r, in) each, and inputs x of this second moment (in, in); dW is never formed."""
+    up = torch.cat([up.double() for up, _ in parts], 1)
+    down = torch.cat([down.double() for _, down in parts])
+    return float(((up.T @ up) * (down @ moment @ down.T)).sum())

@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .closed_form import ClosedFormSettings, Moments, Pair, choose_weights, collect_moments, rounded, template_pairs
+from .closed_form import ClosedFormSettings, Pair, collect_moments, rounded, template_pairs
 from .concept import Concept, chain, concept_from_dict
 from .correction import correction_pairs
 from .errors import ForgetError
-from .factors import matrix_root
+from .factors import matrix_root, moved_square
 from .model import TextModel
+from .moments import Moments
 from .patch import Factors, ForgetPatch
 from .preserve import IMAGINED_WORDS, preserve_groups
 from .shrink import reduced
+from .weight_choice import choose_weights
 
 MOST_PATCHES = 100
 _SOLVED = ("closed form", "concept correction", "fusion")
@@ -150,7 +152,8 @@ def fuse_patches(
         concepts = chain(concepts, source.concepts)
     joint = _joint_settings(sources, settings)
     halves = _collected(text, list(concepts), joint, [pair for patch in patches for pair in pairs_of(patch)])
-    ridge, weight, figures = choose_weights(*halves, torch.eye(len(halves[0].cc), dtype=torch.float64), joint)
+    metric = torch.eye(len(halves[0].cc), dtype=torch.float64)
+    ridge, weight, figures = choose_weights(*halves, metric, preservation=joint.preservation)
     moments = halves[0] + halves[1]
     system = moments.second_moment(ridge, weight)
     total = sum(s.moments.sources for s in sources)
@@ -228,11 +231,15 @@ def _effect_kept(sources: list[_Source], factors: dict[str, Factors]) -> list[fl
 def _distance(source: _Source, factors: dict[str, Factors]) -> float:
     missed = total = 0.0
     for name, f in source.patch.factors.items():
-        own = source.strength * f.delta().double()
-        other = factors[name].delta().double() - own
-        missed += float(((other @ source.moments.cc) * other).sum())
-        total += float(((own @ source.moments.cc) * own).sum())
+        own, merged = _matrices(f, source.strength), _matrices(factors[name], -1.0)
+        missed += moved_square([own, merged], source.moments.cc)
+        total += moved_square([own], source.moments.cc)
     return math.sqrt(max(0.0, missed) / max(total, 1e-300))
+
+
+def _matrices(f: Factors, strength: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """up and down of strength * dW of a linear layer."""
+    return f.up, f.down.double() * (strength * f.alpha / f.rank)
 
 
 def preserve_cost(text: TextModel, patches: Sequence[ForgetPatch], merged: Sequence[ForgetPatch]) -> list[float]:
@@ -259,8 +266,7 @@ def _moved(patch: ForgetPatch, moment: torch.Tensor) -> float:
     width, total = len(moment), 0.0
     for f in patch.factors.values():
         if f.down.ndim == 2 and f.down.shape[1] == width:
-            delta = f.delta().double()
-            total += float(((delta @ moment) * delta).sum())
+            total += moved_square([_matrices(f)], moment)
     return math.sqrt(max(0.0, total))
 
 

@@ -86,14 +86,12 @@ def loaded(request, pack, folders, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small(pack, monkeypatch):
-    """Few prompts to keep, few weights for the closed form to choose from, and pairs of 256 px: nothing else is cut."""
+    """Few prompts to keep, and pairs of 256 px: nothing else is cut."""
     captions = pack.module("fmn_core.preserve").everyday_captions()[:3]
     monkeypatch.setattr(pack.module("fmn_core.preserve"), "everyday_captions", lambda: captions)
     imagined = pack.module("fmn_core.preserve").encode_imagined
     few = lambda model, concepts, count: imagined(model, concepts, 4)  # noqa: E731
     monkeypatch.setattr(pack.module("fmn_core.closed_form"), "encode_imagined", few)
-    monkeypatch.setattr(pack.module("fmn_core.closed_form"), "RIDGES", (1e-4,))
-    monkeypatch.setattr(pack.module("fmn_core.closed_form"), "PRESERVE_WEIGHTS", (1.0, 10.0))
     monkeypatch.setattr(pack.adapter, "native_latent_size", lambda self: LATENT)
 
 

@@ -3,19 +3,15 @@ import torch
 from toy_model import ToyModel
 
 from fmn_core.closed_form import (
-    DRIFT_PRICE,
-    PRESERVE_WEIGHTS,
-    RIDGES,
     ClosedFormSettings,
-    Moments,
-    choose_weights,
     collect_moments,
     forget_closed_form,
     steered_pair,
 )
 from fmn_core.concept import Concept, make_concept
 from fmn_core.errors import ForgetError
-from fmn_core.factors import smallest_rank, weighted_range
+from fmn_core.factors import moved_square, smallest_rank, weighted_range
+from fmn_core.moments import Moments
 from fmn_core.preserve import (
     IMAGINED_WORDS,
     TEMPLATES_PER_NAME,
@@ -24,6 +20,7 @@ from fmn_core.preserve import (
     preserve_groups,
     without_concepts,
 )
+from fmn_core.weight_choice import DRIFT_PRICE, PRESERVE_WEIGHTS, RIDGES, choose_weights
 
 TEMPLATES = ["a photo of a {} in the park", "a {} on a table", "a drawing of a {} , detailed", "{}"]
 
@@ -130,18 +127,21 @@ def test_more_preservation_moves_preserve_prompts_less(model, zebra):
     assert drifts[2] < drifts[0]
 
 
-def test_choice_is_the_best_of_the_grid_on_what_was_left_out(model, zebra):
+@pytest.mark.parametrize("preservation", [0.3, 1.0, 3.0])
+def test_choice_is_the_best_of_the_grid_on_what_was_left_out(model, zebra, preservation):
     fitted, left_out = collect_moments(
         model, [zebra], ["a horse in the park", "a dog", "a chair and a table", "the sea"]
     )
-    metric = torch.eye(model.dim, dtype=torch.float64)
-    ridge, weight, figures = choose_weights(fitted, left_out, metric, ClosedFormSettings())
+    root = torch.randn(30, model.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    metric = root.T @ root
+    ridge, weight, figures = choose_weights(fitted, left_out, metric, preservation=preservation)
 
     def score(r, w):
         edit = fitted.solve(r, w)
-        return left_out.missed(edit, metric) ** 2 + (DRIFT_PRICE * left_out.drift(edit, metric)) ** 2
+        return left_out.missed(edit, metric) ** 2 + (preservation * DRIFT_PRICE * left_out.drift(edit, metric)) ** 2
 
-    assert score(ridge, weight) == min(score(r, w) for r in RIDGES for w in PRESERVE_WEIGHTS)
+    scores = {(r, w): score(r, w) for r in RIDGES for w in PRESERVE_WEIGHTS}
+    assert (ridge, weight) == min(scores, key=scores.get)
     assert figures["held_out_drift"] == left_out.drift(fitted.solve(ridge, weight), metric)
 
 
@@ -236,6 +236,22 @@ def test_weighted_range_beats_other_subspaces_of_its_rank():
     for seed in range(20):
         other, _ = torch.linalg.qr(torch.randn(8, 3, generator=torch.Generator().manual_seed(seed)).double())
         assert left(other) >= left(basis)
+
+
+def test_movement_from_factors_equals_that_of_the_dense_change():
+    g = torch.Generator().manual_seed(5)
+    parts = [(torch.randn(5, r, generator=g).double(), torch.randn(r, 7, generator=g).double()) for r in (2, 3)]
+    rows = torch.randn(11, 7, generator=g).double()
+    dense = sum(up @ down for up, down in parts)
+    assert moved_square(parts, rows.T @ rows) == pytest.approx(float(((rows @ dense.T) ** 2).sum()), rel=1e-12)
+
+
+def test_weights_that_are_given_are_kept(model, zebra):
+    halves = collect_moments(model, [zebra], [["a horse in the park"], ["a dog"]])
+    metric = torch.eye(model.dim, dtype=torch.float64)
+    assert choose_weights(*halves, metric, 2e-4, 7.0)[:2] == (2e-4, 7.0)
+    ridge, weight, _ = choose_weights(*halves, metric, preserve_weight=7.0)
+    assert ridge in RIDGES and weight == 7.0
 
 
 def test_smallest_rank():

@@ -1,0 +1,82 @@
+"""Second moments of token embeddings: all that a closed-form solve and its figures need to know of prompts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Moments:
+    """Second moments, float64 (dim, dim), of the token embeddings of a solve; what is summed over rows c, c*, p.
+
+    A solve and all its figures need nothing else, so prompts are met one by one and memory does not grow with them.
+    """
+
+    cc: torch.Tensor  # sum c c^T: sources
+    tc: torch.Tensor  # sum c* c^T
+    tt: torch.Tensor  # sum c* c*^T: targets
+    pp: torch.Tensor  # sum p p^T: preserved
+    sources: int = 0
+    preserved: int = 0
+
+    @classmethod
+    def empty(cls, dim: int) -> Moments:
+        cc, tc, tt, pp = torch.zeros(4, dim, dim, dtype=torch.float64)
+        return cls(cc, tc, tt, pp)
+
+    def add_pair(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Adds rows of a prompt (n, dim) and where each should go."""
+        source, target = source.double(), target.double()
+        self.cc += source.T @ source
+        self.tc += target.T @ source
+        self.tt += target.T @ target
+        self.sources += len(source)
+
+    def add_preserved(self, rows: torch.Tensor) -> None:
+        rows = rows.double()
+        self.pp += rows.T @ rows
+        self.preserved += len(rows)
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.cc + other.cc,
+            self.tc + other.tc,
+            self.tt + other.tt,
+            self.pp + other.pp,
+            self.sources + other.sources,
+            self.preserved + other.preserved,
+        )
+
+    def second_moment(self, ridge: float, preserve_weight: float) -> torch.Tensor:
+        """M = lambda I + C^T C / n + w P^T P / p, lambda relative to the mean eigenvalue of the rest."""
+        m = self.cc / max(1, self.sources) + preserve_weight * self.pp / max(1, self.preserved)
+        return m + ridge * m.trace() / len(m) * torch.eye(len(m), dtype=m.dtype)
+
+    def solve(self, ridge: float, preserve_weight: float) -> torch.Tensor:
+        """E = (C* - C)^T C M^-1, so that dW = W E in every layer. (UCE's system; target: the ablated prompt.)"""
+        cross = (self.tc - self.cc) / max(1, self.sources)
+        return torch.linalg.solve(self.second_moment(ridge, preserve_weight), cross.T).T
+
+    def missed(self, edit: torch.Tensor, metric: torch.Tensor) -> float:
+        """|W'C - V*| / |WC - V*| with V* = W C* and metric = W^T W: the share of the target that is missed."""
+        moved = self.distance(torch.eye(len(edit), dtype=edit.dtype) + edit)
+        return ratio(float((moved * metric).sum()), float((self.distance(None) * metric).sum()))
+
+    def distance(self, map_: torch.Tensor | None) -> torch.Tensor:
+        """sum (A c - c*)(A c - c*)^T, A = I if none is given."""
+        if map_ is None:
+            return self.cc - self.tc.T - self.tc + self.tt
+        cross = map_ @ self.tc.T
+        return map_ @ self.cc @ map_.T - cross - cross.T + self.tt
+
+    def drift(self, edit: torch.Tensor, metric: torch.Tensor) -> float:
+        """|dW P| / |W P| with dW = W E and metric = W^T W: how far preserve prompts moved."""
+        return ratio(float((edit @ self.pp @ edit.T * metric).sum()), float((self.pp * metric).sum()))
+
+
+def ratio(square: float, reference: float) -> float:
+    """Ratio of two norms, from their squares; 0 where rounding has made the first negative."""
+    return math.sqrt(max(0.0, square) / max(reference, 1e-300))

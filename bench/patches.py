@@ -45,8 +45,10 @@ def stored_bytes(world: World, patch: Any) -> int:
 
 
 def merged(world: World, patches: list[Any], case: str) -> tuple[Any, float]:
-    """The patches as one, and the seconds that took."""
-    merge, text = world.core("merge"), world.node("comfy_text").ComfyText(world.clip)
+    """The patches as one, and the seconds that took, with the cache of text embeddings that the node has, empty before."""
+    references = world.node("references")
+    references.cache().clear()
+    merge, text = world.core("merge"), references.with_cache(world.node("comfy_text").ComfyText(world.clip))
     started = time.perf_counter()
     with torch.inference_mode(False):
         if len(patches) == 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
@@ -12,7 +11,7 @@ import re
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,11 @@ import torch
 
 from .errors import ForgetError
 from .model import ForgetModel, TextModel
-from .tokens import EncodedPrompt, Word
+from .tokens import EncodedPrompt
 
 log = logging.getLogger("forget-me-not")
 
 MAX_BYTES = 2_000_000_000
-SMALLEST_CACHED_ENCODING = 8
 PROBE_PROMPT = "a picture of a horse in watercolor style"
 _PROBE_LATENT = 16
 _OWN_FILE = re.compile(r"fmn-[0-9a-f]{64}\.(safetensors|\w+\.tmp)")
@@ -285,51 +283,3 @@ def _remove(path: Path) -> int:
         log.warning("the cache file %s cannot be removed: %s", path.name, error)
         return 0
     return size
-
-
-# --- encoded prompts --------------------------------------------------------------------------------------------------
-
-
-class CachedEncoding:
-    """A TextModel, or ForgetModel, whose `encode` remembers the result of lists of at least 8 prompts; all else is the model's own.
-
-    The result equals the model's exactly. Words whose vectors want gradients are never cached.
-    """
-
-    def __init__(self, model: TextModel, cache: Cache):
-        self._model, self._cache = model, cache
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    @functools.cached_property
-    def _text_key(self) -> str:
-        return text_key(self._model)
-
-    def encode(self, prompts: list[str], words: Sequence[Word | None] | None = None) -> list[EncodedPrompt]:
-        """Encodes prompts, see ForgetModel.encode."""
-        learned = any(v.requires_grad for word in words or () if word for v in word.values())
-        if learned or len(prompts) < SMALLEST_CACHED_ENCODING:
-            return self._model.encode(prompts, words)
-        # Token ids count too: the vectors behind the name of an embedding file can change.
-        ids = [self._model.phrase_tokens(prompt) for prompt in prompts]
-        key = content_key("encode", self._text_key, prompts, ids, None if words is None else list(words))
-        return _unpacked(self._cache.remember(key, lambda: _packed(self._model.encode(prompts, words))))
-
-
-def _packed(encoded: list[EncodedPrompt]) -> Tensors:
-    text = json.dumps([[e.text, e.tokens] for e in encoded]).encode()
-    tensors = {"tokens": torch.frombuffer(bytearray(text), dtype=torch.uint8)}
-    for i, e in enumerate(encoded):
-        tensors[f"context.{i}"] = e.context
-        if e.pooled is not None:
-            tensors[f"pooled.{i}"] = e.pooled
-    return tensors
-
-
-def _unpacked(tensors: Tensors) -> list[EncodedPrompt]:
-    texts = json.loads(tensors["tokens"].numpy().tobytes())
-    return [
-        EncodedPrompt(text, tokens, tensors[f"context.{i}"], tensors.get(f"pooled.{i}"))
-        for i, (text, tokens) in enumerate(texts)
-    ]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 
+from .cached_encoding import EncodedOnce
 from .closed_form import ClosedFormSettings, Pair, collect_moments, rounded, template_pairs
 from .concept import Concept, chain, concept_from_dict
 from .correction import correction_pairs
@@ -142,7 +144,7 @@ def fuse_patches(
     """
     settings = settings or MergeSettings()
     strengths = check_mergeable(patches, settings.strengths)
-    tick = progress or (lambda done, total: None)
+    tick, text = progress or (lambda done, total: None), cast(TextModel, EncodedOnce(text))
     sources = []
     for number, (patch, strength) in enumerate(zip(patches, strengths)):
         tick(number, len(patches) + 1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..fmn_core.cached_encoding import EncodedOnce
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.merge import MOST_PATCHES, MergeSettings, fuse_patches, preserve_cost, sum_patches
 from ..fmn_core.patch import ForgetPatch, base_difference
@@ -78,7 +79,7 @@ class MergeForgetPatches(io.ComfyNode):
             connected = [sockets[name] for name in SOCKETS if sockets.get(name) is not None]
             given += connected
             strengths = [strength for _, strength in named] + [1.0] * len(connected)
-            text, settings = with_cache(ComfyText(clip)), MergeSettings(strengths, rank)
+            text, settings = EncodedOnce(with_cache(ComfyText(clip))), MergeSettings(strengths, rank)
             merged, lines = _merge(text, given, method, settings)
         path = files.save_patch_file(merged, stem) if stem else None
         report = "\n".join([*lines, *_bases(given), *reports.saved(path)])

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from ..fmn_core.augment import AugmentSettings, augment
-from ..fmn_core.cache import Cache, CachedEncoding, content_key, model_key
+from ..fmn_core.cache import Cache, content_key, model_key
+from ..fmn_core.cached_encoding import CachedEncoding
 from ..fmn_core.concept import Concept, chain
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.gradient import concept_prompts

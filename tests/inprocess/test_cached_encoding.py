@@ -16,7 +16,10 @@ def pack():
     comfy_host.load_pack()
     return SimpleNamespace(
         **{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in ("host", "comfy_model")},
-        **{n: sys.modules[f"forget_me_not.fmn_core.{n}"] for n in ("cache", "closed_form", "concept")},
+        **{
+            n: sys.modules[f"forget_me_not.fmn_core.{n}"]
+            for n in ("cache", "cached_encoding", "closed_form", "concept")
+        },
     )
 
 
@@ -57,7 +60,7 @@ def test_cached_encodings_equal_the_hosts(pack, miniature, tmp_path):
         wanted = adapter.encode(prompts)
         for _ in range(2):
             cache = pack.cache.Cache(tmp_path)
-            found = pack.cache.CachedEncoding(adapter, cache).encode(prompts)
+            found = pack.cached_encoding.CachedEncoding(adapter, cache).encode(prompts)
             assert cache.size() > 0
             for a, b in zip(found, wanted, strict=True):
                 assert a.text == b.text and a.tokens == b.tokens and torch.equal(a.context, b.context)

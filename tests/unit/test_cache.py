@@ -14,12 +14,10 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.cache import PROBE_PROMPT, Cache, CachedEncoding, content_key, model_key, text_key
+from fmn_core.cache import PROBE_PROMPT, Cache, content_key, model_key, text_key
 from fmn_core.errors import ForgetError
-from fmn_core.tokens import PLACEHOLDER
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PROMPTS = [f"a picture of a {thing}" for thing in ["zebra", "horse", "dog", "fox", "cat", "tiger", "pizza", "guitar"]]
 
 
 def tensors(seed=0, length=250):
@@ -448,91 +446,3 @@ def test_the_text_encoder_and_the_noise_levels_count():
     levels[-1] += 1
     schedule.sigmas = lambda: levels
     assert model_key(schedule) != before
-
-
-# --- encoded prompts ---
-
-
-class Counting(ToyModel):
-    """Counts the prompts it encodes; with pooled embeddings and long prompts as SDXL has them."""
-
-    def __init__(self, pooled=False, **kwargs):
-        super().__init__(**kwargs)
-        self.pooled, self.encoded = pooled, []
-
-    def encode(self, prompts, words=None):
-        self.encoded += prompts
-        found = super().encode(prompts, words)
-        for number, e in enumerate(found):
-            e.pooled = e.context[-1:] * 2 if self.pooled else None
-            if number == 3:
-                e.context, e.tokens = e.context.repeat(2, 1), {k: v * 2 for k, v in e.tokens.items()}
-        return found
-
-
-def assert_equal(found, wanted):
-    assert len(found) == len(wanted)
-    for a, b in zip(found, wanted):
-        assert a.text == b.text and a.tokens == b.tokens and torch.equal(a.context, b.context)
-        assert (a.pooled is None) == (b.pooled is None) and (a.pooled is None or torch.equal(a.pooled, b.pooled))
-        assert not a.context.requires_grad
-
-
-@pytest.mark.parametrize("pooled", [False, True])
-def test_cached_encodings_equal_the_models_own(tmp_path, pooled):
-    model = Counting(pooled)
-    for _ in range(2):
-        cached = CachedEncoding(model, Cache(tmp_path))
-        for _ in range(2):
-            assert_equal(cached.encode(PROMPTS), Counting(pooled).encode(PROMPTS))
-    assert model.encoded.count(PROMPTS[0]) == 1
-    assert_equal(cached.encode([*PROMPTS[1:], PROMPTS[0]]), Counting(pooled).encode([*PROMPTS[1:], PROMPTS[0]]))
-    assert model.encoded.count(PROMPTS[0]) == 2
-
-
-def test_short_lists_are_not_cached_and_the_rest_is_the_models(tmp_path):
-    model = Counting()
-    cached = CachedEncoding(model, Cache(tmp_path))
-    for _ in range(2):
-        assert_equal(cached.encode(PROMPTS[:7]), Counting().encode(PROMPTS[:7]))
-    assert model.encoded == PROMPTS[:7] * 2 and cached._cache.size() == 0
-    assert cached.cross_attention() is model.cross_attention() and cached.vocabulary is model.vocabulary
-    assert torch.equal(cached.sigmas(), model.sigmas()) and model_key(cached) == model_key(ToyModel())
-    with pytest.raises(AttributeError):
-        _ = cached.nothing
-
-
-def test_words_count_by_their_content_and_learned_ones_are_not_cached(tmp_path):
-    model = Counting()
-    cached, prompts = CachedEncoding(model, Cache(tmp_path)), [f"{p} {PLACEHOLDER}" for p in PROMPTS]
-    generator = torch.Generator().manual_seed(0)
-    one, two = ({"l": torch.randn(2, 24, generator=generator)} for _ in range(2))
-    for words in ([one] * 8, [two] * 8, [one, None] * 4, [None] * 8, [one] * 8):
-        assert_equal(cached.encode(prompts, words), Counting().encode(prompts, words))
-    assert model.encoded.count(prompts[0]) == 4
-    learned = {"l": one["l"].clone().requires_grad_()}
-    for _ in range(2):
-        found = cached.encode(prompts, [learned] * 8)
-        assert found[0].context.requires_grad and torch.equal(
-            found[0].context, cached.encode(prompts, [one] * 8)[0].context
-        )
-    assert model.encoded.count(prompts[0]) == 6
-
-
-def test_another_text_encoder_or_tokenizer_is_another_entry(tmp_path):
-    cache = Cache(tmp_path)
-    CachedEncoding(Counting(), cache).encode(PROMPTS)
-    other = Counting(seed=1)
-    assert_equal(CachedEncoding(other, cache).encode(PROMPTS), Counting(seed=1).encode(PROMPTS))
-    renamed = Counting()
-    plain = renamed.ids
-    renamed.ids = lambda text: [3 if "zebra" in text and i == 4 else n for i, n in enumerate(plain(text))]
-    found = CachedEncoding(renamed, cache).encode(PROMPTS)
-    assert found[0].tokens["l"][0][5] == 3 and found[1].tokens == Counting().encode(PROMPTS)[1].tokens
-
-
-def test_a_broken_cache_changes_no_result(tmp_path):
-    (tmp_path / "file").write_text("")
-    cached = CachedEncoding(Counting(), Cache(tmp_path / "file"))
-    for _ in range(2):
-        assert_equal(cached.encode(PROMPTS), Counting().encode(PROMPTS))

@@ -8,8 +8,8 @@ from prompts import pictures, train_inputs
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-def node(kind, **inputs):
-    return {"class_type": kind, "inputs": inputs}
+def node(class_type, /, **inputs):
+    return {"class_type": class_type, "inputs": inputs}
 
 
 def test_trained_saved_and_sampled_with_stock_nodes(server, patches):

@@ -5,6 +5,7 @@ try:
 except ImportError:
     from comfy_api.latest import ComfyExtension
 
+from .nodes import web_routes
 from .nodes.apply_patch import ApplyForgetPatch
 from .nodes.attention_map import ConceptAttentionMap
 from .nodes.attention_mask import AttentionMask
@@ -58,4 +59,5 @@ class ForgetMeNot(ComfyExtension):
 
 
 async def comfy_entrypoint():
+    web_routes.register()
     return ForgetMeNot()

@@ -75,7 +75,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     rows = measure(World(), CONCEPT_NAMES[::6] if args.quick else CONCEPT_NAMES)
-    table = markdown_table([{k: f"{v:.1%}" if isinstance(v, float) else v for k, v in r.items()} for r in rows], COLUMNS)
+    table = markdown_table(
+        [{k: f"{v:.1%}" if isinstance(v, float) else v for k, v in r.items()} for r in rows], COLUMNS
+    )
     print(table)
     if args.json:
         args.json.write_text(json.dumps({"rows": rows, "machine": machine()}, indent=2) + "\n")

@@ -93,7 +93,7 @@ def by_gradient(
 def made_pairs(world: World, adapter: Any, concepts: list[Any], count: int = 4) -> list[Any]:
     """Pairs of each concept, the phrase and all end tokens zeroed, as the Visual Denoising Pairs node makes them."""
     prompts = [
-        world.core("gradient").concept_prompts(adapter, dataclasses.replace(c, end_token="all")) for c in concepts
+        world.core("trainer").concept_prompts(adapter, dataclasses.replace(c, end_token="all")) for c in concepts
     ]
     make = world.core("references").make_pairs
     return [make(adapter, p.encoded, p.columns, (4, 16, 16), count=count) for p in prompts]

@@ -167,12 +167,12 @@ def invert_concept(
     templates: list[str],
     settings: InversionSettings | None = None,
     start: Word | None = None,
-    progress: Callable[[int, int, dict], None] | None = None,
+    progress: Callable[[int, int, dict], bool | None] | None = None,
 ) -> Inversion:
     """Learns vectors with which the model, everything in it frozen, denoises the references best.
 
     `templates` have one `{}` where the vectors stand. `start` continues from existing vectors. `progress(done, total,
-    figures)` is called every step and may raise to interrupt. The model must allow gradients through its text encoder.
+    figures)` is called every step, may raise to interrupt, and ends the inversion with what was learned so far by returning True. The model must allow gradients through its text encoder.
     Raises ForgetError on settings out of range, vectors that do not fit, a mask that is empty, and a loss that is not
     finite. Source: FMN, section 3.4; Gal et al., An Image is Worth One Word.
     """
@@ -182,7 +182,7 @@ def invert_concept(
     inverter = Inverter(model, references, templates, settings, start)
     for number in range(settings.steps):
         losses.append(inverter.step())
-        if progress is not None:
-            progress(number + 1, settings.steps, {"loss": losses[-1]})
+        if progress is not None and progress(number + 1, settings.steps, {"loss": losses[-1]}):
+            break
     word = {name: v.detach().clone() for name, v in inverter.word.items()}
     return Inversion(word, {"steps": len(losses), "losses": losses, "seconds": time.perf_counter() - started})

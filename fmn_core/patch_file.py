@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +63,41 @@ def load_patch(path: Path) -> ForgetPatch:
     tensor is read, so that a file cannot cost more than a few times its size. Raises ForgetError, with the reason, on a missing,
     truncated, pickled or foreign file, unknown key names, wrong shapes or dtypes, NaN or infinity.
     """
+    with _opened(path) as f:
+        metadata = f.metadata() or {}
+        groups = _groups(list(f.keys()), path.name)
+        for name, group in groups.items():
+            _check_layer(name, {part: f.get_slice(key) for part, key in group.items()}, path.name)
+        return _patch({name: _read(f, name, group, path.name) for name, group in groups.items()}, metadata)
+
+
+def load_metadata(path: Path) -> ForgetPatch:
+    """What a patch file says of itself, without its factors: for lists of many files.
+
+    Raises ForgetError on a missing, pickled or broken file; names, shapes and numbers are not checked.
+    """
+    with _opened(path) as f:
+        return _patch({}, f.metadata() or {})
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; raises ForgetError where it, or what is read of it, is broken."""
     from safetensors import SafetensorError, safe_open
 
     _check_kind(path)
     try:
         with safe_open(path, framework="pt") as f:
-            metadata = f.metadata() or {}
-            groups = _groups(list(f.keys()), path.name)
-            for name, group in groups.items():
-                _check_layer(name, {part: f.get_slice(key) for part, key in group.items()}, path.name)
-            factors = {name: _read(f, name, group, path.name) for name, group in groups.items()}
+            yield f
+    except ForgetError:
+        raise
     except (SafetensorError, OSError, ValueError, OverflowError, RuntimeError, MemoryError) as error:
         raise ForgetError(
             f"Expected a safetensors file, but {path.name} is corrupt, cut short or of another format ({_short(error)})."
         ) from error
+
+
+def _patch(factors: dict[str, Factors], metadata: dict[str, str]) -> ForgetPatch:
     return ForgetPatch(
         factors=factors,
         concepts=[c for c in _json(metadata, "fmn.concepts", []) if _is_concept(c)],

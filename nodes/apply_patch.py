@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..fmn_core.patch import base_difference, fingerprint_of_weights
-from . import host, patch_source, reports
+from . import connected, host, patch_source, reports
 from .api import CATEGORY, io
 
 
@@ -49,7 +49,9 @@ class ApplyForgetPatch(patch_source.PatchFileNode):
         ]
         if strength < 0:
             lines.append("warning: a negative strength does the opposite, the concept is exaggerated")
-        difference = base_difference(patch.base, fingerprint_of_weights(host.key_weights(model)))
+        base = fingerprint_of_weights(host.key_weights(model))
+        connected.remember_base(base)
+        difference = base_difference(patch.base, base)
         if difference:
             lines.append(f"warning: {difference}; it may forget less")
         return io.NodeOutput(patched, "\n".join(lines))

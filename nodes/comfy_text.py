@@ -10,7 +10,7 @@ import torch
 
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.tokens import CHUNK, PLACEHOLDER, EncodedPrompt, Vocabulary, Word, strip_special, vector_id
-from . import host
+from . import connected, host
 from .prompt_embeddings import check_embeddings
 
 _BATCH = 16
@@ -26,6 +26,7 @@ class ComfyText:
             raise ForgetError("Expected a CLIP, got none. Connect the CLIP output of the loader that gave the MODEL.")
         self.clip = clip
         self._tokenizers = self._find_tokenizers()
+        connected.remember_tokenizer(clip.tokenizer)
         self.vocabulary = self._vocabulary()
         self._markers = {marker: self.phrase_tokens(marker) for marker in _MARKERS}
 

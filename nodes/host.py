@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import folder_paths
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
+from comfy_execution.utils import get_executing_context
 
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.patch import ForgetPatch
@@ -105,6 +107,24 @@ def embedding_root() -> Path:
 def check_interrupted() -> None:
     """Raises the host's own exception when the user pressed cancel."""
     comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def server() -> Any:
+    """The host's web server; None where the pack is used without one."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def running_node() -> str:
+    """The id of the node that is executing; empty outside an execution."""
+    context = get_executing_context()
+    return "" if context is None else str(context.node_id)
+
+
+def send(event: str, data: dict[str, Any]) -> None:
+    """Sends an event to the browser that queued what is running."""
+    instance = server()
+    if instance is not None:
+        instance.send_sync(event, data, instance.client_id)
 
 
 class Progress:
@@ -297,6 +317,11 @@ def check_context_width(patch: ForgetPatch, width: int) -> None:
 def token_embedding(clip: Any, encoder: str) -> torch.nn.Module:
     """The token embedding of one of a CLIP's text encoders, by the name that its tokenizer has ("l", "g", "h")."""
     return getattr(clip.cond_stage_model, f"clip_{encoder}").transformer.get_input_embeddings()
+
+
+def standard_tokenizer() -> Any:
+    """The tokenizer of SD 1.x, for texts that no CLIP is connected to yet."""
+    return comfy.sd1_clip.SD1Tokenizer(embedding_directory=folder_paths.get_folder_paths("embeddings"))
 
 
 def vae_key(vae: Any) -> list[float]:

@@ -16,6 +16,7 @@ from ..fmn_core.patch import fingerprint
 from . import files, host, pictures, references, shared_inputs
 from .api import CATEGORY, ForgetConceptType, io
 from .comfy_model import ComfyModel
+from .monitor import Monitor
 
 NONE = "none"
 
@@ -157,13 +158,14 @@ def invert(
     templates = concept_from_text("it", kind).templates
     bar, losses = host.Progress(settings.steps), []
 
-    def progress(done: int, total: int, figures: dict[str, float]) -> None:
+    def progress(done: int, total: int, figures: dict[str, float]) -> bool:
         losses.append(figures["loss"])
         picture = pictures.curves({"loss": losses}, total, "inversion") if done % 5 == 0 else None
         bar.update(done, total, picture)
+        return monitor.update(done, figures)
 
     blocks = adapter.blocks() if host.casts_weights(adapter.patcher) else []
-    with adapter.ready_for_gradients(text=True), checkpointed(blocks):
+    with Monitor("inversion", settings.steps) as monitor, adapter.ready_for_gradients(text=True), checkpointed(blocks):
         return invert_concept(adapter, made, templates, settings, start, progress)
 
 

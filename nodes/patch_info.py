@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io as bytes_io
 import json
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.patch import ForgetPatch, base_difference, fingerprint_of_weights
 from ..fmn_core.shrink import DTYPES
-from . import files, host, patch_source, reports, shared_inputs
+from . import connected, files, host, patch_source, preview_picture, reports, shared_inputs
 from .api import CATEGORY, io
-
-_PREVIEW_SIDE = 256
-_PREFIX = "data:image/jpeg;base64,"
 
 
 class ForgetPatchInfo(patch_source.PatchFileNode):
@@ -56,7 +46,12 @@ class ForgetPatchInfo(patch_source.PatchFileNode):
         concepts = [{k: v for k, v in c.items() if k != "embedding"} for c in patch.concepts]
         raw = {"concepts": concepts, "base": patch.base, "settings": patch.settings, "figures": patch.figures}
         about = {k: v for k, v in patch.about.items() if k != "preview"}
-        return io.NodeOutput(text, json.dumps({**raw, "about": about}), _picture(patch), ui={"text": (text,)})
+        return io.NodeOutput(
+            text,
+            json.dumps({**raw, "about": about}),
+            preview_picture.as_image(patch.about.get("preview", "")),
+            ui={"text": (text,)},
+        )
 
 
 class SaveForgetPatch(patch_source.PatchFileNode):
@@ -99,7 +94,7 @@ class SaveForgetPatch(patch_source.PatchFileNode):
         patch = patch_source.chosen(patch_file, forget_patch)
         said = {k: v.strip() for k, v in about.items() if v.strip()}
         if preview is not None:
-            said["preview"] = _data_uri(preview)
+            said["preview"] = preview_picture.of_image(preview)
         named = replace(patch, about={**patch.about, **said})
         path = files.save_patch_file(named, stem, DTYPES[precision], embedding_keys)
         report = "\n".join(reports.saved(path))
@@ -127,30 +122,8 @@ def _described(patch: ForgetPatch) -> dict[str, Any]:
 def _fit(patch: ForgetPatch, model: Any) -> str:
     """Whether the patch is for this model; raises ForgetError when it is for another architecture."""
     _, matched = host.apply_patch(model, patch, 0.0)
-    why = base_difference(patch.base, fingerprint_of_weights(host.key_weights(model)))
+    base = fingerprint_of_weights(host.key_weights(model))
+    connected.remember_base(base)
+    why = base_difference(patch.base, base)
     known = "the same base" if patch.base else "base unknown (no metadata)"
     return f"{matched} of {len(patch.factors)} layers match; {f'warning: {why}' if why else known}"
-
-
-def _data_uri(images: torch.Tensor) -> str:
-    pixels = (images[0, ..., :3].detach().cpu().float().clamp(0, 1) * 255).round().byte().numpy()
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE), Image.Resampling.LANCZOS)
-    buffer = bytes_io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return _PREFIX + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _picture(patch: ForgetPatch) -> torch.Tensor:
-    """The preview as IMAGE; a grey one when there is none, or none that can be read."""
-    grey = torch.full((1, 64, 64, 3), 0.5)
-    text = patch.about.get("preview", "")
-    if not text.startswith(_PREFIX):
-        return grey
-    try:
-        picture = Image.open(bytes_io.BytesIO(base64.b64decode(text[len(_PREFIX) :], validate=True)), formats=["JPEG"])
-        if max(picture.size) > 4096:
-            return grey
-        return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]
-    except (OSError, ValueError, binascii.Error, Image.DecompressionBombError):
-        return grey

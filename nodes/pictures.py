@@ -8,12 +8,22 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from . import host
+
 _INK, _GRID, _LINES = (40, 40, 44), (225, 225, 228), ((214, 69, 65), (52, 120, 200))
 
 
 def to_image(picture: Image.Image) -> torch.Tensor:
     """PIL -> IMAGE (1, H, W, 3) in 0..1."""
     return torch.from_numpy(np.array(picture.convert("RGB"))).float().div_(255)[None]
+
+
+def of_latents(patcher: Any, latents: torch.Tensor, side: int = 256) -> Image.Image:
+    """A rough picture of latents (1, C, h, w), from the host's preview colours, longer side as given."""
+    h, w = latents.shape[-2:]
+    size = (side * h // max(h, w), side * w // max(h, w))
+    pixels = host.latent_preview(patcher, latents.float(), size)
+    return Image.fromarray((pixels * 255).round().byte().numpy())
 
 
 def curves(series: dict[str, list[float]], total: int, title: str, size: tuple[int, int] = (512, 320)) -> Image.Image:

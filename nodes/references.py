@@ -12,10 +12,10 @@ from ..fmn_core.cache import Cache, content_key, model_key
 from ..fmn_core.cached_encoding import CachedEncoding
 from ..fmn_core.concept import Concept, chain
 from ..fmn_core.errors import ForgetError
-from ..fmn_core.gradient import concept_prompts
 from ..fmn_core.masks import check_mask
 from ..fmn_core.references import Pairs, References, made_latents, make_pairs
 from ..fmn_core.tokens import vector_id
+from ..fmn_core.trainer import concept_prompts
 from . import host
 from .comfy_model import ComfyModel
 from .comfy_text import ComfyText

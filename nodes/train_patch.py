@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from ..fmn_core.augment import AugmentSettings
 from ..fmn_core.closed_form import PROJECTIONS, ClosedFormSettings, forget_closed_form
 from ..fmn_core.concept import Concept, check_concepts, concept_from_text
 from ..fmn_core.errors import ForgetError
-from ..fmn_core.gradient import TRAIN_CHOICES, GradientSettings, check_settings, forget_by_gradient
+from ..fmn_core.gradient import forget_by_gradient
+from ..fmn_core.gradient_settings import TRAIN_CHOICES, GradientSettings, check_settings
 from ..fmn_core.losses import LOSS_FORMS
 from ..fmn_core.patch import ForgetPatch
 from ..fmn_core.references import Pairs, References
@@ -19,6 +21,7 @@ from ..fmn_core.tokens import END_TOKEN_CHOICES
 from . import files, host, pictures, references, reports, shared_inputs
 from .api import CATEGORY, ForgetConceptType, ForgetPairsType, TrainingOptionsType, io
 from .comfy_model import ComfyModel
+from .monitor import Monitor
 from .training_options import DEFAULTS
 
 CLOSED_FORM, RESTEERING, VISUAL, BOTH = METHODS = (
@@ -208,15 +211,26 @@ def _by_gradient(adapter: ComfyModel, concepts: list[Concept], options: dict[str
     made = _references(adapter, concepts, options, chosen) if pairs is None else [References(p.kept) for p in pairs]
     # The pairs are what the user's own MODEL draws, whatever precision it is trained in.
     adapter = ComfyModel(trained, adapter.clip)
-    bar, series = host.Progress(settings.steps), {"loss": [], "attention mass": []}
+    title = ", ".join(c.label() for c in concepts)
+    with Monitor(title, settings.steps) as monitor, adapter.ready_for_gradients():
+        progress = _told(monitor, adapter, title)
+        return forget_by_gradient(references.with_cache(adapter), concepts, made, settings, progress, pairs)
 
-    def progress(done: int, total: int, figures: dict[str, float]) -> None:
+
+def _told(monitor: Monitor, adapter: ComfyModel, title: str) -> Callable[[int, int, dict], bool]:
+    """What a training calls every step: curves in the node, and all figures in the page's monitor."""
+    bar, series = host.Progress(monitor.state["total"]), {"loss": [], "attention mass": []}
+    names = {"loss": "loss", "mass": "attention mass", "target": "target", "drift": "drift"}
+
+    def progress(done: int, total: int, figures: dict) -> bool:
         series["loss"].append(figures["loss"])
         series["attention mass"].append(figures["mass"])
-        bar.update(done, total, pictures.curves(series, total, ", ".join(c.label() for c in concepts)))
+        bar.update(done, total, pictures.curves(series, total, title))
+        latents = figures.get("preview")
+        picture = None if latents is None else pictures.of_latents(adapter.patcher, latents)
+        return monitor.update(done, {label: figures[k] for k, label in names.items() if figures.get(k)}, picture)
 
-    with adapter.ready_for_gradients():
-        return forget_by_gradient(references.with_cache(adapter), concepts, made, settings, progress, pairs)
+    return progress
 
 
 def _gradient_settings(options: dict[str, Any], chosen: dict[str, Any]) -> GradientSettings:

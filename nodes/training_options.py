@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..fmn_core.gradient import OPTIMISERS, SCHEDULES
+from ..fmn_core.gradient_settings import OPTIMISERS, SCHEDULES
 from ..fmn_core.losses import VISUAL_WEIGHTINGS
 from ..fmn_core.trainable import WEIGHT_FORMS
 from .api import CATEGORY, TrainingOptionsType, io
@@ -32,6 +32,7 @@ DEFAULTS = {
     "crop": 0.0,
     "flip": False,
     "bucket": 0,
+    "preview_every": 0,
 }
 
 
@@ -118,6 +119,12 @@ def _image_inputs() -> list:
     ]
 
 
+def _preview_input() -> list:
+    text = "Steps between two quick pictures of what the model still draws, shown while it trains; 0: never."
+    # Optional, so that prompts from before it was there still run.
+    return [io.Int.Input("preview_every", default=0, min=0, max=1000, optional=True, tooltip=text)]
+
+
 class TrainingOptions(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -126,7 +133,7 @@ class TrainingOptions(io.ComfyNode):
             display_name="Training Options (Forget-Me-Not)",
             category=CATEGORY,
             description="Optimiser, precision, losses, drift monitor and image augmentation for Train Forget Patch's gradient methods.",
-            inputs=[*_weight_inputs(), *_loss_inputs(), *_image_inputs()],
+            inputs=[*_weight_inputs(), *_loss_inputs(), *_image_inputs(), *_preview_input()],
             outputs=[
                 TrainingOptionsType.Output(
                     display_name="options", tooltip="For the options input of Train Forget Patch."

@@ -7,19 +7,14 @@ from toy_model import ToyModel
 from fmn_core.attention import attention_probabilities
 from fmn_core.concept import Concept
 from fmn_core.errors import ForgetError
-from fmn_core.gradient import (
-    GradientSettings,
-    Trainer,
-    auto_learning_rate,
-    concept_prompts,
-    forget_by_gradient,
-    trained_layers,
-)
+from fmn_core.gradient import forget_by_gradient
+from fmn_core.gradient_settings import GradientSettings, auto_learning_rate
 from fmn_core.hooks import attention_probe, checkpointed, scaled_columns
 from fmn_core.losses import Preservation, attention_loss, visual_loss, visual_scale
 from fmn_core.references import Pairs, References, make_pairs
 from fmn_core.sampler import sample, sample_seeds, schedule, seeded_noise
 from fmn_core.trainable import FullDelta, LowRank, injected
+from fmn_core.trainer import Trainer, concept_prompts, trained_layers
 
 ZEBRA = Concept(["zebra"], "object", ["a photo of a {}", "a {} in the park"])
 LATENTS = [References(torch.zeros(1, 4, 4, 4))]

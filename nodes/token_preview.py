@@ -1,0 +1,58 @@
+"""The tokens of what is typed into a node, before it runs."""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+from typing import Any
+
+from ..fmn_core.concept import concept_from_text
+from ..fmn_core.errors import ForgetError
+from ..fmn_core.token_view import token_view
+from . import connected, host
+from .comfy_text import ComfyText
+
+LONGEST_TEXT = 20_000
+MOST_ROWS = 8
+
+
+class _PreviewText(ComfyText):
+    """Text without its encoder: an embedding that is missing or of another width is the node's to refuse, when it runs."""
+
+    def __init__(self, tokenizer: Any):
+        super().__init__(SimpleNamespace(tokenizer=tokenizer, tokenize=tokenizer.tokenize_with_weights))
+
+    def _host_tokens(self, text: str) -> dict[str, list[list[tuple]]]:
+        return self.clip.tokenize(text)
+
+    def word_of(self, encoder: str, token: int) -> str:
+        if token < 0:
+            return "vector"
+        word = self._tokenizers[encoder].inv_vocab.get(token, "?")
+        return word.removesuffix("</w>")
+
+
+@functools.cache
+def _standard() -> Any:
+    return host.standard_tokenizer()
+
+
+def preview(node: str, prompt: str, phrase: str, kind: str, templates: str, end_token: str) -> dict[str, Any]:
+    """Rows of chips (see token_view) and which tokenizer made them, "connected" or "standard".
+
+    One row for `prompt`, or, where a node has none, one for each of the phrase's lines in its first template. Raises
+    ForgetError on texts that are too long.
+    """
+    if max(map(len, (prompt, phrase, templates))) > LONGEST_TEXT:
+        raise ForgetError(f"Expected at most {LONGEST_TEXT} characters, got more. Shorten the text.")
+    found = connected.tokenizer(node)
+    text = _PreviewText(found or _standard())
+    lines = [line.strip() for line in phrase.splitlines() if line.strip()]
+    ids = {line: text.phrase_tokens(line) for line in lines}
+    if prompt.strip() or not lines:
+        prompts = [(prompt, ids)]
+    else:
+        template = concept_from_text(lines[0], kind, templates).templates[0]
+        prompts = [(template.format(line), {line: ids[line]}) for line in lines[:MOST_ROWS]]
+    rows = [token_view(text.tokenize(p), i, text.vocabulary, end_token, text.word_of) for p, i in prompts]
+    return {"rows": rows, "tokenizer": "standard" if found is None else "connected"}

@@ -1,0 +1,153 @@
+"""What the page asks the server, over its real HTTP and websocket API."""
+
+import json
+import shutil
+import threading
+
+import pytest
+from prompts import apply, invert, miniature, options, reference, train
+from safetensors.torch import save_file
+
+from bench import hostile_files
+from bench.comfy_server import NodeError
+
+RESTEERING = "attention re-steering"
+EVENT = "forget_me_not.monitor"
+
+
+def tokens(server, **asked):
+    return server.post("/forget_me_not/tokens", asked)
+
+
+def lit(row):
+    return [c["text"] for c in row["chips"] if c["lit"]]
+
+
+def listed(server, node=""):
+    entries = json.loads(server.get(f"/forget_me_not/patches?node={node}"))["patches"]
+    return {e["name"].split("/")[-1]: e for e in entries}
+
+
+def test_tokens_of_a_prompt(server):
+    found = tokens(server, prompt="a photo of santa claus", phrase="santa claus\nhorse", end_token="first")
+    [row] = found["rows"]
+    assert [c["text"] for c in row["chips"]] == ["a", "photo", "of", "santa", "claus", "end"]
+    assert lit(row) == ["santa", "claus", "end"] and row["warnings"] == ["'horse' is not in the prompt"]
+
+
+def test_tokens_of_a_phrase_without_a_prompt(server):
+    found = tokens(server, phrase="zebra\nstriped horse", kind="object", end_token="none")
+    assert [lit(row) for row in found["rows"]] == [["zebra"], ["striped", "horse"]]
+    assert all(row["warnings"] == [] for row in found["rows"])
+    own = tokens(server, phrase="zebra", templates="my {} at home", end_token="none")
+    assert [c["text"] for c in own["rows"][0]["chips"]] == ["my", "zebra", "at", "home", "end"]
+
+
+def test_the_tokenizer_is_the_connected_one_after_a_run(server, patches):
+    assert tokens(server, node="never", phrase="zebra")["tokenizer"] == "standard"
+    server.run(train(file_name=""))
+    assert tokens(server, node="train", phrase="zebra")["tokenizer"] == "connected"
+
+
+@pytest.mark.parametrize(
+    "asked", [{"prompt": 3}, {"phrase": ["zebra"]}, {"phrase": "x" * 30_000}, {"phrase": "a", "templates": "no braces"}]
+)
+def test_bad_questions_get_a_sentence(server, asked):
+    found = tokens(server, **asked)
+    assert found["status"] == 400 and found["error"].startswith("Expected")
+
+
+def test_patches_are_listed_with_what_they_say(server, patches):
+    server.run(train(file_name="zebra"))
+    entry = listed(server)["zebra.safetensors"]
+    assert entry["forgets"] == "zebra" and entry["method"] == "closed form" and entry["mismatch"] == ""
+    assert 0 < entry["figures"]["held_out_drift"] < 1 and entry["bytes"] > 10_000 and entry["date"].startswith("20")
+
+
+def test_a_patch_for_another_base_is_told_after_a_run(server, patches):
+    server.run(train(file_name="zebra", seed=1) | apply(forget_patch=["train", 1]) | shown("apply"))
+    other = hostile_files.good_patch()
+    save_file(other.state_dict(), patches / "other.safetensors", other.metadata())
+    found = listed(server, "apply")
+    assert found["zebra.safetensors"]["mismatch"] == "" and "unet-3x16" in found["other.safetensors"]["mismatch"]
+    assert listed(server)["other.safetensors"]["mismatch"] == ""
+
+
+def shown(node):
+    return {"said": {"class_type": "PreviewAny", "inputs": {"source": [node, 1]}}}
+
+
+def test_a_strangers_metadata_is_short_plain_text(server, patches):
+    patch = hostile_files.good_patch()
+    html = "<img src=x onerror=alert(1)>\x00\x1b[31m\n" + "x" * 5_000_000
+    patch.about = {"title": html, "author": html, "notes": html, "preview": "javascript:alert(1)"}
+    patch.concepts[0]["phrases"] = [html]
+    save_file(patch.state_dict(), patches / "hostile.safetensors", patch.metadata())
+    (patches / "broken.safetensors").write_bytes(b"\x80\x04pickle")
+    found = listed(server)
+    entry = found["hostile.safetensors"]
+    assert entry["preview"] == "" and all(len(v) < 400 for v in entry.values() if isinstance(v, str))
+    assert not any(c in json.dumps(entry, ensure_ascii=False) for c in "\x00\x1b") and "\n" not in entry["title"]
+    assert "which can run code" in found["broken.safetensors"]["error"]
+
+
+def test_a_link_out_of_the_folder_and_a_folder_are_no_harm(server, patches):
+    (patches / "link.safetensors").symlink_to("/etc/hostname")
+    (patches / "folder.safetensors").mkdir()
+    (patches / "dangling.safetensors").symlink_to(patches / "nothing")
+    try:
+        assert all("error" in entry for entry in listed(server).values())
+    finally:
+        shutil.rmtree(patches / "folder.safetensors")
+
+
+def test_the_monitor_follows_a_training_and_stop_keeps_what_it_has(server, patches):
+    seen, stopped = [], threading.Event()
+
+    def on_event(kind, data):
+        if kind == EVENT:
+            seen.append(data)
+            if data["step"] >= 3 and not stopped.is_set():
+                stopped.set()
+                assert server.post("/forget_me_not/stop", {"node": data["node"]}) == {"stopping": True}
+
+    chosen = options(preview_every=2, drift_every=2)
+    prompt = (
+        train(method=RESTEERING, steps=10_000, target_mass=0.01, file_name="early", options=["options", 0]) | chosen
+    )
+    outputs = server.run(prompt, on_event, timeout=120)
+    report = outputs["train"]["text"][0]
+    assert "(stopped by the user)" in report and (patches / "early.safetensors").is_file()
+    steps = int(report.split("steps: ")[1].split()[0])
+    assert 3 <= steps < 1000
+    assert {"loss", "attention mass", "target", "drift"} <= set(seen[-1]["curves"])
+    assert seen[-1]["running"] is False and seen[-1]["total"] == 10_000 and seen[1]["left"] > 0
+    assert any(s.get("preview", "").startswith("data:image/jpeg;base64,") for s in seen)
+    state = json.loads(server.get("/forget_me_not/monitor"))["train"]
+    assert state["step"] == steps and state["running"] is False
+    assert server.post("/forget_me_not/stop", {"node": "train"}) == {"stopping": False}
+
+
+def test_an_inversion_can_be_stopped_too(server, patches, embeddings):
+    def on_event(kind, data):
+        if kind == EVENT and data["step"] >= 2:
+            server.post("/forget_me_not/stop", {"node": data["node"]})
+
+    prompt = miniature() | reference() | invert(inversion_steps=5000, file_name="early")
+    server.run(prompt, on_event, timeout=120)
+    assert (embeddings / "early.safetensors").is_file()
+
+
+def test_the_page_is_told_the_end_of_a_training_that_was_interrupted(server, patches):
+    seen = []
+
+    def on_event(kind, data):
+        if kind == EVENT:
+            seen.append(data)
+            if data["step"] >= 2 and data["running"]:
+                server.interrupt()
+
+    with pytest.raises(NodeError, match="interrupted"):
+        server.run(train(method=RESTEERING, steps=10_000, file_name="early"), on_event, timeout=120)
+    assert json.loads(server.get("/forget_me_not/monitor"))["train"]["running"] is False
+    assert not (patches / "early.safetensors").exists() and seen

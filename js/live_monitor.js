@@ -1,0 +1,108 @@
+// A training while it runs: curves, time left, a preview, and a button that ends it and keeps what it has learned.
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { addPanel, ask, element, refit } from "./panel.js";
+
+const NODES = ["FMN_TrainForgetPatch", "FMN_InvertConcept", "FMN_ConceptCorrection"];
+const EVENT = "forget_me_not.monitor";
+const HEIGHT = 190;
+const COLOURS = ["#d64541", "#3478c8", "#2f9e63", "#b9770e"];
+const SVG = "http://www.w3.org/2000/svg";
+/** @type {WeakMap<any, {panel: HTMLElement, seen: boolean}>} */
+const monitors = new WeakMap();
+
+/** @param {string} tag @param {Record<string, any>} attributes */
+function svg(tag, attributes) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, String(value));
+  return made;
+}
+
+/** Every curve over the steps, scaled to its own maximum; attention mass and its target share one scale.
+ * @param {any} state */
+function plot(state) {
+  const [width, height] = [300, 90];
+  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", style: "width:100%;height:90px" });
+  const curves = Object.entries(state.curves);
+  const top = (/** @type {string} */ name) => Math.max(1e-30, ...(state.curves[name] ?? []).map((/** @type {number[]} */ p) => p[1]));
+  const mass = Math.max(top("attention mass"), top("target"));
+  curves.forEach(([name, points], k) => {
+    const scale = ["attention mass", "target"].includes(name) ? mass : top(name);
+    const line = /** @type {number[][]} */ (points).map(([x, y]) => `${(width * x) / Math.max(1, state.total)},${height - (height - 4) * (y / scale)}`);
+    const dashes = name === "target" ? { "stroke-dasharray": "4 3" } : {};
+    const style = { fill: "none", stroke: COLOURS[k % COLOURS.length], "stroke-width": 1.5, "vector-effect": "non-scaling-stroke" };
+    picture.append(svg("polyline", { points: line.join(" "), ...style, ...dashes }));
+  });
+  const legend = curves.map(([name, points], k) => {
+    const last = /** @type {number[][]} */ (points).at(-1)?.[1] ?? 0;
+    const text = element("span", "", [`${name} ${last.toPrecision(3)} `]);
+    text.style.color = COLOURS[k % COLOURS.length];
+    return text;
+  });
+  return element("div", "", [picture, element("div", "", legend)]);
+}
+
+/** @param {number} seconds */
+function duration(seconds) {
+  return seconds >= 90 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds)} s`;
+}
+
+/** @param {any} node @param {any} state */
+function show(node, state) {
+  const monitor = monitors.get(node);
+  if (!monitor) return;
+  const left = state.running && state.step ? `, ${duration(state.left)} left` : "";
+  const line = element("div", "fmn-status", [`${state.title}: step ${state.step} of ${state.total}${left}${state.running ? "" : ", ended"}`]);
+  const stop = element("button", "fmn-stop", ["Stop and keep"], {
+    disabled: !state.running,
+    title: "Ends the training now and keeps the patch of this moment. The host's own Cancel discards it.",
+  });
+  stop.onclick = async () => {
+    stop.disabled = true;
+    await ask("stop", { node: state.node });
+  };
+  const picture = String(state.preview ?? "").startsWith("data:image/jpeg;base64,")
+    ? [element("img", "fmn-preview", [], { src: state.preview, alt: "what the model still draws", style: "height:48px;float:right" })]
+    : [];
+  monitor.panel.replaceChildren(...picture, line, plot(state), stop);
+  if (!monitor.seen) {
+    monitor.seen = true;
+    refit(node);
+  }
+}
+
+/** The node that a message is about, also inside subgraphs, whose nodes have ids such as "3:7".
+ * @param {string} id @returns {any} */
+function nodeOf(id) {
+  let graph = /** @type {any} */ (app).graph;
+  const parts = String(id).split(":");
+  for (const part of parts.slice(0, -1)) graph = graph?.getNodeById(Number(part))?.subgraph;
+  return graph?.getNodeById(Number(parts.at(-1)));
+}
+
+/** @param {any} state */
+function receive(state) {
+  const node = nodeOf(state.node);
+  if (node && NODES.includes(node.comfyClass)) show(node, state);
+}
+
+/** What ran before the page was loaded, or still runs. */
+async function restore() {
+  for (const state of Object.values(await ask("monitor"))) receive(state);
+}
+
+app.registerExtension({
+  name: "forget-me-not.live-monitor",
+  setup() {
+    api.addEventListener(EVENT, (/** @type {any} */ event) => receive(event.detail));
+  },
+  nodeCreated(/** @type {any} */ node) {
+    if (!NODES.includes(node.comfyClass)) return;
+    const monitor = { panel: /** @type {any} */ (null), seen: false };
+    monitor.panel = addPanel(node, "monitor", () => (monitor.seen ? HEIGHT : 0));
+    monitors.set(node, monitor);
+  },
+  async afterConfigureGraph() {
+    await restore().catch((error) => console.warn("Forget-Me-Not: no monitor yet.", error));
+  },
+});

@@ -1,0 +1,102 @@
+// What the widgets of this pack share: a panel under a node's own widgets, and elements made of text only.
+import { api } from "../../scripts/api.js";
+
+const STYLE = `
+.fmn-panel { box-sizing: border-box; width: 100%; height: 100%; overflow: auto; padding: 4px; font: 12px/1.4 sans-serif;
+  color: var(--input-text, #ddd); background: var(--comfy-input-bg, #222); border-radius: 6px; }
+.fmn-panel button, .fmn-dialog button { font: inherit; color: var(--input-text, #ddd); cursor: pointer; border-radius: 4px;
+  background: var(--comfy-menu-bg, #353535); border: 1px solid var(--border-color, #4e4e4e); padding: 2px 8px; }
+.fmn-panel button:disabled { opacity: 0.5; cursor: default; }
+.fmn-chip { display: inline-block; margin: 1px; padding: 0 5px; border-radius: 8px; border: 1px solid var(--border-color, #4e4e4e); }
+.fmn-chip.lit { background: #2f5fa8; color: #fff; }
+.fmn-chip.end { font-style: italic; opacity: 0.75; }
+.fmn-warning { color: #f0b429; }
+.fmn-quiet { opacity: 0.65; }
+`;
+
+/**
+ * An element with a class, children and properties. Children that are texts stay texts: nothing is ever parsed as HTML.
+ * @param {string} tag @param {string} [className] @param {(Node | string)[]} [children] @param {Record<string, any>} [properties]
+ * @returns {any}
+ */
+export function element(tag, className = "", children = [], properties = {}) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  made.append(...children);
+  return Object.assign(made, properties);
+}
+
+/**
+ * A panel under a node's widgets, in the classic canvas and in Nodes 2.0. It is not saved with the workflow.
+ * @param {any} node @param {string} name @param {() => number} height pixels that it needs now
+ * @returns {HTMLElement}
+ */
+export function addPanel(node, name, height) {
+  if (!document.getElementById("fmn-style")) {
+    document.head.append(element("style", "", [STYLE], { id: "fmn-style" }));
+  }
+  const panel = element("div", "fmn-panel");
+  panel.dataset.fmn = name;
+  const widget = node.addDOMWidget(name, `FMN_${name}`, panel, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: height,
+    getMaxHeight: height,
+    getValue: () => "",
+    setValue: () => {},
+  });
+  widget.serialize = false;
+  return panel;
+}
+
+/**
+ * Makes a node as high as its widgets now need, never lower than the user made it.
+ * @param {any} node
+ */
+export function refit(node) {
+  const [width, height] = node.computeSize();
+  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
+  node.setDirtyCanvas?.(true, true);
+}
+
+/** @param {any} node @param {string} name @returns {any} the widget of that name, if the node has it */
+export function widgetOf(node, name) {
+  return node.widgets?.find((/** @type {any} */ w) => w.name === name);
+}
+
+/**
+ * Runs a function after a widget's value has changed, whoever changed it, and after a pause, so that typing asks once.
+ * @param {any} widget @param {() => void} changed
+ */
+export function onChange(widget, changed) {
+  const before = widget.callback;
+  widget.callback = function (/** @type {any[]} */ ...args) {
+    const result = before?.apply(this, args);
+    changed();
+    return result;
+  };
+  widget.element?.addEventListener?.("input", changed);
+  widget.inputEl?.addEventListener?.("input", changed);
+}
+
+/** @param {() => void} action @param {number} pause milliseconds */
+export function afterPause(action, pause) {
+  /** @type {any} */
+  let timer;
+  return () => {
+    clearTimeout(timer);
+    timer = setTimeout(action, pause);
+  };
+}
+
+/**
+ * A JSON answer of the pack's routes; throws with the server's sentence where it refuses.
+ * @param {string} path @param {any} [body] @returns {Promise<any>}
+ */
+export async function ask(path, body) {
+  const options = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  const response = await api.fetchApi(`/forget_me_not/${path}`, options);
+  const answer = await response.json();
+  if (!response.ok) throw new Error(answer.error ?? `The server answered ${response.status}.`);
+  return answer;
+}

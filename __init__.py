@@ -14,6 +14,7 @@ from .nodes.concept_correction import ConceptCorrection
 from .nodes.encode_prompt import EncodePrompt
 from .nodes.face_mask import FaceMask
 from .nodes.forget_cache import ClearForgetCache
+from .nodes.forget_report import ForgetReport
 from .nodes.gated_patch import GatedForgetPatch, ScheduleForgetPatch
 from .nodes.install_embedding import InstallPatchEmbedding
 from .nodes.invert_concept import InvertConcept
@@ -49,6 +50,7 @@ NODES = [
     ConceptAttentionMap,
     AttentionMask,
     FaceMask,
+    ForgetReport,
     ClearForgetCache,
 ]
 

@@ -1,8 +1,9 @@
-"""Where a phrase attends while a picture forms."""
+"""Where the tokens of a prompt attend while a picture forms."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -17,27 +18,38 @@ def euler_sigmas(sigmas: torch.Tensor, steps: int) -> torch.Tensor:
     return torch.cat([sigmas[index], torch.zeros(1)])
 
 
-def concept_attention_map(
+@dataclass
+class AttentionMaps:
+    """`heats` (l, h, w): where each token attends; `masses` (l,): its mean attention, 0..1; `x0` (1, C, h, w): the picture."""
+
+    heats: torch.Tensor
+    masses: torch.Tensor
+    x0: torch.Tensor
+
+
+def attention_maps(
     model: ForgetModel,
     prompt: EncodedPrompt,
-    columns: list[int],
     noise: torch.Tensor,
     steps: int,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Samples a picture of the prompt and averages the attention to the columns.
+) -> AttentionMaps:
+    """Samples a picture of the prompt and averages the attention to each of its tokens.
 
     Euler steps without guidance from `noise` (1, C, h, w), standard normal. The probabilities are averaged over heads,
-    columns summed, layers and the second half of the steps, every layer brought to the latent's grid. Returns the heat
-    map (h, w), the final prediction of x0 (1, C, h, w), and the mean attention mass 0..1.
+    layers and the second half of the steps, every layer brought to the latent's grid.
     """
-    size, maps, masses, active = noise.shape[-2:], [], [], [False]
+    size, active = noise.shape[-2:], [False]
+    tokens = prompt.context.shape[0]
+    heats, masses, count = torch.zeros(tokens, *size), torch.zeros(tokens), 0
 
     def receive(layer: CrossAttention, probabilities: torch.Tensor) -> None:
+        nonlocal count
         if active[0]:
-            heat = probabilities[..., columns].sum(-1).mean((0, 1))
-            masses.append(float(heat.mean()))
-            maps.append(to_grid(heat, size))
+            heat = probabilities.mean((0, 1)).float().cpu().T
+            heats.add_(to_grid(heat, size))
+            masses.add_(heat.mean(1))
+            count += 1
 
     sigmas = euler_sigmas(model.sigmas(), steps).to(model.device)
     x, x0 = (noise * sigmas[0].cpu()).to(model.device), noise
@@ -48,14 +60,15 @@ def concept_attention_map(
             x = x0 + (x - x0) * (sigmas[i + 1] / sigmas[i])
             if progress is not None:
                 progress(i + 1, steps)
-    return torch.stack(maps).mean(0), x0.float().cpu(), sum(masses) / len(masses)
+    return AttentionMaps(heats / count, masses / count, x0.float().cpu())
 
 
 def to_grid(heat: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """A layer's pixels (n,) laid out with the latent's aspect ratio and resized to (h, w)."""
+    """A layer's pixels (..., n) laid out with the latent's aspect ratio and resized to (..., h, w)."""
     h, w = size
     factor = 1
-    while -(-h // factor) * -(-w // factor) > heat.numel():
+    while -(-h // factor) * -(-w // factor) > heat.shape[-1]:
         factor *= 2
-    grid = heat.float().cpu().reshape(1, 1, -(-h // factor), -(-w // factor))
-    return torch.nn.functional.interpolate(grid, size=(h, w), mode="bilinear", align_corners=False)[0, 0]
+    grid = heat.float().cpu().reshape(1, -1, -(-h // factor), -(-w // factor))
+    resized = torch.nn.functional.interpolate(grid, size=(h, w), mode="bilinear", align_corners=False)
+    return resized.reshape(*heat.shape[:-1], h, w)

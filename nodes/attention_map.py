@@ -1,16 +1,20 @@
-"""Concept Attention Map: shows where a phrase attends."""
+"""Concept Attention Map: shows where a phrase, or any other token of a prompt, attends."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from ..fmn_core.attention_map import concept_attention_map
+from ..fmn_core.attention_map import AttentionMaps, attention_maps
 from ..fmn_core.concept import make_concept
 from ..fmn_core.errors import ForgetError
+from ..fmn_core.token_view import token_view
 from ..fmn_core.tokens import END_TOKEN_CHOICES, concept_columns
 from . import host, pictures
 from .api import CATEGORY, io
 from .comfy_model import ComfyModel
+from .temporary_images import saved
 
 
 class ConceptAttentionMap(io.ComfyNode):
@@ -20,7 +24,9 @@ class ConceptAttentionMap(io.ComfyNode):
             node_id="FMN_ConceptAttentionMap",
             display_name="Concept Attention Map",
             category=CATEGORY,
-            description="Samples a quick picture of the prompt, without a VAE, and shows where the phrase attends: red is most.",
+            description="Samples a quick picture of the prompt, without a VAE, and shows where the phrase attends: red is most. "
+            "Click any token under the node to see where that one attends.",
+            is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model to look into, patches included."),
                 io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
@@ -74,7 +80,25 @@ class ConceptAttentionMap(io.ComfyNode):
         )
         host.load(model)
         with torch.no_grad():
-            heat, x0, mass = concept_attention_map(adapter, encoded, columns, noise, steps, bar.update)
-        host.log.info("attention mass on %r: %.4f", phrase, mass)
-        picture = host.latent_preview(model, x0, (height, width))
-        return io.NodeOutput(pictures.heat_overlay(picture, heat))
+            maps = attention_maps(adapter, encoded, noise, steps, bar.update)
+        host.log.info("attention mass on %r: %.4f", phrase, float(maps.masses[columns].sum()))
+        picture = host.latent_preview(model, maps.x0, (height, width))
+        chips = token_view(
+            encoded.tokens,
+            {phrase: {name: i[0] for name, i in ids.items()}},
+            adapter.vocabulary,
+            end_token,
+            adapter.word_of,
+        )["chips"]
+        overlay = pictures.heat_overlay(picture, maps.heats[columns].sum(0))
+        return io.NodeOutput(overlay, ui={"fmn_attention": [_for_page(cls, picture, maps, chips)]})
+
+
+def _for_page(cls: Any, picture: torch.Tensor, maps: AttentionMaps, chips: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the page needs to lay any token's attention over the picture: both as files, the heats of all chips below each other."""
+    heats = maps.heats[[c["column"] for c in chips]]
+    scaled = heats / heats.amax((1, 2), keepdim=True).clamp_min(1e-12)
+    sheet = scaled.flatten(0, 1)[None, ..., None].expand(-1, -1, -1, 3)
+    masses = [round(float(maps.masses[c["column"]]), 4) for c in chips]
+    chips = [{**chip, "mass": mass} for chip, mass in zip(chips, masses)]
+    return {"picture": saved(picture[None], cls)[0], "sheet": saved(sheet, cls)[0], "chips": chips}

@@ -97,6 +97,13 @@ class ComfyText:
             ]
         return tokens
 
+    def word_of(self, encoder: str, token: int) -> str:
+        """What a token says."""
+        if token < 0:
+            return "vector"
+        word = self._tokenizers[encoder].inv_vocab.get(token, "?")
+        return word.removesuffix("</w>")
+
     def token_embeddings(self) -> dict[str, torch.Tensor]:
         return {name: detached(host.token_embedding(self.clip, name).weight) for name in self._tokenizers}
 

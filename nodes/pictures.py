@@ -90,6 +90,20 @@ def plot_of(figures: dict[str, Any], title: str) -> torch.Tensor:
     )
 
 
+def before_after(before: torch.Tensor, after: torch.Tensor, title: str, side: int = 256) -> torch.Tensor:
+    """One figure (1, H, W, 3) of pictures (N, h, w, 3): a row before, a row after, under a title."""
+    h, w = before.shape[1:3]
+    size = (max(1, side * h // max(h, w)), max(1, side * w // max(h, w)))
+    rows = [
+        torch.nn.functional.interpolate(row.movedim(-1, 1), size=size, mode="bicubic", antialias=True).movedim(1, -1)
+        for row in (before, after)
+    ]
+    grid = torch.cat([torch.cat(list(row), dim=1) for row in rows], dim=0).clamp(0, 1)
+    head = Image.new("RGB", (grid.shape[1], 24), "white")
+    ImageDraw.Draw(head).text((8, 6), f"{title} (above: before, below: after)", fill=_INK)
+    return torch.cat([to_image(head), grid[None]], dim=1)
+
+
 def pair_rows(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
     """Pairs of pictures (N, H, W, 3) as one IMAGE: for each, a row as it was and a row without."""
     rows = [torch.cat(list(side), dim=1) for pair in pairs for side in pair]

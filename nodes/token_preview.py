@@ -25,12 +25,6 @@ class _PreviewText(ComfyText):
     def _host_tokens(self, text: str) -> dict[str, list[list[tuple]]]:
         return self.clip.tokenize(text)
 
-    def word_of(self, encoder: str, token: int) -> str:
-        if token < 0:
-            return "vector"
-        word = self._tokenizers[encoder].inv_vocab.get(token, "?")
-        return word.removesuffix("</w>")
-
 
 @functools.cache
 def _standard() -> Any:

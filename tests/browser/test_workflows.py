@@ -1,37 +1,17 @@
-"""Every shipped workflow opens in the real front end, in a real browser.
-
-Needs Chromium on the PATH and the Python package playwright; `make browser` installs the latter.
-"""
+"""Every shipped workflow opens in the real front end, in a real browser."""
 
 import json
-import shutil
 
 import pytest
 
 from bench.workflow import to_api
 from mini_sd.comfy_host import REPOSITORY
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-playwright = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH")
-READY = "window.app && window.app.graph && window.app.extensionManager"
 OPEN = """async workflow => {
     await app.loadGraphData(workflow);
     const nodes = app.graph.nodes.map(n => ({id: n.id, size: [...n.size], least: [...n.computeSize()]}));
     return {prompt: (await app.graphToPrompt()).output, nodes};
 }"""
-
-
-@pytest.fixture(scope="module")
-def page(server):
-    with playwright.sync_playwright() as play:
-        # As root, as in a container, Chromium does not start in its sandbox.
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.goto(f"http://{server.url}/")
-        page.wait_for_function(READY, timeout=60_000)
-        yield page
-        browser.close()
 
 
 @pytest.fixture(scope="module")

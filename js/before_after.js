@@ -1,0 +1,52 @@
+// A slider between two pictures, under Forget Report.
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { addPanel, element, refit } from "./panel.js";
+
+const HEIGHT = 300;
+
+/** @param {{filename: string, subfolder: string, type: string}} file */
+export function viewUrl(file) {
+  return api.apiURL(`/view?${new URLSearchParams({ filename: file.filename, subfolder: file.subfolder, type: file.type })}`);
+}
+
+/** @param {HTMLElement} panel @param {any[]} before @param {any[]} after */
+function show(panel, before, after) {
+  let number = 0;
+  const style = "position:absolute;inset:0;width:100%;height:100%;object-fit:contain";
+  const under = element("img", "fmn-after", [], { alt: "after", style });
+  const over = element("img", "fmn-before", [], { alt: "before", style });
+  const stage = element("div", "", [under, over], { style: "position:relative;height:250px" });
+  const slider = element("input", "fmn-slider", [], { type: "range", min: "0", max: "100", value: "50", style: "width:100%" });
+  const label = element("span", "fmn-quiet");
+  const cut = () => (over.style.clipPath = `inset(0 ${100 - Number(slider.value)}% 0 0)`);
+  const turn = (/** @type {number} */ step) => {
+    number = (number + step + before.length) % before.length;
+    under.src = viewUrl(after[number]);
+    over.src = viewUrl(before[number]);
+    label.textContent = ` left of the slider before, right after; ${number + 1} of ${before.length} `;
+  };
+  const button = (/** @type {string} */ text, /** @type {number} */ step) =>
+    element("button", "", [text], { type: "button", onclick: () => turn(step), disabled: before.length < 2 });
+  slider.oninput = cut;
+  turn(0);
+  cut();
+  panel.replaceChildren(stage, slider, button("<", -1), label, button(">", 1));
+}
+
+app.registerExtension({
+  name: "forget-me-not.before-after",
+  nodeCreated(/** @type {any} */ node) {
+    if (node.comfyClass !== "FMN_ForgetReport") return;
+    let seen = false;
+    const panel = addPanel(node, "before-after", () => (seen ? HEIGHT : 0));
+    const executed = node.onExecuted;
+    node.onExecuted = function (/** @type {any} */ output) {
+      executed?.apply(this, arguments);
+      if (!output?.fmn_before?.length || output.fmn_before.length !== output.fmn_after?.length) return;
+      seen = true;
+      show(panel, output.fmn_before, output.fmn_after);
+      refit(node);
+    };
+  },
+});

@@ -1,0 +1,183 @@
+"""The pack's widgets in the real page: what a user sees and clicks."""
+
+import json
+
+import pytest
+from browser.front_end import opened
+from prompts import train, uncached
+from safetensors.torch import save_file
+
+from bench import hostile_files
+from mini_sd.comfy_host import REPOSITORY
+
+VUE = pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes 2.0"])
+ADD = """([type, x, y]) => {
+    const node = LiteGraph.createNode(type); node.pos = [x, y]; app.graph.add(node); app.canvas.setDirty(true, true); return node.id;
+}"""
+SET = """([id, name, value]) => {
+    const widget = app.graph.getNodeById(id).widgets.find(w => w.name === name); widget.value = value; widget.callback?.(value);
+}"""
+LINK = "([from, slot, to, name]) => { const a = app.graph.getNodeById(from), b = app.graph.getNodeById(to); a.connect(slot, b, name); }"
+
+
+@pytest.fixture
+def graph(page, server):
+    """Adds, sets and links nodes on an empty canvas."""
+
+    class Graph:
+        def use(self, vue):
+            page.evaluate("v => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', v)", vue)
+            page.evaluate("() => { app.graph.clear(); app.canvas.ds.scale = 1; app.canvas.ds.offset = [60, 80]; }")
+            page.wait_for_timeout(500)
+
+        def add(self, kind, x=0, y=0):
+            return page.evaluate(ADD, [kind, x, y])
+
+        def set(self, node, name, value):
+            page.evaluate(SET, [node, name, value])
+
+        def link(self, source, slot, target, name):
+            page.evaluate(LINK, [source, slot, target, name])
+
+        def train(self, **values):
+            mini, node = self.add("FMN_LoadMiniature"), self.add("FMN_TrainForgetPatch", 320)
+            self.link(mini, 0, node, "model")
+            self.link(mini, 1, node, "clip")
+            for name, value in values.items():
+                self.set(node, name, value)
+            return node
+
+        def queue(self):
+            page.evaluate("() => { app.queuePrompt(0); }")
+
+    return Graph()
+
+
+def texts(page, selector):
+    return page.locator(selector).all_inner_texts()
+
+
+@VUE
+def test_tokens_of_the_phrase_light_up_and_follow_typing(page, graph, screenshot, vue):
+    graph.use(vue)
+    node = graph.add("FMN_ZeroConceptAttention")
+    graph.set(node, "prompts", "a photo of santa claus")
+    graph.set(node, "phrase", "santa claus")
+    page.wait_for_selector("[data-fmn=tokens] .fmn-chip.lit")
+    assert texts(page, "[data-fmn=tokens] .fmn-chip") == ["a", "photo", "of", "santa", "claus", "end"]
+    assert texts(page, "[data-fmn=tokens] .fmn-chip.lit")[:2] == ["santa", "claus"]
+    assert texts(page, "[data-fmn=tokens] .fmn-chip.end") == ["end"]
+    graph.set(node, "phrase", "zebra")
+    page.wait_for_selector("[data-fmn=tokens] .fmn-warning")
+    assert texts(page, "[data-fmn=tokens] .fmn-warning") == ["'zebra' is not in the prompt"]
+
+
+def test_typing_into_the_text_box_asks_for_tokens(page, graph):
+    graph.use(False)
+    graph.add("FMN_Concept")
+    page.locator("textarea").first.fill("striped horse")
+    page.wait_for_function("() => document.querySelectorAll('[data-fmn=tokens] .fmn-chip.lit').length >= 2")
+    assert texts(page, "[data-fmn=tokens] .fmn-chip.lit")[:2] == ["striped", "horse"]
+
+
+@VUE
+def test_a_training_is_followed_across_a_reload_and_stopped_with_its_patch(
+    page, server, patches, graph, screenshot, vue
+):
+    graph.use(vue)
+    graph.train(method="attention re-steering", steps=5000, file_name="kept", seed=int(vue))
+    saved = page.evaluate("() => app.graph.serialize()")
+    graph.queue()
+    moving = "() => / step [1-9]\\d* of 5000, .* left/.test(document.querySelector('.fmn-status')?.textContent ?? '')"
+    page.wait_for_function(moving, timeout=60_000)
+    screenshot(" running")
+    opened(page, server)
+    page.evaluate("graph => app.loadGraphData(graph)", saved)
+    page.wait_for_function(moving, timeout=30_000)
+    assert page.locator(".fmn-panel svg polyline").count() >= 2
+    page.evaluate("() => document.querySelector('.fmn-stop').click()")
+    page.wait_for_function("() => document.querySelector('.fmn-status').textContent.includes('ended')", timeout=60_000)
+    page.wait_for_timeout(1500)
+    assert (patches / "kept.safetensors").is_file()
+
+
+@VUE
+def test_a_patch_is_chosen_by_what_it_says(page, run, patches, graph, screenshot, vue):
+    run(uncached(train(file_name="zebra")))
+    graph.use(vue)
+    node = graph.add("FMN_ApplyForgetPatch")
+    page.evaluate(
+        "id => { app.graph.getNodeById(id).widgets.find(w => w.name === 'browse patches').callback(); }", node
+    )
+    page.wait_for_selector(".fmn-card")
+    assert "forgets: zebra" in texts(page, ".fmn-card")[0]
+    screenshot(" browser")
+    page.fill(".fmn-dialog input", "no such patch")
+    assert page.locator(".fmn-card").count() == 0
+    page.fill(".fmn-dialog input", "ZEBRA")
+    page.locator(".fmn-card").first.click()
+    value = page.evaluate("id => app.graph.getNodeById(id).widgets.find(w => w.name === 'patch_file').value", node)
+    assert value == "forget_me_not/zebra.safetensors" and page.locator(".fmn-dialog").count() == 0
+
+
+def test_what_a_stranger_wrote_into_a_patch_is_never_run(page, patches, graph, screenshot):
+    patch = hostile_files.good_patch()
+    html = "<img src=x onerror='window.hacked = true'><script>window.hacked = true</script>"
+    patch.about = {"title": html, "author": html, "preview": "data:text/html," + html}
+    patch.concepts[0]["phrases"] = [html]
+    save_file(patch.state_dict(), patches / "hostile.safetensors", patch.metadata())
+    graph.use(False)
+    node = graph.add("FMN_ApplyForgetPatch")
+    page.evaluate(
+        "id => { app.graph.getNodeById(id).widgets.find(w => w.name === 'browse patches').callback(); }", node
+    )
+    page.wait_for_selector(".fmn-card")
+    page.wait_for_timeout(500)
+    assert "<img src=x" in texts(page, ".fmn-card")[0]
+    assert page.evaluate("() => window.hacked === undefined && document.querySelectorAll('.fmn-card img').length === 0")
+
+
+@VUE
+def test_attention_of_any_token_and_the_slider(page, graph, screenshot, vue):
+    graph.use(vue)
+    mini, node = graph.add("FMN_LoadMiniature"), graph.add("FMN_ConceptAttentionMap", 320)
+    report, image = graph.add("FMN_ForgetReport", 800), graph.add("EmptyImage", 320, 700)
+    graph.link(mini, 0, node, "model")
+    graph.link(mini, 1, node, "clip")
+    for name, value in (("width", 128), ("height", 128), ("steps", 4)):
+        graph.set(node, name, value)
+    for name, value in (("width", 128), ("height", 128), ("color", 255)):
+        graph.set(image, name, value)
+    graph.link(node, 0, report, "before")
+    graph.link(image, 0, report, "after")
+    graph.queue()
+    page.wait_for_selector(".fmn-attention", timeout=60_000)
+    page.wait_for_selector(".fmn-slider", timeout=60_000)
+    pixels = (
+        "() => [...document.querySelector('.fmn-attention').getContext('2d').getImageData(0, 0, 256, 256).data].join()"
+    )
+    before = page.evaluate(pixels)
+    page.evaluate(
+        "() => [...document.querySelectorAll('[data-fmn=attention] .fmn-chip')].find(c => c.innerText === 'picture').click()"
+    )
+    assert page.evaluate(pixels) != before
+    assert texts(page, "[data-fmn=attention] .fmn-chip.lit") == ["picture", "zebra"]
+    clip = "() => document.querySelector('.fmn-before').style.clipPath"
+    assert "50%" in page.evaluate(clip)
+    page.evaluate("() => { const s = document.querySelector('.fmn-slider'); s.value = 20; s.oninput(); }")
+    assert "80%" in page.evaluate(clip)
+    assert page.evaluate("() => document.querySelector('.fmn-before').naturalWidth") == 128
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "workflows").glob("*.json")), ids=lambda p: p.stem)
+def test_saving_and_reloading_keeps_every_widget(page, path):
+    """The panels add no value of their own to a saved workflow."""
+    graph = json.loads(path.read_text())
+    values = "() => Object.fromEntries(app.graph.serialize().nodes.map(n => [n.id, n.widgets_values ?? []]))"
+    page.evaluate("graph => app.loadGraphData(graph)", graph)
+    first = page.evaluate(values)
+    page.evaluate("() => app.loadGraphData(app.graph.serialize())")
+    assert page.evaluate(values) == first
+    for node in graph["nodes"]:
+        if node["type"].startswith("FMN_"):
+            assert first[str(node["id"])] == node["widgets_values"], node["type"]

@@ -3,7 +3,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { addPanel, element, refit } from "./panel.js";
 
-const HEIGHT = 300;
+const HEIGHT = 310;
 
 /** @param {{filename: string, subfolder: string, type: string}} file */
 export function viewUrl(file) {
@@ -45,6 +45,7 @@ app.registerExtension({
       executed?.apply(this, arguments);
       if (!output?.fmn_before?.length || output.fmn_before.length !== output.fmn_after?.length) return;
       seen = true;
+      node.size[0] = Math.max(node.size[0], 320);
       show(panel, output.fmn_before, output.fmn_after);
       refit(node);
     };

@@ -97,7 +97,8 @@ class ConceptAttentionMap(io.ComfyNode):
 def _for_page(cls: Any, picture: torch.Tensor, maps: AttentionMaps, chips: list[dict[str, Any]]) -> dict[str, Any]:
     """What the page needs to lay any token's attention over the picture: both as files, the heats of all chips below each other."""
     heats = maps.heats[[c["column"] for c in chips]]
-    scaled = heats / heats.amax((1, 2), keepdim=True).clamp_min(1e-12)
+    low, high = heats.amin((1, 2), keepdim=True), heats.amax((1, 2), keepdim=True)
+    scaled = (heats - low) / (high - low).clamp_min(1e-12)
     sheet = scaled.flatten(0, 1)[None, ..., None].expand(-1, -1, -1, 3)
     masses = [round(float(maps.masses[c["column"]]), 4) for c in chips]
     chips = [{**chip, "mass": mass} for chip, mass in zip(chips, masses)]

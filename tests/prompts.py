@@ -133,7 +133,10 @@ def sampled(
 
 
 def uncached(prompt: dict) -> dict:
-    """Renames all nodes, so that the server runs them again instead of answering from its cache."""
+    """Renames all nodes and gives each an input that it does not know, so that the server runs them again.
+
+    Names alone do not: the host answers from its cache whatever has the same inputs.
+    """
     tag = f"r{next(_fresh)}."
 
     def rename(value):
@@ -141,7 +144,10 @@ def uncached(prompt: dict) -> dict:
             [tag + value[0], value[1]] if isinstance(value, list) and len(value) == 2 and value[0] in prompt else value
         )
 
-    return {tag + k: {**n, "inputs": {i: rename(v) for i, v in n["inputs"].items()}} for k, n in prompt.items()}
+    return {
+        tag + k: {**n, "inputs": {i: rename(v) for i, v in n["inputs"].items()} | {"uncached": tag}}
+        for k, n in prompt.items()
+    }
 
 
 def pictures(server, outputs: dict, name: str) -> torch.Tensor:

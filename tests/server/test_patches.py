@@ -94,7 +94,7 @@ def test_combined_and_area_conditionings_are_gated_one_by_one(server, patches):
     prompt["plain.sample"]["inputs"]["positive"] = ["all", 0]
     outputs = server.run(prompt)
     lines = said(outputs, "gate.said").splitlines()
-    assert "acts at 1.00" in lines[1] and "acts at 0.00" in lines[2]
+    assert "acts at 1.00" in lines[2] and "acts at 0.00" in lines[3]
     assert not torch.equal(pictures(server, outputs, "b"), pictures(server, outputs, "plain"))
 
 

@@ -1,6 +1,7 @@
 # make demo [CONCEPT="santa claus"]   forgets a concept of the miniature in a real ComfyUI; pictures in out/demo
 # make test                           formatting, types, unit tests, tests through a real server
-# make browser                        the workflows in the real front end; needs Chromium, installs playwright
+# make browser                        the page in a real browser; needs Chromium, installs playwright
+# make js-types                       the page's scripts against the front end's types; needs npm
 # make slow                           every node on random full-size SD 1.5, 2.1 and XL; long, up to 20 GB memory, 7 GB disk
 # FMN_COMFYUI=path                    use that ComfyUI instead of the one that setup unpacks
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 CONCEPT ?= zebra
 
-.PHONY: setup demo test lint unit server browser slow bench clean
+.PHONY: setup demo test lint unit server browser js-types slow bench clean
 
 setup: $(VENV)/.installed
 	@$(PY) -m mini_sd.comfy_host
@@ -37,6 +38,14 @@ server: setup
 browser: setup
 	$(PY) -m pip install --quiet --disable-pip-version-check playwright
 	$(PY) -m pytest -c tests/pytest.ini -rs tests/browser
+
+# Laid out as the server serves them, so that their imports of the front end's own scripts are found.
+js-types:
+	rm -rf out/js_types/extensions
+	mkdir -p out/js_types/extensions/forget-me-not
+	cp -r tests/js_types/. out/js_types/
+	cp js/*.js out/js_types/extensions/forget-me-not/
+	cd out/js_types && npm install --silent --no-audit --no-fund && npx tsc -p .
 
 slow: setup
 	$(PY) -m pytest -c tests/pytest.ini -m slow tests/slow

@@ -39,3 +39,15 @@ def to_api(graph: dict, object_info: dict) -> dict:
             "_meta": {"title": node.get("title", node["type"])},
         }
     return prompt
+
+
+def on_miniature(prompt: dict) -> dict:
+    """The same prompt with the miniature in place of a checkpoint, and latents of its size."""
+    found = {}
+    for name, node in prompt.items():
+        if node["class_type"] == "CheckpointLoaderSimple":
+            node = {**node, "class_type": "FMN_LoadMiniature", "inputs": {}}
+        elif node["class_type"] == "EmptyLatentImage":
+            node = {**node, "inputs": {**node["inputs"], "width": 128, "height": 128}}
+        found[name] = node
+    return found

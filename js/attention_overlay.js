@@ -1,7 +1,7 @@
 // The attention of any token over the picture, under Concept Attention Map.
 import { app } from "../../scripts/app.js";
 import { viewUrl } from "./before_after.js";
-import { addPanel, element, refit } from "./panel.js";
+import { addResultPanel, element } from "./panel.js";
 
 const HEIGHT = 340;
 const SIDE = 256;
@@ -65,16 +65,11 @@ app.registerExtension({
   name: "forget-me-not.attention-overlay",
   nodeCreated(/** @type {any} */ node) {
     if (node.comfyClass !== "FMN_ConceptAttentionMap") return;
-    let seen = false;
-    const panel = addPanel(node, "attention", () => (seen ? HEIGHT : 0));
-    const executed = node.onExecuted;
-    node.onExecuted = function (/** @type {any} */ output) {
-      executed?.apply(this, arguments);
-      const [attention] = output?.fmn_attention ?? [];
-      if (!attention) return;
-      seen = true;
-      refit(node);
+    addResultPanel(node, "attention", HEIGHT, (panel, output) => {
+      const [attention] = output.fmn_attention ?? [];
+      if (!attention) return false;
       show(panel, attention).catch((error) => panel.replaceChildren(element("div", "fmn-warning", [String(error.message)])));
-    };
+      return true;
+    });
   },
 });

@@ -1,9 +1,10 @@
 // A slider between two pictures, under Forget Report.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { addPanel, element, refit } from "./panel.js";
+import { addResultPanel, element } from "./panel.js";
 
 const HEIGHT = 310;
+const WIDTH = 320;
 
 /** @param {{filename: string, subfolder: string, type: string}} file */
 export function viewUrl(file) {
@@ -38,16 +39,12 @@ app.registerExtension({
   name: "forget-me-not.before-after",
   nodeCreated(/** @type {any} */ node) {
     if (node.comfyClass !== "FMN_ForgetReport") return;
-    let seen = false;
-    const panel = addPanel(node, "before-after", () => (seen ? HEIGHT : 0));
-    const executed = node.onExecuted;
-    node.onExecuted = function (/** @type {any} */ output) {
-      executed?.apply(this, arguments);
-      if (!output?.fmn_before?.length || output.fmn_before.length !== output.fmn_after?.length) return;
-      seen = true;
-      node.size[0] = Math.max(node.size[0], 320);
-      show(panel, output.fmn_before, output.fmn_after);
-      refit(node);
-    };
+    addResultPanel(node, "before-after", HEIGHT, (panel, output) => {
+      const [before, after] = [output.fmn_before ?? [], output.fmn_after ?? []];
+      if (!before.length || before.length !== after.length) return false;
+      node.size[0] = Math.max(node.size[0], WIDTH);
+      show(panel, before, after);
+      return true;
+    });
   },
 });

@@ -94,7 +94,7 @@ async function restore() {
 app.registerExtension({
   name: "forget-me-not.live-monitor",
   setup() {
-    api.addEventListener(EVENT, (/** @type {any} */ event) => receive(event.detail));
+    api.addEventListener(/** @type {any} */ (EVENT), (/** @type {any} */ event) => receive(event.detail));
   },
   nodeCreated(/** @type {any} */ node) {
     if (!NODES.includes(node.comfyClass)) return;

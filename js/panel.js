@@ -59,6 +59,23 @@ export function refit(node) {
   node.setDirtyCanvas?.(true, true);
 }
 
+/**
+ * A panel that is there once the node has run: shown and given what the node's output holds for the page.
+ * @param {any} node @param {string} name @param {number} height
+ * @param {(panel: HTMLElement, output: any) => boolean} show whether the output held something
+ */
+export function addResultPanel(node, name, height, show) {
+  let seen = false;
+  const panel = addPanel(node, name, () => (seen ? height : 0));
+  const executed = node.onExecuted;
+  node.onExecuted = function (/** @type {any} */ output) {
+    executed?.apply(this, arguments);
+    if (!show(panel, output ?? {})) return;
+    seen = true;
+    refit(node);
+  };
+}
+
 /** @param {any} node @param {string} name @returns {any} the widget of that name, if the node has it */
 export function widgetOf(node, name) {
   return node.widgets?.find((/** @type {any} */ w) => w.name === name);

@@ -21,6 +21,7 @@ NODES = {
     "FMN_VisualDenoisingPairs",
     "FMN_AttentionMask",
     "FMN_FaceMask",
+    "FMN_ForgetReport",
     "FMN_ClearForgetCache",
     "FMN_MergeForgetPatches",
     "FMN_ShrinkForgetPatch",

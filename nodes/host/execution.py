@@ -1,0 +1,80 @@
+"""What is running: interrupts, progress, messages to the page, and what a training tells the host."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy_execution.utils import get_executing_context
+
+
+def check_interrupted() -> None:
+    """Raises the host's own exception when the user pressed cancel."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def server() -> Any:
+    """The host's web server; None where the pack is used without one."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def running_node() -> str:
+    """The id of the node that is executing; empty outside an execution."""
+    context = get_executing_context()
+    return "" if context is None else str(context.node_id)
+
+
+def send(event: str, data: dict[str, Any]) -> None:
+    """Sends an event to the browser that queued what is running."""
+    instance = server()
+    if instance is not None:
+        instance.send_sync(event, data, instance.client_id)
+
+
+class Progress:
+    """The progress bar of the node that is running, with an optional preview picture (PIL)."""
+
+    def __init__(self, total: int):
+        self._bar = comfy.utils.ProgressBar(total)
+
+    def update(self, done: int, total: int, picture: Any = None) -> None:
+        check_interrupted()
+        self._bar.update_absolute(done, total, ("JPEG", picture, 512) if picture is not None else None)
+
+
+@contextlib.contextmanager
+def gradients():
+    """Leaves the host's inference mode and says that a training runs, where the host wants to know."""
+    management = comfy.model_management
+    told = hasattr(management, "in_training")
+    before = getattr(management, "in_training", False)
+    try:
+        if told:
+            management.in_training = True
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        if told:
+            management.in_training = before
+
+
+PRECISIONS = ("as loaded", "fp32", "bf16", "fp16")
+
+
+def with_precision(patcher: Any, precision: str) -> Any:
+    """A clone of MODEL that computes in another precision, through the host's own casting; "as loaded" is MODEL itself."""
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in dtypes:
+        return patcher
+    clone = patcher.clone()
+    clone.set_model_compute_dtype(dtypes[precision])
+    return clone
+
+
+def casts_weights(patcher: Any) -> bool:
+    """Whether a MODEL computes in another precision than its weights have; a backward pass then keeps a cast copy of each."""
+    return patcher.get_model_object("manual_cast_dtype") is not None

@@ -1,0 +1,68 @@
+"""Where the host keeps patches, embeddings, presets and temporary files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+
+from ...fmn_core.errors import ForgetError
+
+PATCH_FOLDER = CACHE_FOLDER = "forget_me_not"
+
+
+def patch_root() -> Path:
+    """models/loras/forget_me_not: under the host's LoRA folder, so that the stock loaders list the patches too."""
+    return Path(folder_paths.get_folder_paths("loras")[0]) / PATCH_FOLDER
+
+
+def patch_files() -> list[str]:
+    """Names of the patches that the stock loader would list below forget_me_not/."""
+    names = (name.replace("\\", "/") for name in folder_paths.get_filename_list("loras"))
+    return sorted(name for name in names if name.startswith(PATCH_FOLDER + "/"))
+
+
+def patch_path(name: str) -> Path:
+    """Full path of a listed patch; raises ForgetError when the host does not know it."""
+    path = folder_paths.get_full_path("loras", name)
+    if path is None:
+        raise ForgetError(
+            f"Expected a patch file from the list, {name!r} is not there. Refresh the list or train the patch first."
+        )
+    return Path(path)
+
+
+def cache_folder() -> Path:
+    """forget_me_not in the host's temporary folder, which the host empties when it starts."""
+    return Path(folder_paths.get_temp_directory()) / CACHE_FOLDER
+
+
+def embedding_files() -> list[str]:
+    """Names of all files in the host's embeddings folders."""
+    return sorted(folder_paths.get_filename_list("embeddings"))
+
+
+def embedding_path(name: str) -> Path:
+    """Full path of a listed embedding; raises ForgetError when the host does not know it."""
+    path = folder_paths.get_full_path("embeddings", name) if name in embedding_files() else None
+    if path is None:
+        raise ForgetError(
+            f"Expected an embedding from the list, {name!r} is not there. Refresh the list or put it into models/embeddings."
+        )
+    return Path(path)
+
+
+def preset_folder() -> Path:
+    """The user's own folder of presets; it need not exist."""
+    return Path(folder_paths.get_user_directory()) / "default" / PATCH_FOLDER / "presets"
+
+
+def forget_file_lists() -> None:
+    """Makes a file that was just written appear in the host's lists."""
+    for folder in ("loras", "embeddings"):
+        folder_paths.filename_list_cache.pop(folder, None)
+
+
+def embedding_root() -> Path:
+    """models/embeddings: where prompts find embedding:NAME."""
+    return Path(folder_paths.get_folder_paths("embeddings")[0])

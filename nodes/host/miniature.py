@@ -1,0 +1,111 @@
+"""The miniature Stable Diffusion as native objects of the host."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import comfy.utils
+import folder_paths
+import torch
+
+from ...fmn_core.errors import ForgetError
+
+MINIATURE = Path(__file__).resolve().parents[2] / "mini_sd"
+
+
+class MiniatureConfig(comfy.supported_models_base.BASE):
+    """The host's description of the miniature: SD's architecture in small."""
+
+    latent_format = comfy.latent_formats.SD15
+    memory_usage_factor = 1.0
+    unet_extra_config = {}
+
+    def __init__(self, config: dict[str, Any]):
+        self.sampling_settings = config["sampling"]
+        super().__init__(config["unet"])
+        self.latent_format.scale_factor = config["scale_factor"]
+        self.latent_format.latent_rgb_factors = config.get("latent_rgb_factors")
+        self.latent_format.latent_rgb_factors_bias = config.get("latent_rgb_bias")
+        self.latent_format.taesd_decoder_name = None
+
+
+class MiniatureTokenizer(comfy.sd1_clip.SDTokenizer):
+    """The standard CLIP tokenizer; textual-inversion embeddings have the miniature's width."""
+
+    def __init__(self, embedding_directory=None, tokenizer_data=None, **kwargs):
+        width = json.loads((MINIATURE / "config.json").read_text())["text"]["hidden_size"]
+        super().__init__(
+            embedding_directory=embedding_directory, embedding_size=width, tokenizer_data=tokenizer_data or {}, **kwargs
+        )
+
+
+def load_miniature() -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of the miniature that ships with this pack, as native objects of the host."""
+    path = MINIATURE / "weights" / "mini_sd.safetensors"
+    if not path.is_file():
+        raise ForgetError(
+            "Expected mini_sd/weights/mini_sd.safetensors in the pack's folder, found none. Install the pack again."
+        )
+    config = json.loads((MINIATURE / "config.json").read_text())
+    weights = comfy.utils.load_torch_file(str(path), safe_load=True)
+
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+
+    return (
+        _miniature_model(config, part("unet.")),
+        _miniature_clip(config, part("text.")),
+        _miniature_vae(config, part("vae.")),
+    )
+
+
+def _miniature_model(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
+    management = comfy.model_management
+    device = management.get_torch_device()
+    parameters = sum(w.numel() for w in weights.values())
+    model_config = MiniatureConfig(config)
+    dtype = management.unet_dtype(
+        device=device, model_params=parameters, supported_dtypes=model_config.supported_inference_dtypes
+    )
+    manual_cast = management.unet_manual_cast(dtype, device, model_config.supported_inference_dtypes)
+    model_config.set_inference_dtype(dtype, manual_cast)
+    kind = comfy.model_base.ModelType.V_PREDICTION if config["prediction"] == "v" else comfy.model_base.ModelType.EPS
+    model = comfy.model_base.BaseModel(model_config, model_type=kind, device=management.unet_offload_device())
+    model.diffusion_model.to(dtype)
+    model.diffusion_model.load_state_dict(weights)
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=management.unet_offload_device())
+
+
+def _miniature_clip(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
+    rows, ids = weights.pop("vocabulary.weight"), weights.pop("vocabulary.ids").long()
+    # Only rows of words that were trained are stored; every other word is a zero vector.
+    table = torch.zeros(49408, rows.shape[1], dtype=rows.dtype)
+    table[ids] = rows
+    weights["text_model.embeddings.token_embedding.weight"] = table
+    target = comfy.supported_models_base.ClipTarget(
+        lambda **kw: comfy.sd1_clip.SD1Tokenizer(tokenizer=MiniatureTokenizer, **kw), comfy.sd1_clip.SD1ClipModel
+    )
+    options = {"clip_l_model_config": config["text"]}
+    embeddings = folder_paths.get_folder_paths("embeddings")
+    clip = comfy.sd.CLIP(target, embedding_directory=embeddings, parameters=table.numel(), model_options=options)
+    missing, unexpected = clip.load_sd(dict(weights))
+    if unexpected or [k for k in missing if "logit_scale" not in k and "text_projection" not in k]:
+        raise ForgetError(
+            f"Expected the miniature's text encoder, its file misses {missing} and has {unexpected}. Install the pack again."
+        )
+    return clip
+
+
+def _miniature_vae(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
+    return comfy.sd.VAE(
+        sd=weights, config={"params": {"ddconfig": config["vae"], "embed_dim": config["vae"]["z_channels"]}}
+    )

@@ -1,0 +1,121 @@
+"""MODEL, CLIP and VAE: their weights as sampling would use them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.lora
+import comfy.model_base
+import comfy.model_management
+import comfy.sd1_clip
+import comfy.utils
+import folder_paths
+import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
+
+from ...fmn_core.errors import ForgetError
+
+try:
+    from comfy.quant_ops import QuantizedTensor
+except ImportError:  # older hosts
+    QuantizedTensor = ()
+
+
+def require_unet(patcher: Any) -> Any:
+    """The UNet inside a MODEL; raises ForgetError when there is none with cross-attention."""
+    unet = getattr(getattr(patcher, "model", None), "diffusion_model", None)
+    if not isinstance(unet, UNetModel) or not any(name.endswith("attn2") for name, _ in unet.named_modules()):
+        kind = type(unet).__name__ if unet is not None else type(patcher).__name__
+        raise ForgetError(
+            f"Expected a Stable Diffusion 1.x, 2.x or XL model (a UNet with cross-attention), got {kind}. Load one of these."
+        )
+    return unet
+
+
+def load(patcher: Any) -> torch.device:
+    """Brings a model to its compute device, as sampling does."""
+    comfy.model_management.load_models_gpu([patcher])
+    return patcher.load_device
+
+
+def diffusers_names(patcher: Any) -> dict[str, str]:
+    """Diffusers path -> host path of every UNet weight, without the ending `.weight`."""
+    names = comfy.utils.unet_to_diffusers(patcher.model.model_config.unet_config)
+    # The host lists the embedding of SDXL's sizes and of unCLIP's pictures under both names; each has one in diffusers.
+    other = "add_embedding." if isinstance(patcher.model, comfy.model_base.SD21UNCLIP) else "class_embedding."
+    weights = [k for k in names if k.endswith(".weight") and not k.startswith(other)]
+    return {k.removesuffix(".weight"): names[k].removesuffix(".weight") for k in weights}
+
+
+def quantisation(weight: torch.Tensor) -> str:
+    """What a weight is quantised to, such as the host's QuantizedTensor or GGUF's GGMLTensor; empty for plain numbers."""
+    if isinstance(weight, QuantizedTensor) or hasattr(weight, "tensor_type"):
+        return type(weight).__name__
+    return "" if weight.is_floating_point() else str(weight.dtype)
+
+
+def require_floats(unet: Any) -> None:
+    """Raises ForgetError, naming the weight, on a UNet with quantised weights, which autograd cannot go through."""
+    for name, weight in unet.named_parameters():
+        _check_floats(name, weight)
+
+
+def _check_floats(name: str, weight: torch.Tensor) -> None:
+    kind = quantisation(weight)
+    if kind:
+        raise ForgetError(
+            f"Expected weights in fp32, bf16, fp16 or fp8, got {kind} in {name}. Load the model in one of these."
+        )
+
+
+def _floats(name: str, weight: torch.Tensor) -> torch.Tensor:
+    _check_floats(name, weight)
+    return weight.float()
+
+
+def effective_weights(patcher: Any, keys: list[str]) -> list[torch.Tensor]:
+    """Weights as sampling would use them, the user's own patches applied, float32 on the CPU."""
+    found = patcher.get_key_patches("diffusion_model.")
+    return [_effective_weight(key, *found[key]) for key in keys]
+
+
+def _effective_weight(key: str, original: tuple, *patches: tuple) -> torch.Tensor:
+    weight, convert = original
+    weight = weight.detach().to("cpu", copy=True)
+    # The scale of an fp8 weight is multiplied in float32; a QuantizedTensor knows its own way back.
+    weight = convert(weight if isinstance(weight, QuantizedTensor) else _floats(key, weight), inplace=True)
+    weight = _floats(key, weight)
+    if not patches:
+        return weight
+    return comfy.lora.calculate_weight(patches, weight, key).to("cpu", torch.float32)
+
+
+def key_weights(patcher: Any) -> list[torch.Tensor]:
+    """The attn2 key weights of a MODEL in forward order, for its fingerprint."""
+    names = [name for name, _ in require_unet(patcher).named_modules() if name.endswith("attn2.to_k")]
+    return effective_weights(patcher, [f"diffusion_model.{name}.weight" for name in names])
+
+
+def token_embedding(clip: Any, encoder: str) -> torch.nn.Module:
+    """The token embedding of one of a CLIP's text encoders, by the name that its tokenizer has ("l", "g", "h")."""
+    return getattr(clip.cond_stage_model, f"clip_{encoder}").transformer.get_input_embeddings()
+
+
+def standard_tokenizer() -> Any:
+    """The tokenizer of SD 1.x, for texts that no CLIP is connected to yet."""
+    return comfy.sd1_clip.SD1Tokenizer(embedding_directory=folder_paths.get_folder_paths("embeddings"))
+
+
+def vae_key(vae: Any) -> list[float]:
+    """What tells VAEs apart: the norms of their weights."""
+    return [
+        float(f"{w.float().norm().item():.6g}")
+        for w in vae.first_stage_model.state_dict().values()
+        if w.is_floating_point()
+    ]
+
+
+def unet_blocks(unet: Any) -> list[torch.nn.Module]:
+    """Residual and transformer blocks of a UNet."""
+    return [m for m in unet.modules() if isinstance(m, (ResBlock, BasicTransformerBlock))]

@@ -1,6 +1,6 @@
 # make demo [CONCEPT="santa claus"]   forgets a concept of the miniature in a real ComfyUI; pictures in out/demo
-# make test                           formatting, types, unit tests, tests through a real server
-# make browser                        the page in a real browser; needs Chromium, installs playwright
+# make test                           formatting, types, unit tests, tests through a real server and, where there is Chromium, a real browser
+# make browser                        the page in a real browser; needs Chromium
 # make js-types                       the page's scripts against the front end's types; needs npm
 # make slow                           every node on random full-size SD 1.5, 2.1 and XL; long, up to 20 GB memory, 7 GB disk
 # FMN_COMFYUI=path                    use that ComfyUI instead of the one that setup unpacks
@@ -8,6 +8,9 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 CONCEPT ?= zebra
+# Tests run in so many processes of one thread each, a server in each.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -c tests/pytest.ini -n $(JOBS) --dist loadfile
 
 .PHONY: setup demo test lint unit server browser js-types slow bench clean
 
@@ -22,7 +25,7 @@ $(VENV)/.installed: tests/requirements.txt
 demo: setup
 	$(PY) -m bench.demo --concept "$(CONCEPT)"
 
-test: lint unit server
+test: lint unit server browser
 
 lint: setup
 	$(PY) -m ruff format --check .
@@ -30,14 +33,13 @@ lint: setup
 	$(PY) -m pyright
 
 unit: setup
-	$(PY) -m pytest -c tests/pytest.ini tests/unit tests/inprocess
+	$(PYTEST) tests/unit tests/inprocess
 
 server: setup
-	$(PY) -m pytest -c tests/pytest.ini tests/server
+	$(PYTEST) tests/server
 
 browser: setup
-	$(PY) -m pip install --quiet --disable-pip-version-check playwright
-	$(PY) -m pytest -c tests/pytest.ini -rs tests/browser
+	$(PYTEST) -rs tests/browser
 
 # Laid out as the server serves them, so that their imports of the front end's own scripts are found.
 js-types:

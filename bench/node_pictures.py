@@ -1,6 +1,6 @@
 """A picture of every node as the page shows it, for the help pages: python -m bench.node_pictures
 
-Writes js/docs/NODE_ID.jpg. Needs Chromium on the PATH and the Python package playwright (`make browser` installs it).
+Writes js/docs/NODE_ID.jpg. Needs Chromium on the PATH and the Python package playwright.
 """
 
 from __future__ import annotations

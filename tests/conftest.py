@@ -1,5 +1,9 @@
 """One real ComfyUI for all tests that need a server."""
 
+import importlib.util
+import shutil
+from pathlib import Path
+
 import pytest
 
 
@@ -30,3 +34,10 @@ def embeddings(server):
     yield folder
     for file in folder.iterdir():
         file.unlink()
+
+
+@pytest.fixture(scope="session")
+def face(server):
+    """face.png, which a workflow expects of its user: from scikit-image's public-domain pictures."""
+    folder = Path(importlib.util.find_spec("skimage").origin).parent / "data"
+    shutil.copy(folder / "astronaut.png", server.base / "input" / "face.png")

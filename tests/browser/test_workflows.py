@@ -1,12 +1,14 @@
-"""Every shipped workflow opens in the real front end, in a real browser."""
+"""Every shipped workflow opens in the real front end, is converted by it, and runs to its end from there."""
 
 import json
 
 import pytest
+from prompts import FEWER
 
-from bench.workflow import to_api
+from bench.workflow import to_api, widget_names
 from mini_sd.comfy_host import REPOSITORY
 
+WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
 OPEN = """async workflow => {
     await app.loadGraphData(workflow);
     const nodes = app.graph.nodes.map(n => ({id: n.id, size: [...n.size], least: [...n.computeSize()]}));
@@ -19,7 +21,7 @@ def info(server):
     return server.object_info()
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "workflows").glob("*.json")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
 def test_the_front_end_makes_the_same_prompt(page, info, path):
     graph = json.loads(path.read_text())
     opened = page.evaluate(OPEN, graph)
@@ -34,3 +36,38 @@ def test_the_front_end_makes_the_same_prompt(page, info, path):
     for shown, saved in zip(opened["nodes"], graph["nodes"], strict=True):
         assert shown["size"] == saved["size"], saved["type"]
         assert all(s >= least for s, least in zip(shown["size"], shown["least"])), saved["type"]
+
+
+RUN = """async () => {
+    const { api } = await import('/scripts/api.js');
+    const ended = new Promise(resolve => {
+        api.addEventListener('execution_success', () => resolve(''));
+        api.addEventListener('execution_error', event => resolve(event.detail.exception_message));
+    });
+    await app.queuePrompt(0);
+    return await ended;
+}"""
+
+
+def quick(graph, info):
+    """The workflow with fewer steps and pictures, and the miniature in place of a checkpoint."""
+    for node in graph["nodes"]:
+        if node["type"] == "CheckpointLoaderSimple":
+            node |= {"type": "FMN_LoadMiniature", "widgets_values": []}
+        small = FEWER | ({"width": 128, "height": 128} if node["type"] == "EmptyLatentImage" else {})
+        names = widget_names(info[node["type"]]) if node["type"] in info else []
+        node["widgets_values"] = [
+            small.get(name, value) for name, value in zip(names, node["widgets_values"], strict=False)
+        ] or node["widgets_values"]
+    return graph
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_a_workflow_runs_from_the_page(page, info, server, face, patches, embeddings, path, screenshot):
+    opened = page.evaluate(OPEN, quick(json.loads(path.read_text()), info))
+    assert opened["prompt"]
+    assert page.evaluate(RUN) == ""
+    page.evaluate(
+        "() => { app.canvas.ds.scale = 0.5; app.canvas.ds.offset = [500, 200]; app.canvas.setDirty(true, true); }"
+    )
+    page.wait_for_timeout(500)

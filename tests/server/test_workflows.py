@@ -1,30 +1,17 @@
 """Every shipped workflow is accepted by the real server and runs to its end, on the miniature in place of a checkpoint."""
 
-import importlib.util
 import json
-import shutil
-from pathlib import Path
 
 import pytest
-from prompts import pictures
+from prompts import FEWER, pictures
 
 from bench.workflow import on_miniature, to_api
 from mini_sd.comfy_host import REPOSITORY
-
-# So few that all workflows together run in less than a minute; what the pictures show is not looked at here.
-FEWER = {"steps": 2, "inversion_steps": 2, "warmup": 1, "batch": 1, "count": 1, "batch_size": 1}
 
 
 @pytest.fixture(scope="module")
 def info(server):
     return server.object_info()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def face(server):
-    """The picture that a workflow expects of its user: a face, from scikit-image's public-domain pictures."""
-    folder = Path(importlib.util.find_spec("skimage").origin).parent / "data"
-    shutil.copy(folder / "astronaut.png", server.base / "input" / "face.png")
 
 
 def quick(prompt: dict) -> dict:
@@ -35,7 +22,7 @@ def quick(prompt: dict) -> dict:
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "workflows").glob("*.json")), ids=lambda p: p.stem)
-def test_workflow_runs(server, patches, embeddings, info, path):
+def test_workflow_runs(server, face, patches, embeddings, info, path):
     prompt = quick(on_miniature(to_api(json.loads(path.read_text()), info)))
     for node in prompt.values():
         assert set(info[node["class_type"]]["input"].get("required", {})) <= set(node["inputs"]), node["_meta"]["title"]

@@ -15,7 +15,7 @@ import torch
 
 from bench.published_loop import published_loop
 from bench.world import World, other_concepts
-from mini_sd.concepts import BY_NAME
+from mini_sd.concepts import BY_NAME, STYLE_NAMES
 
 
 @dataclass
@@ -43,7 +43,8 @@ def patched(world: World, patch: Any) -> Applied:
 
 def concept_of(world: World, adapter: Any, name: str, synonyms: bool = False) -> Any:
     phrases = "\n".join((name, *BY_NAME[name].synonyms) if synonyms else (name,))
-    return world.core("concept").make_concept(adapter, phrases, BY_NAME[name].kind)
+    kind = "style" if name in STYLE_NAMES else BY_NAME[name].kind
+    return world.core("concept").make_concept(adapter, phrases, kind)
 
 
 def closed_form(preserve: Callable[[str], list[str]], synonyms: bool = False, **settings) -> Method:

@@ -31,15 +31,6 @@ _OPENINGS = {
         "a {}",
         "{}",
     ),
-    "style": (
-        "a photo in the style of {}",
-        "a picture in {} style",
-        "a {} drawing",
-        "a painting by {}",
-        "an image in the style of {}",
-        "{} style",
-        "{}",
-    ),
     "unsafe": (
         "a photo of {}",
         "a picture of {}",
@@ -50,6 +41,17 @@ _OPENINGS = {
         "{}",
     ),
 }
+# A style is forgotten in pictures of something: without a subject, "in NAME style" survives after every subject.
+_STYLED = (
+    "a picture of X in {} style",
+    "X in {} style",
+    "a drawing of X in the style of {}",
+    "a painting of X by {}",
+    "a {} picture of X",
+    "X, {} style",
+    "a photo of X in the style of {}",
+)
+_SUBJECTS = ("a house", "a dog", "a car", "a tree", "a woman", "a bowl of fruit", "a city street", "a bird")
 # Styles after the phrase matter most: where no template has one, the concept survives in "... in NAME style".
 _ENDINGS = (
     "",
@@ -68,6 +70,9 @@ def default_templates(kind: str) -> tuple[str, ...]:
     """Templates with one `{}` for the phrase; every opening with every ending. Raises ForgetError on an unknown kind."""
     if kind not in KINDS:
         raise ForgetError(f"Expected a kind of {', '.join(KINDS)}, got {kind!r}.")
+    if kind == "style":
+        styled = (form.replace("X", subject) for subject in _SUBJECTS for form in _STYLED)
+        return ("a photo in the style of {}", "{}", *styled)
     return tuple(opening + ending for ending in _ENDINGS for opening in _OPENINGS[kind])
 
 

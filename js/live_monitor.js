@@ -86,9 +86,9 @@ function receive(state) {
   if (node && NODES.includes(node.comfyClass)) show(node, state);
 }
 
-/** What ran before the page was loaded, or still runs. */
+/** What runs while the page is loaded. What has ended may have been a node of the same number in another workflow. */
 async function restore() {
-  for (const state of Object.values(await ask("monitor"))) receive(state);
+  for (const state of Object.values(await ask("monitor"))) if (state.running) receive(state);
 }
 
 app.registerExtension({

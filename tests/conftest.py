@@ -1,10 +1,10 @@
 """One real ComfyUI for all tests that need a server."""
 
 import importlib.util
-import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 
 @pytest.fixture(scope="session")
@@ -40,4 +40,4 @@ def embeddings(server):
 def face(server):
     """face.png, which a workflow expects of its user: from scikit-image's public-domain pictures."""
     folder = Path(importlib.util.find_spec("skimage").origin).parent / "data"
-    shutil.copy(folder / "astronaut.png", server.base / "input" / "face.png")
+    Image.open(folder / "astronaut.png").resize((256, 256)).save(server.base / "input" / "face.png")

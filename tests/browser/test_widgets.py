@@ -1,14 +1,11 @@
 """The pack's widgets in the real page: what a user sees and clicks."""
 
-import json
-
 import pytest
 from browser.front_end import opened
 from prompts import train
 from safetensors.torch import save_file
 
 from bench import hostile_files
-from mini_sd.comfy_host import REPOSITORY
 
 VUE = pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes 2.0"])
 ADD = """([type, x, y]) => {
@@ -167,17 +164,3 @@ def test_attention_of_any_token_and_the_slider(page, graph, screenshot, vue):
     page.evaluate("() => { const s = document.querySelector('.fmn-slider'); s.value = 20; s.oninput(); }")
     assert "80%" in page.evaluate(clip)
     assert page.evaluate("() => document.querySelector('.fmn-before').naturalWidth") == 128
-
-
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "workflows").glob("*.json")), ids=lambda p: p.stem)
-def test_saving_and_reloading_keeps_every_widget(page, path):
-    """The panels add no value of their own to a saved workflow."""
-    graph = json.loads(path.read_text())
-    values = "() => Object.fromEntries(app.graph.serialize().nodes.map(n => [n.id, n.widgets_values ?? []]))"
-    page.evaluate("graph => app.loadGraphData(graph)", graph)
-    first = page.evaluate(values)
-    page.evaluate("() => app.loadGraphData(app.graph.serialize())")
-    assert page.evaluate(values) == first
-    for node in graph["nodes"]:
-        if node["type"].startswith("FMN_"):
-            assert first[str(node["id"])] == node["widgets_values"], node["type"]

@@ -21,23 +21,6 @@ def info(server):
     return server.object_info()
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
-def test_the_front_end_makes_the_same_prompt(page, info, path):
-    graph = json.loads(path.read_text())
-    opened = page.evaluate(OPEN, graph)
-    wanted = to_api(graph, info)
-    assert set(opened["prompt"]) == set(wanted)
-    for name, node in wanted.items():
-        assert opened["prompt"][name]["class_type"] == node["class_type"]
-        # The front end adds widgets of its own to some stock nodes, such as the text of a preview.
-        known = {i for group in info[node["class_type"]]["input"].values() for i in group}
-        made = {i: value for i, value in opened["prompt"][name]["inputs"].items() if i in known}
-        assert made == node["inputs"], node["_meta"]["title"]
-    for shown, saved in zip(opened["nodes"], graph["nodes"], strict=True):
-        assert shown["size"] == saved["size"], saved["type"]
-        assert all(s >= least for s, least in zip(shown["size"], shown["least"])), saved["type"]
-
-
 RUN = """async () => {
     const { api } = await import('/scripts/api.js');
     const ended = new Promise(resolve => {
@@ -62,10 +45,40 @@ def quick(graph, info):
     return graph
 
 
+VALUES = "() => Object.fromEntries(app.graph.serialize().nodes.map(n => [n.id, n.widgets_values ?? []]))"
+
+
+def check_prompt(graph, opened, info):
+    """The front end makes of a graph what `to_api` makes of it, and shows every node as large as it was saved."""
+    wanted = to_api(graph, info)
+    assert set(opened["prompt"]) == set(wanted)
+    for name, node in wanted.items():
+        assert opened["prompt"][name]["class_type"] == node["class_type"]
+        # The front end adds widgets of its own to some stock nodes, such as the text of a preview.
+        known = {i for group in info[node["class_type"]]["input"].values() for i in group}
+        made = {i: value for i, value in opened["prompt"][name]["inputs"].items() if i in known}
+        assert made == node["inputs"], node["_meta"]["title"]
+    for shown, saved in zip(opened["nodes"], graph["nodes"], strict=True):
+        assert shown["size"] == saved["size"], saved["type"]
+        assert all(s >= least for s, least in zip(shown["size"], shown["least"])), saved["type"]
+
+
+def check_saving(page, graph):
+    """The panels add no value of their own to a saved workflow, and every widget comes back as it was."""
+    first = page.evaluate(VALUES)
+    page.evaluate("() => app.loadGraphData(app.graph.serialize())")
+    assert page.evaluate(VALUES) == first
+    for node in graph["nodes"]:
+        if node["type"].startswith("FMN_"):
+            assert first[str(node["id"])] == node["widgets_values"], node["type"]
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
-def test_a_workflow_runs_from_the_page(page, info, server, face, patches, embeddings, path, screenshot):
-    opened = page.evaluate(OPEN, quick(json.loads(path.read_text()), info))
-    assert opened["prompt"]
+def test_a_workflow_opens_is_saved_and_runs(page, info, face, patches, embeddings, path, screenshot):
+    graph = json.loads(path.read_text())
+    check_prompt(graph, page.evaluate(OPEN, graph), info)
+    check_saving(page, graph)
+    page.evaluate(OPEN, quick(graph, info))
     assert page.evaluate(RUN) == ""
     page.evaluate(
         "() => { app.canvas.ds.scale = 0.5; app.canvas.ds.offset = [500, 200]; app.canvas.setDirty(true, true); }"

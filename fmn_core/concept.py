@@ -11,7 +11,7 @@ import torch
 
 from .errors import ForgetError
 from .model import TextModel
-from .templates import check_templates, default_templates, parse_lines
+from .templates import check_templates, parse_lines, templates_for
 from .tokens import END_TOKEN_CHOICES, PLACEHOLDER, Word, vector_id
 
 MAX_PHRASE_TOKENS = 75
@@ -49,7 +49,7 @@ class Concept:
 
     def as_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = {"phrases": list(self.phrases), "kind": self.kind}
-        if self.templates != list(default_templates(self.kind)):
+        if self.templates != list(templates_for(self.kind, self.phrases)):
             found["templates"] = list(self.templates)
         if self.embedding is not None:
             found["vectors"] = len(next(iter(self.embedding.values())))
@@ -88,7 +88,7 @@ def concept_from_dict(saved: dict[str, Any]) -> Concept | None:
     phrases = list(saved.get("phrases", []))
     if len(word) != len(found) or (saved.get("vectors") and not word) or not (phrases or word):
         return None
-    return Concept(phrases, kind, saved.get("templates") or list(default_templates(kind)), word or None)
+    return Concept(phrases, kind, saved.get("templates") or list(templates_for(kind, phrases)), word or None)
 
 
 def name_tokens(model: TextModel, name: Name) -> dict[str, list[int]]:
@@ -112,7 +112,7 @@ def concept_from_text(
     if end_token not in END_TOKEN_CHOICES:
         raise ForgetError(f"Expected end_token to be one of {', '.join(END_TOKEN_CHOICES)}, got {end_token!r}.")
     own = check_templates(parse_lines(templates))
-    return Concept(lines, kind, own or list(default_templates(kind)), end_token=end_token, **references)
+    return Concept(lines, kind, own or list(templates_for(kind, lines)), end_token=end_token, **references)
 
 
 def chain(previous: Sequence[Concept] | None, concepts: Sequence[Concept]) -> tuple[Concept, ...]:

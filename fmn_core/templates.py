@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from .errors import ForgetError
 
 KINDS = ("object", "identity", "style", "unsafe")
 _DATA = Path(__file__).resolve().parent / "data"
+_WORD = re.compile(r"\w+")
 
 # The released code has one template per kind, "a photo of X" and "a photo in the style of X"; these come first.
 # More of them, with words after the concept too, are what makes the result hold on prompts that were not listed.
@@ -74,6 +77,14 @@ def default_templates(kind: str) -> tuple[str, ...]:
         styled = (form.replace("X", subject) for subject in _SUBJECTS for form in _STYLED)
         return ("a photo in the style of {}", "{}", *styled)
     return tuple(opening + ending for ending in _ENDINGS for opening in _OPENINGS[kind])
+
+
+def templates_for(kind: str, phrases: Sequence[str]) -> tuple[str, ...]:
+    """The default templates that hold no phrase themselves: "a {} on a table" would preserve what "table" is to forget."""
+    wanted = [f" {' '.join(_WORD.findall(phrase.lower()))} " for phrase in phrases]
+    templates = default_templates(kind)
+    free = [t for t in templates if not any(w in f" {' '.join(_WORD.findall(t.lower()))} " for w in wanted)]
+    return tuple(free) or templates
 
 
 @cache

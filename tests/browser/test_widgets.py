@@ -2,7 +2,7 @@
 
 import pytest
 from browser.front_end import opened
-from prompts import train
+from prompts import apply, train
 from safetensors.torch import save_file
 
 from bench import hostile_files
@@ -115,6 +115,23 @@ def test_a_patch_is_chosen_by_what_it_says(page, run, patches, graph, screenshot
     page.locator(".fmn-card").first.click()
     value = page.evaluate("id => app.graph.getNodeById(id).widgets.find(w => w.name === 'patch_file').value", node)
     assert value == "forget_me_not/zebra.safetensors" and page.locator(".fmn-dialog").count() == 0
+
+
+def test_a_patch_for_another_base_is_grey_and_says_why(page, run, patches, graph, screenshot):
+    """The server knows the base of a node's MODEL once the node has run."""
+    run(train(file_name="zebra", seed=20) | apply(name="77", forget_patch=["train", 1]) | shown("77"))
+    other = hostile_files.good_patch()
+    save_file(other.state_dict(), patches / "other.safetensors", other.metadata())
+    graph.use(False)
+    page.evaluate("() => { const n = LiteGraph.createNode('FMN_ApplyForgetPatch'); n.id = 77; app.graph.add(n); }")
+    page.evaluate("() => { app.graph.getNodeById(77).widgets.find(w => w.name === 'browse patches').callback(); }")
+    page.wait_for_selector(".fmn-card.other-base")
+    assert page.locator(".fmn-card").count() == 2 and page.locator(".fmn-card.other-base").count() == 1
+    assert "another base: " in texts(page, ".fmn-card.other-base")[0]
+
+
+def shown(node):
+    return {"said": {"class_type": "PreviewAny", "inputs": {"source": [node, 1]}}}
 
 
 def test_what_a_stranger_wrote_into_a_patch_is_never_run(page, patches, graph, screenshot):

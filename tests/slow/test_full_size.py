@@ -260,7 +260,8 @@ def test_attention_map_and_mask(loaded, run):
 
 
 def test_concept_correction(loaded, run, pack, monkeypatch):
-    monkeypatch.setattr(pack.module("fmn_core.concept"), "default_templates", lambda kind: tuple(TEMPLATES.split("\n")))
+    few = tuple(TEMPLATES.split("\n"))
+    monkeypatch.setattr(pack.module("fmn_core.concept"), "templates_for", lambda kind, phrases: few)
     inputs = {
         "images": pictures(),
         "word": "apple",

@@ -180,4 +180,4 @@ def test_attention_of_any_token_and_the_slider(page, graph, screenshot, vue):
     assert "50%" in page.evaluate(clip)
     page.evaluate("() => { const s = document.querySelector('.fmn-slider'); s.value = 20; s.oninput(); }")
     assert "80%" in page.evaluate(clip)
-    assert page.evaluate("() => document.querySelector('.fmn-before').naturalWidth") == 128
+    page.wait_for_function("() => document.querySelector('.fmn-before').naturalWidth === 128", timeout=10_000)

@@ -1,4 +1,4 @@
-"""What Encode Prompt encoded in this session, for conditionings that lost their tokens on the way."""
+"""What Encode Prompt encoded since the server started, for conditionings that lost their tokens on the way."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Monitor:
 
 
 def states() -> dict[str, dict[str, Any]]:
-    """The last state of every training of this session, by node id."""
+    """The last state of every training since the server started, by node id."""
     return dict(_states)
 
 

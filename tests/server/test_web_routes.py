@@ -96,7 +96,8 @@ def test_a_link_out_of_the_folder_and_a_folder_are_no_harm(server, patches):
     (patches / "folder.safetensors").mkdir()
     (patches / "dangling.safetensors").symlink_to(patches / "nothing")
     try:
-        assert all("error" in entry for entry in listed(server).values())
+        found = listed(server)
+        assert "error" in found["link.safetensors"] and all("error" in entry for entry in found.values())
     finally:
         shutil.rmtree(patches / "folder.safetensors")
 

@@ -25,7 +25,9 @@ $(VENV)/.installed: tests/requirements.txt
 demo: setup
 	$(PY) -m bench.demo --concept "$(CONCEPT)"
 
-test: lint unit server browser
+# In one run, so that the two processes share out all of them and start a server only once.
+test: lint
+	$(PYTEST) -rs tests/unit tests/inprocess tests/server tests/browser
 
 lint: setup
 	$(PY) -m ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ import torch
 from .hooks import attention_probe
 from .model import CrossAttention, ForgetModel
 from .tokens import EncodedPrompt
+
+Receive = Callable[[CrossAttention, torch.Tensor], None]
 
 
 def euler_sigmas(sigmas: torch.Tensor, steps: int) -> torch.Tensor:
@@ -33,11 +36,13 @@ def attention_maps(
     noise: torch.Tensor,
     steps: int,
     progress: Callable[[int, int], None] | None = None,
+    watch: Callable[[Receive], AbstractContextManager] | None = None,
 ) -> AttentionMaps:
     """Samples a picture of the prompt and averages the attention to each of its tokens.
 
     Euler steps without guidance from `noise` (1, C, h, w), standard normal. The probabilities are averaged over heads,
-    layers and the second half of the steps, every layer brought to the latent's grid.
+    layers and the second half of the steps, every layer brought to the latent's grid. `watch` hands them to a function
+    while it is open; without it they are the attention_probe's.
     """
     size, active = noise.shape[-2:], [False]
     tokens = prompt.context.shape[0]
@@ -53,7 +58,7 @@ def attention_maps(
 
     sigmas = euler_sigmas(model.sigmas(), steps).to(model.device)
     x, x0 = (noise * sigmas[0].cpu()).to(model.device), noise
-    with attention_probe(model.cross_attention(), receive):
+    with watch(receive) if watch is not None else attention_probe(model.cross_attention(), receive):
         for i in range(steps):
             active[0] = i >= steps // 2
             x0 = model.denoise(x, sigmas[i].reshape(1), [prompt])

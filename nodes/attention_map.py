@@ -13,7 +13,7 @@ from ..fmn_core.token_view import token_view
 from ..fmn_core.tokens import END_TOKEN_CHOICES, concept_columns
 from . import host, pictures
 from .api import CATEGORY, io
-from .comfy_model import ComfyModel
+from .effective_attention import SampledModel
 from .temporary_images import saved
 
 
@@ -28,7 +28,10 @@ class ConceptAttentionMap(io.ComfyNode):
             "Click any token under the node to see where that one attends.",
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="The model to look into, patches included."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model to look into, with its patches and whatever nodes like Zero Concept Attention do to its attention.",
+                ),
                 io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
                 io.String.Input(
                     "prompt",
@@ -65,7 +68,7 @@ class ConceptAttentionMap(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, prompt, phrase, end_token, width, height, steps, seed) -> io.NodeOutput:
-        adapter = ComfyModel(model, clip)
+        adapter = SampledModel(model, clip)
         concept = make_concept(adapter, phrase)
         encoded = adapter.encode([prompt])[0]
         ids = {name: [tokens] for name, tokens in adapter.phrase_tokens(concept.phrases[0]).items()}
@@ -78,9 +81,9 @@ class ConceptAttentionMap(io.ComfyNode):
         noise = torch.randn(
             1, adapter.latent_channels(), height // 8, width // 8, generator=torch.Generator().manual_seed(seed)
         )
-        host.load(model)
+        host.load(adapter.patcher)
         with torch.no_grad():
-            maps = attention_maps(adapter, encoded, noise, steps, bar.update)
+            maps = attention_maps(adapter, encoded, noise, steps, bar.update, adapter.watch)
         host.log.info("attention mass on %r: %.4f", phrase, float(maps.masses[columns].sum()))
         picture = host.latent_preview(model, maps.x0, (height, width))
         chips = token_view(

@@ -120,9 +120,9 @@ class ComfyModel(ComfyText):
         pooled_output = torch.cat(pooled).to(self.device) if pooled else None
         conds = model.extra_conds(cross_attn=context, pooled_output=pooled_output, noise=x, device=self.device, **size)
         inputs = {k: c.process_cond(batch_size=x.shape[0], device=self.device).cond for k, c in conds.items()}
-        return model.apply_model(x, sigma, **inputs, transformer_options=self._transformer_options())
+        return model.apply_model(x, sigma, **inputs, transformer_options=self._transformer_options(sigma, prompts))
 
-    def _transformer_options(self) -> dict[str, Any]:
+    def _transformer_options(self, sigma: torch.Tensor, prompts: Iterable[EncodedPrompt]) -> dict[str, Any]:
         return dict(self.patcher.model_options.get("transformer_options", {}))
 
     @contextlib.contextmanager

@@ -66,16 +66,17 @@ class ConceptColumns:
             prompt = encoded_chunks.recall(chunk)
             if prompt is not None:
                 start = prompt[1] * CHUNK
-                found.append((chunk.detach().float().cpu(), self._weight(prompt[0])[start : start + len(chunk)]))
+                found.append((chunk.detach().float().cpu(), self.of_tokens(prompt[0])[start : start + len(chunk)]))
         return found
 
     def _chunks(self, context: torch.Tensor, tokens: Tokens) -> list[Chunk]:
         """Pairs a context's chunks with their columns; rows that no token stands for are left out."""
-        weight = self._weight(tokens)
+        weight = self.of_tokens(tokens)
         context = context[: len(weight)].detach().float().cpu()
         return list(zip(context.split(CHUNK), weight[: len(context)].split(CHUNK)))
 
-    def _weight(self, tokens: Tokens) -> torch.Tensor:
+    def of_tokens(self, tokens: Tokens) -> torch.Tensor:
+        """Strength of every column of a prompt's tokens: (l,)."""
         weight = torch.zeros(max(len(chunks) for chunks in tokens.values()) * CHUNK)
         weight[concept_columns(tokens, self.phrases, self.vocabulary, self.end_token)] = self.strength
         weight[columns_across_chunks(tokens, self.phrases, self.vocabulary, self.end_token)] = self.strength

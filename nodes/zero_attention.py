@@ -20,6 +20,7 @@ from . import host
 from .api import CATEGORY, io
 from .comfy_model import ComfyModel
 from .concept_columns import ConceptColumns
+from .encode_prompt import TOKENS_KEY
 from .latent_areas import CallMask, LatentAreas
 
 
@@ -187,13 +188,18 @@ class ZeroAttention:
         options = transformer_options if transformer_options is not None else {}
         sigma = options.get("sigmas")
         active = sigma is None or self.sigmas[1] <= float(sigma.max()) <= self.sigmas[0]
-        weight = self.columns.find(context)[0] if context is not None and active else None
+        weight = self._weight(context, options) if context is not None and active else None
         if weight is None or not weight.any():
             return executor(x, timesteps, context, y, control, options, **kwargs)
         mask = None if self.areas is None else self.areas.call_mask(x, options.get("uuids"))
         call = ZeroedCall(self.columns, weight.to(context.device), mask, self.renormalise)
         with host.replaced_attention(options, self.blocks, call.replacement, call.follow_patches):
             return executor(x, timesteps, context, y, control, options, **kwargs)
+
+    def _weight(self, context: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+        if TOKENS_KEY in options:
+            return torch.stack([self.columns.of_tokens(tokens) for tokens in options[TOKENS_KEY]])
+        return self.columns.find(context)[0]
 
 
 @dataclass

@@ -55,7 +55,10 @@ from .sampling import (
     attention_blocks,
     latent_preview,
     replaced_attention,
+    sampling_options,
+    unwrap_unet,
     wrap_sampling,
+    wrap_unet,
 )
 
 __all__ = [
@@ -95,13 +98,16 @@ __all__ = [
     "require_floats",
     "require_unet",
     "running_node",
+    "sampling_options",
     "send",
     "server",
     "standard_tokenizer",
     "token_embedding",
     "unet_blocks",
+    "unwrap_unet",
     "vae_key",
     "with_hooks",
     "with_precision",
     "wrap_sampling",
+    "wrap_unet",
 ]

@@ -34,6 +34,23 @@ def wrap_sampling(patcher: Any, key: str, around_sampling: Any, around_unet: Any
         patcher.add_wrapper_with_key(wrappers.CALC_COND_BATCH, key, around_conds)
 
 
+def wrap_unet(patcher: Any, key: str, around_unet: Any) -> None:
+    """Runs a function around every UNet call with this MODEL, inside of all that are there already."""
+    patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, key, around_unet)
+
+
+def unwrap_unet(patcher: Any, key: str) -> None:
+    """Takes `wrap_unet` back."""
+    patcher.remove_wrappers_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, key)
+
+
+def sampling_options(patcher: Any) -> dict[str, Any]:
+    """The transformer_options of a UNet call as sampling fills them: with the wrappers that nodes put on the MODEL."""
+    options = dict(patcher.model_options.get("transformer_options", {}))
+    merge = comfy.patcher_extension.merge_nested_dicts
+    return {**options, "wrappers": merge(options.get("wrappers", {}), patcher.wrappers)}
+
+
 @contextlib.contextmanager
 def replaced_attention(options: dict[str, Any], blocks: Any, replacement: Any, patch: Any):
     """Replaces attn2 layers for one UNet call, on top of whatever other nodes put there, in whatever order.

@@ -1,4 +1,4 @@
-"""The real front end in a real browser; needs Chromium on the PATH and the Python package playwright."""
+"""The real front end in a real browser; skipped where no Chromium is on the PATH."""
 
 import shutil
 import threading
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser.front_end import opened
+from playwright.sync_api import sync_playwright
 
 from mini_sd.comfy_host import REPOSITORY
 
@@ -13,12 +14,12 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 SCREENSHOTS = REPOSITORY / "out" / "browser"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is not installed")
+    """One Chromium a module: its event loop must have ended before other tests start theirs."""
     if CHROMIUM is None:
         pytest.skip("no Chromium on the PATH")
-    with playwright.sync_playwright() as play:
+    with sync_playwright() as play:
         # As root, as in a container, Chromium does not start in its sandbox.
         found = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield found
@@ -32,6 +33,7 @@ def page(browser, server):
     server.post("/settings/Comfy.VueNodes.Enabled", False)
     context = browser.new_context(viewport={"width": 1600, "height": 1000})
     page = context.new_page()
+    page.set_default_timeout(120_000)
     opened(page, server)
     yield page
     context.close()

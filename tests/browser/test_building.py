@@ -1,8 +1,10 @@
 """A user's first graph: nodes from the search box, wires by mouse, one press of Run; and workflows that name what is not there."""
 
+import contextlib
 import json
 
 import pytest
+from playwright.sync_api import TimeoutError
 
 from mini_sd.comfy_host import REPOSITORY
 
@@ -15,12 +17,19 @@ SLOT = """([type, input, slot]) => {
 
 def search(page, x, y, words):
     """Double click, type, Enter: the node lands where the click was."""
-    page.mouse.dblclick(x, y)
     box = page.locator(".comfy-vue-node-search-container input")
-    box.wait_for(timeout=10_000)
+    for _ in range(6):
+        # Two clicks are a double click only where the busy page hears them soon after one another.
+        page.mouse.dblclick(x, y)
+        with contextlib.suppress(TimeoutError):
+            box.wait_for(timeout=5_000)
+            break
+    nodes = page.evaluate("() => app.graph.nodes.length")
     box.fill(words)
-    page.wait_for_timeout(600)
+    page.locator(".p-autocomplete-option", has_text=words).first.wait_for()
     page.keyboard.press("Enter")
+    page.wait_for_function("n => app.graph.nodes.length === n + 1", arg=nodes)
+    box.wait_for(state="hidden")
     page.wait_for_timeout(500)
 
 
@@ -44,7 +53,7 @@ def test_a_graph_is_built_by_hand_and_run(page, server, patches, screenshot):
     assert page.evaluate("() => app.graph.links.size ?? Object.keys(app.graph.links).length") == 2
     screenshot(" wired")
     page.get_by_test_id("queue-button").first.click()
-    page.wait_for_function("() => document.body.innerText.includes('completed')", timeout=60_000)
+    page.wait_for_function("() => document.body.innerText.includes('completed')", timeout=120_000)
     assert [p.name for p in patches.iterdir()] == ["forget_zebra.safetensors"]
 
 
@@ -80,5 +89,5 @@ def test_a_node_of_a_later_version_is_named_and_the_rest_opens(page):
     graph["nodes"][1]["type"] = "FMN_FromTheFuture"
     assert "FMN_FromTheFuture" not in page.evaluate("() => document.body.innerText")
     page.evaluate("graph => { app.loadGraphData(graph); }", graph)
-    page.wait_for_function("() => document.body.innerText.includes('FMN_FromTheFuture')", timeout=20_000)
+    page.wait_for_function("() => document.body.innerText.includes('FMN_FromTheFuture')", timeout=60_000)
     assert page.evaluate("() => app.graph.nodes.map(n => n.type)") == [n["type"] for n in graph["nodes"]]

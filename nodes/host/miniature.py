@@ -56,7 +56,12 @@ def load_miniature() -> tuple[Any, Any, Any]:
             "Expected mini_sd/weights/mini_sd.safetensors in the pack's folder, found none. Install the pack again."
         )
     config = json.loads((MINIATURE / "config.json").read_text())
-    weights = comfy.utils.load_torch_file(str(path), safe_load=True)
+    try:
+        weights = comfy.utils.load_torch_file(str(path), safe_load=True)
+    except Exception as error:
+        raise ForgetError(
+            f"Expected weights in mini_sd/weights/mini_sd.safetensors, got a file that does not open ({error}). Install the pack again."
+        ) from error
 
     def part(prefix: str) -> dict[str, torch.Tensor]:
         return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}

@@ -60,10 +60,11 @@ def test_a_graph_is_built_by_hand_and_run(page, server, patches, screenshot):
 MISSING = {
     "a patch": ("merge_and_gate", "FMN_MergeForgetPatches", "nobody_has_this"),
     "a checkpoint": ("forget_sd15", "CheckpointLoaderSimple", "v1-5-pruned-emaonly-fp16.safetensors"),
+    "an image": ("forget_a_face", "LoadImage", "nobody_has_this.png"),
 }
 NAMED = """([kind, value]) => {
     const node = app.graph.nodes.find(n => n.type === kind);
-    node.widgets.find(w => ['patches', 'ckpt_name'].includes(w.name)).value = value;
+    node.widgets.find(w => ['patches', 'ckpt_name', 'image'].includes(w.name)).value = value;
 }"""
 ERRORS = """async () => {
     const { api } = await import('/scripts/api.js');

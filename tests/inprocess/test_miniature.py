@@ -1,9 +1,13 @@
 """The shipped miniature: its files, its text encoder in the host, its export to diffusers, its judge."""
 
 import hashlib
+import shutil
+import sys
 
+import pytest
 import torch
 
+from mini_sd import comfy_host
 from mini_sd.concepts import CONCEPTS, caption_of, vocabulary_texts
 from mini_sd.training import HERE
 
@@ -61,3 +65,18 @@ def test_schedule_of_the_export_is_the_hosts(miniature):
     abar = build_pipeline().scheduler.alphas_cumprod
     # the last one is exactly zero there and almost zero in the host
     torch.testing.assert_close(1 / (1 + sigmas[:-1].double() ** 2), abar[:-1].double(), atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "weights", [None, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", b"\x08"]
+)
+def test_a_miniature_without_its_weights_says_what_to_do(weights, tmp_path, monkeypatch):
+    comfy_host.load_pack()
+    module = sys.modules["forget_me_not.nodes.host.miniature"]
+    shutil.copy(module.MINIATURE / "config.json", tmp_path)
+    (tmp_path / "weights").mkdir()
+    if weights is not None:
+        (tmp_path / "weights" / "mini_sd.safetensors").write_bytes(weights)
+    monkeypatch.setattr(module, "MINIATURE", tmp_path)
+    with pytest.raises(sys.modules["forget_me_not.fmn_core.errors"].ForgetError, match="Install the pack again"):
+        module.load_miniature()

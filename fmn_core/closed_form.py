@@ -9,18 +9,22 @@ from typing import Any
 
 import torch
 
-from .concept import Concept, Name, check_concepts, name_tokens
+from .concept import Concept, check_concepts
 from .errors import ForgetError
 from .factors import weighted_range
+from .key_shift import shifted_keys
 from .model import ForgetModel, TextModel
 from .moments import Moments, ratio
 from .patch import Factors, ForgetPatch, fingerprint, kohya_name
 from .preserve import IMAGINED_WORDS, encode_imagined, preserve_groups
+from .queries import constant_directions
+from .robust import robust_moments
 from .shrink import balanced
-from .tokens import EncodedPrompt, concept_columns
-from .weight_choice import AUTO, choose_weights
+from .targets import ABLATED, Pair, check_target, name_columns, pair_columns, steered_pair, template_pairs
+from .weight_choice import AUTO, check_condition, choose_weights
 
-PROJECTIONS = {"values": ("to_v",), "keys and values": ("to_k", "to_v")}
+PROJECTIONS = {"values": ("to_v",), "keys": ("to_k",), "keys and values": ("to_k", "to_v")}
+PRECISIONS = {"float64 on the CPU": torch.float64, "float32 on the model's device": torch.float32}
 
 
 @dataclass
@@ -31,9 +35,16 @@ class ClosedFormSettings:
     mean second moment against the concept's. `preservation`: how much drift counts when these two are chosen, 1 = as
     measured to be balanced. `preserve_prompts`: prompts, and names of up to three words, which go through the templates
     too. `rank`: upper bound; `tolerance`: energy that may be left behind. `imagined_words`: see preserve.imagined_words.
+    `target`, `substitute`: see targets.template_pairs. `logit_shift`: tau > 0 gives keys a target of their own, attention logits lower
+    by tau; 0 moves them as values are. `robust_rounds`: see robust.robust_moments. `precision`: one of PRECISIONS.
     """
 
     train: str = "values"
+    target: str = ABLATED
+    substitute: str = ""
+    logit_shift: float = 0.0
+    robust_rounds: int = 0
+    precision: str = next(iter(PRECISIONS))
     preservation: float = 1.0
     ridge: float = AUTO
     preserve_weight: float = AUTO
@@ -44,65 +55,18 @@ class ClosedFormSettings:
     imagined_words: int = IMAGINED_WORDS
 
 
-def steered_pair(
-    prompt: EncodedPrompt, target: EncodedPrompt, columns: list[int], target_columns: list[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of a prompt that name or follow the phrase, and where each should go: source and target, (n, dim) each.
-
-    Every token after the phrase goes to its counterpart in the target prompt, which stands as many places earlier as the
-    target's name is shorter. Phrase tokens go to the target's name, last to last, or to zero where it has none (the
-    ablated prompt). Tokens before the phrase are equal in both prompts, because the encoder is causal, and are left out.
-    """
-    c, a = prompt.context, target.context
-    source, aim, shift = [], [], 0
-    for j in range(columns[0], c.shape[0]):
-        source.append(c[j])
-        if j in columns:
-            shift += 1
-            left = len(columns) - shift
-            named = target_columns[max(0, len(target_columns) - 1 - left)] if target_columns else None
-            aim.append(torch.zeros_like(c[j]) if named is None else a[named])
-        else:
-            aim.append(a[min(j - shift + len(target_columns), a.shape[0] - 1)])
-    return torch.stack(source), torch.stack(aim)
-
-
-@dataclass
-class Pair:
-    """A prompt that names the concept, and the prompt it should act like: without the name, or with another in its place."""
-
-    name: Name
-    full: str
-    target: str
-    template: int
-    target_name: Name | None = None
-
-
-def ablated(template: str) -> str:
-    """The template without its phrase."""
-    return " ".join(template.format(" ").split())
-
-
-def template_pairs(concepts: list[Concept]) -> list[Pair]:
-    """Every name of every concept in each of its templates, against the same template without it."""
-    return [
-        Pair(name, template.format(name.text), ablated(template), number)
-        for concept in concepts
-        for name in concept.names()
-        for number, template in enumerate(concept.templates)
-    ]
-
-
 def collect_moments(
     model: TextModel,
     concepts: list[Concept],
     preserve: list[list[str]],
     imagined: int = 0,
     pairs: list[Pair] | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
 ) -> tuple[Moments, Moments]:
     """Encodes every pair, the groups of prompts to preserve, and imagined words.
 
-    `pairs`: template_pairs(concepts) unless given. Returns the moments of one half of the templates and preserve
+    `pairs`: template_pairs(concepts) unless given. `dtype`, `device`: of the moments. Returns the moments of one half of the templates and preserve
     groups, and of the other half; a single template is in both. Raises ForgetError when a phrase is not found in its own
     prompt, or does not fit into one chunk.
     """
@@ -112,14 +76,15 @@ def collect_moments(
     for n, group in enumerate(preserve):
         half_of |= {text: n % 2 for text in group if text not in half_of}
     kept = dict(zip(half_of, model.encode(list(half_of))))
-    halves = tuple(Moments.empty(kept[pairs[0].target].context.shape[1]) for _ in range(2))
+    halves = tuple(Moments.empty(kept[pairs[0].target].context.shape[1], dtype, device) for _ in range(2))
     single = max(pair.template for pair in pairs) == 0
     for pair, prompt in zip(pairs, model.encode([p.full for p in pairs], [p.name.word for p in pairs])):
         aim = kept[pair.target]
         there = name_columns(model, aim, pair.target_name) if pair.target_name else []
-        source, target = steered_pair(prompt, aim, name_columns(model, prompt, pair.name), there)
+        source, target = steered_pair(prompt, aim, pair_columns(model, prompt, pair), there, pair.how)
+        named = prompt.context[name_columns(model, prompt, pair.name, pair.end_token)]
         for half in halves if single else (halves[pair.template % 2],):
-            half.add_pair(source, target)
+            half.add_pair(source, target, named)
     for text, n in half_of.items():
         halves[n].add_preserved(kept[text].context)
     if imagined:
@@ -128,19 +93,23 @@ def collect_moments(
     return halves[0], halves[1]
 
 
-def name_columns(model: TextModel, prompt: EncodedPrompt, name: Name) -> list[int]:
-    """The name's own columns in a one-chunk prompt; raises ForgetError when there are none or more chunks."""
-    if any(len(chunks) != 1 for chunks in prompt.tokens.values()):
+def check_settings(settings: ClosedFormSettings) -> None:
+    """Raises ForgetError on a choice that does not exist, or that has nothing to act on."""
+    for what, chosen, choices in (
+        ("to train one of", settings.train, PROJECTIONS),
+        ("the precision to be one of", settings.precision, PRECISIONS),
+    ):
+        if chosen not in choices:
+            raise ForgetError(f"Expected {what} {', '.join(choices)}, got {chosen!r}.")
+    check_target(settings.target, settings.substitute)
+    if settings.logit_shift < 0 or settings.robust_rounds < 0:
         raise ForgetError(
-            f"Expected prompts of at most 75 tokens, got a longer one: {prompt.text[:60]!r}... Shorten the phrase or the template."
+            f"Expected a logit shift and robust rounds of 0 or more, got {settings.logit_shift:g} and {settings.robust_rounds}."
         )
-    ids = {encoder: [tokens] for encoder, tokens in name_tokens(model, name).items()}
-    columns = concept_columns(prompt.tokens, ids, model.vocabulary, "none")
-    if not columns:
+    if settings.logit_shift and "to_k" not in PROJECTIONS[settings.train]:
         raise ForgetError(
-            f"Phrase {name.text!r} was not found in the prompt {prompt.text!r}. Put spaces around {{}} in the template."
+            f"Expected to train keys for a logit shift, got {settings.train!r}. Train keys, or keys and values, or set the shift to 0."
         )
-    return columns
 
 
 def forget_closed_form(
@@ -149,50 +118,90 @@ def forget_closed_form(
     settings: ClosedFormSettings | None = None,
     progress: Callable[[int, int, dict], None] | None = None,
     pairs: list[Pair] | None = None,
+    size: tuple[int, int, int] | None = None,
 ) -> ForgetPatch:
     """Solves for a patch that makes the model fall back on what a prompt says without the phrase.
 
     `pairs` replaces what should act like what (see template_pairs). `progress(done, total, figures)` is called between the
-    stages and may raise to interrupt. Raises ForgetError on input that cannot be used. Source: method of UCE with FMN's
-    "natural fallback" as target.
+    stages and may raise to interrupt. `size` (C, h, w): latents in which a logit shift looks for its direction; the UNet runs, without
+    gradients, for nothing else, and must then be ready to denoise. Raises ForgetError on input that cannot be used. Source: method of UCE
+    with FMN's "natural fallback" as target.
     """
     settings = settings or ClosedFormSettings()
-    if settings.train not in PROJECTIONS:
-        raise ForgetError(f"Expected to train one of {', '.join(PROJECTIONS)}, got {settings.train!r}.")
+    check_settings(settings)
     tick = progress or (lambda done, total, figures: None)
     started = time.perf_counter()
     tick(0, 4, {})
     check_concepts(model, concepts)
+    pairs = template_pairs(concepts, settings.target, settings.substitute) if pairs is None else pairs
     preserve = preserve_groups(model, concepts, settings.preserve_prompts, settings.use_everyday_captions)
-    halves = collect_moments(model, concepts, preserve, settings.imagined_words, pairs)
+    dtype = PRECISIONS[settings.precision]
+    device = model.device if dtype == torch.float32 else "cpu"
+    halves = collect_moments(model, concepts, preserve, settings.imagined_words, pairs, dtype, device)
     tick(1, 4, {})
-    factors, figures = solve_factors(model, halves, settings, lambda figures: tick(2, 4, figures))
+    directions = _directions(model, pairs, settings, size)
+    factors, figures = solve_factors(model, halves, settings, lambda figures: tick(2, 4, figures), directions)
     figures["seconds"] = time.perf_counter() - started
     tick(4, 4, figures)
     described = {"method": "closed form", **asdict(settings)}
     return ForgetPatch(factors, [c.as_dict() for c in concepts], fingerprint(model), described, rounded(figures))
 
 
+def _directions(
+    model: ForgetModel, pairs: list[Pair], settings: ClosedFormSettings, size: tuple[int, int, int] | None
+) -> dict[str, torch.Tensor]:
+    """The directions of a logit shift, from pictures of every name in its first template."""
+    if not settings.logit_shift:
+        return {}
+    if size is None:
+        raise ForgetError(
+            "Expected the size of a latent for a logit shift, got none. Pass size=(channels, height, width)."
+        )
+    first = [pair for pair in pairs if pair.template == 0]
+    prompts = model.encode([p.full for p in first], [p.name.word for p in first])
+    return constant_directions(model, prompts, size)
+
+
 def solve_factors(
-    model: ForgetModel, halves: tuple[Moments, Moments], settings: ClosedFormSettings, chosen: Callable[[dict], None]
+    model: ForgetModel,
+    halves: tuple[Moments, Moments],
+    settings: ClosedFormSettings,
+    chosen: Callable[[dict], None],
+    directions: dict[str, torch.Tensor] | None = None,
 ) -> tuple[dict[str, Factors], dict]:
-    """The one system for all layers: factors by kohya name, and figures. `chosen(figures)` is called in between."""
+    """The one system for all layers: factors by kohya name, and figures.
+
+    `chosen(figures)` is called in between. `directions`: see queries.constant_directions; for a logit shift only. Raises
+    ForgetError where the system's condition is hopeless in its precision.
+    """
     names = [(layer.name, p) for layer in model.cross_attention() for p in PROJECTIONS[settings.train]]
-    weights = dict(zip(names, model.weights(names)))
     moments = halves[0] + halves[1]
+    weights = {name: w.to(moments.cc.device) for name, w in zip(names, model.weights(names))}
     metric, norms = _measured(weights, moments)
     ridge, preserve_weight, figures = choose_weights(
         *halves, metric, settings.ridge, settings.preserve_weight, settings.preservation
     )
     chosen(figures)
-    edit = moments.solve(ridge, preserve_weight)
-    system = moments.second_moment(ridge, preserve_weight)
-    basis, residual = weighted_range(edit, system, settings.tolerance, settings.rank)
-    down = basis.T @ edit
-    ups = {name: w.double() @ basis for name, w in weights.items()}
-    layers = _layer_figures(moments, norms, weights, ups, down)
-    figures |= {"rank": basis.shape[1], "rank_residual": residual, "layers": layers}
-    return {kohya_name(*name): balanced(up, down) for name, up in ups.items()}, figures
+    solved = robust_moments(moments, metric, ridge, preserve_weight, settings.robust_rounds)
+    system = solved.second_moment(ridge, preserve_weight)
+    figures["condition"] = check_condition(system)
+    shifted = [n for n in names if n[1] == "to_k" and settings.logit_shift]
+    factors, layers = {}, {}
+    if len(shifted) < len(names):
+        edit = solved.solve(ridge, preserve_weight)
+        basis, residual = weighted_range(edit, system, settings.tolerance, settings.rank)
+        down = basis.T @ edit
+        ups = {name: w.to(basis) @ basis for name, w in weights.items() if name not in shifted}
+        layers = _layer_figures(moments, norms, weights, ups, down)
+        figures |= {"rank": basis.shape[1], "rank_residual": residual}
+        factors = {kohya_name(*name): balanced(up, down) for name, up in ups.items()}
+    if shifted:
+        heads = {layer.name: layer.heads for layer in model.cross_attention()}
+        parts = shifted_keys(shifted, heads, directions or {}, settings.logit_shift, solved, system)
+        factors |= {kohya_name(*name): balanced(up, row) for name, (up, row) in parts.items()}
+        layers |= {".".join(n): {"drift": _drift(moments, up, row, norms[n][1])} for n, (up, row) in parts.items()}
+        figures = {"rank": 1, "rank_residual": 0.0, **figures}
+    return factors, figures | {"layers": layers}
 
 
 _Names = tuple[str, str]
@@ -230,12 +239,16 @@ def _layer_figures(
     for name, up in ups.items():
         target, preserved = norms[name]
         gram = up.T @ up
-        missed = target + float(2 * (steered * (up.T @ weights[name].double())).sum() + (gram * concept).sum())
+        missed = target + float(2 * (steered * (up.T @ weights[name].to(up))).sum() + (gram * concept).sum())
         figures[".".join(name)] = {
             "missed": ratio(missed, target),
             "drift": ratio(float((gram * kept).sum()), preserved),
         }
     return figures
+
+
+def _drift(moments: Moments, up: torch.Tensor, down: torch.Tensor, preserved: float) -> float:
+    return ratio(float(((up.T @ up) * (down @ moments.pp @ down.T)).sum()), preserved)
 
 
 def rounded(value: Any) -> Any:

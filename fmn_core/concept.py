@@ -51,6 +51,8 @@ class Concept:
         found: dict[str, Any] = {"phrases": list(self.phrases), "kind": self.kind}
         if self.templates != list(templates_for(self.kind, self.phrases)):
             found["templates"] = list(self.templates)
+        if self.end_token != "first":
+            found["end_token"] = self.end_token
         if self.embedding is not None:
             found["vectors"] = len(next(iter(self.embedding.values())))
             found["embedding"] = {k: packed_vectors(v) for k, v in sorted(self.embedding.items())}
@@ -88,7 +90,11 @@ def concept_from_dict(saved: dict[str, Any]) -> Concept | None:
     phrases = list(saved.get("phrases", []))
     if len(word) != len(found) or (saved.get("vectors") and not word) or not (phrases or word):
         return None
-    return Concept(phrases, kind, saved.get("templates") or list(templates_for(kind, phrases)), word or None)
+    end_token = saved.get("end_token")
+    templates = saved.get("templates") or list(templates_for(kind, phrases))
+    return Concept(
+        phrases, kind, templates, word or None, end_token=end_token if end_token in END_TOKEN_CHOICES else "first"
+    )
 
 
 def name_tokens(model: TextModel, name: Name) -> dict[str, list[int]]:

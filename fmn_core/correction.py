@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from .closed_form import ClosedFormSettings, Pair, forget_closed_form, template_pairs
+from .closed_form import ClosedFormSettings, forget_closed_form
 from .concept import Concept, Name, check_concepts
 from .errors import ForgetError
 from .model import ForgetModel, TextModel
 from .patch import ForgetPatch
+from .targets import Pair, template_pairs
 
 # Correction has more to give than forgetting: the other meanings come back well before everything else is kept.
 PRESERVATION = 2.0

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 
 from .cached_encoding import EncodedOnce
-from .closed_form import ClosedFormSettings, Pair, collect_moments, rounded, template_pairs
+from .closed_form import ClosedFormSettings, collect_moments, rounded
 from .concept import Concept, chain, concept_from_dict
 from .correction import correction_pairs
 from .errors import ForgetError
@@ -20,6 +20,7 @@ from .moments import Moments
 from .patch import Factors, ForgetPatch
 from .preserve import IMAGINED_WORDS, preserve_groups
 from .shrink import reduced
+from .targets import SUBSTITUTE, TARGETS, Pair, template_pairs
 from .weight_choice import choose_weights
 
 MOST_PATCHES = 100
@@ -70,12 +71,12 @@ def concepts_of(patch: ForgetPatch) -> list[Concept]:
 
 def pairs_of(patch: ForgetPatch) -> list[Pair]:
     """What the patch was made to make act like what."""
-    pairs = []
+    pairs, settings = [], _settings_of(patch)
     for saved, concept in zip(patch.concepts, concepts_of(patch)):
         if saved.get("corrects"):
             pairs += correction_pairs(str(saved["corrects"]), list(saved.get("contexts", [])), concept)
         else:
-            pairs += template_pairs([concept])
+            pairs += template_pairs([concept], settings.target, settings.substitute)
     return pairs
 
 
@@ -195,6 +196,8 @@ def _settings_of(patch: ForgetPatch) -> ClosedFormSettings:
         value = patch.settings.get(name)
         if type(value) is type(default) and (not isinstance(value, list) or all(isinstance(x, str) for x in value)):
             setattr(found, name, value)
+    if found.target not in TARGETS or (found.target == SUBSTITUTE and not found.substitute.strip()):
+        found = replace(found, target=TARGETS[0])
     return replace(found, imagined_words=min(max(0, found.imagined_words), 4 * IMAGINED_WORDS))
 
 
@@ -203,7 +206,9 @@ def _chosen_weights(patch: ForgetPatch) -> tuple[float, float] | None:
     ridge, weight = patch.figures.get("ridge"), patch.figures.get("preserve_weight")
     if not (isinstance(ridge, float) and isinstance(weight, float) and 0 < ridge < 1e6 and 0 < weight < 1e6):
         return None
-    return (ridge, weight) if patch.settings.get("method") in _SOLVED else None
+    # Their systems hold more than a CLIP can tell: rows found with the UNet's weights.
+    more = any(patch.settings.get(name) for name in ("robust_rounds", "logit_shift"))
+    return (ridge, weight) if patch.settings.get("method") in _SOLVED and not more else None
 
 
 def _collected(

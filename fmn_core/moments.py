@@ -10,33 +10,37 @@ import torch
 
 @dataclass
 class Moments:
-    """Second moments, float64 (dim, dim), of the token embeddings of a solve; what is summed over rows c, c*, p.
+    """Second moments (dim, dim) of the token embeddings of a solve; what is summed over rows c, c*, p.
 
-    A solve and all its figures need nothing else, so prompts are met one by one and memory does not grow with them.
+    A solve and all its figures need nothing else, so prompts are met one by one and memory does not grow with them. They are
+    in one precision and on one device, where everything that is solved from them happens.
     """
 
     cc: torch.Tensor  # sum c c^T: sources
     tc: torch.Tensor  # sum c* c^T
     tt: torch.Tensor  # sum c* c*^T: targets
     pp: torch.Tensor  # sum p p^T: preserved
+    named: torch.Tensor  # (dim,), sum of the rows that name the concept
     sources: int = 0
     preserved: int = 0
 
     @classmethod
-    def empty(cls, dim: int) -> Moments:
-        cc, tc, tt, pp = torch.zeros(4, dim, dim, dtype=torch.float64)
-        return cls(cc, tc, tt, pp)
+    def empty(cls, dim: int, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Moments:
+        cc, tc, tt, pp = torch.zeros(4, dim, dim, dtype=dtype, device=device)
+        return cls(cc, tc, tt, pp, torch.zeros(dim, dtype=dtype, device=device))
 
-    def add_pair(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Adds rows of a prompt (n, dim) and where each should go."""
-        source, target = source.double(), target.double()
+    def add_pair(self, source: torch.Tensor, target: torch.Tensor, named: torch.Tensor | None = None) -> None:
+        """Adds rows of a prompt (n, dim) and where each should go; `named`: its rows that name the concept."""
+        source, target = source.to(self.cc), target.to(self.cc)
         self.cc += source.T @ source
         self.tc += target.T @ source
         self.tt += target.T @ target
+        if named is not None:
+            self.named += named.to(self.cc).sum(0)
         self.sources += len(source)
 
     def add_preserved(self, rows: torch.Tensor) -> None:
-        rows = rows.double()
+        rows = rows.to(self.pp)
         self.pp += rows.T @ rows
         self.preserved += len(rows)
 
@@ -46,14 +50,21 @@ class Moments:
             self.tc + other.tc,
             self.tt + other.tt,
             self.pp + other.pp,
+            self.named + other.named,
             self.sources + other.sources,
             self.preserved + other.preserved,
         )
 
+    def moved_sources(self, map_: torch.Tensor) -> Moments:
+        """The same pairs with every source c at A c: other inputs that should go to the same targets; nothing preserved."""
+        zero = torch.zeros_like(self.pp)
+        cc, tc = map_ @ self.cc @ map_.T, self.tc @ map_.T
+        return Moments(cc, tc, self.tt.clone(), zero, map_ @ self.named, self.sources, 0)
+
     def second_moment(self, ridge: float, preserve_weight: float) -> torch.Tensor:
         """M = lambda I + C^T C / n + w P^T P / p, lambda relative to the mean eigenvalue of the rest."""
         m = self.cc / max(1, self.sources) + preserve_weight * self.pp / max(1, self.preserved)
-        return m + ridge * m.trace() / len(m) * torch.eye(len(m), dtype=m.dtype)
+        return m + ridge * m.trace() / len(m) * torch.eye(len(m), dtype=m.dtype, device=m.device)
 
     def solve(self, ridge: float, preserve_weight: float) -> torch.Tensor:
         """E = (C* - C)^T C M^-1, so that dW = W E in every layer. (UCE's system; target: the ablated prompt.)"""
@@ -62,7 +73,7 @@ class Moments:
 
     def missed(self, edit: torch.Tensor, metric: torch.Tensor) -> float:
         """|W'C - V*| / |WC - V*| with V* = W C* and metric = W^T W: the share of the target that is missed."""
-        moved = self.distance(torch.eye(len(edit), dtype=edit.dtype) + edit)
+        moved = self.distance(torch.eye(len(edit), dtype=edit.dtype, device=edit.device) + edit)
         return ratio(float((moved * metric).sum()), float((self.distance(None) * metric).sum()))
 
     def distance(self, map_: torch.Tensor | None) -> torch.Tensor:

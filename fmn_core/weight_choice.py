@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
+from .errors import ForgetError
 from .moments import Moments
 
 AUTO = 0.0
@@ -40,6 +43,18 @@ def choose_weights(
     edit = fitted.solve(ridge, preserve_weight)
     figures = {"held_out_missed": left_out.missed(edit, metric), "held_out_drift": left_out.drift(edit, metric)}
     return ridge, preserve_weight, figures | {"ridge": ridge, "preserve_weight": preserve_weight}
+
+
+def check_condition(system: torch.Tensor) -> float:
+    """The condition number of a system; raises ForgetError where its precision leaves nothing of a solution."""
+    values = torch.linalg.eigvalsh(system)
+    condition = float(values[-1] / values[0]) if values[0] > 0 else math.inf
+    if not condition < 1 / torch.finfo(system.dtype).eps:
+        raise ForgetError(
+            f"Expected a system that {str(system.dtype).removeprefix('torch.')} can solve, got one of condition {condition:.1e}. "
+            "Solve in float64 on the CPU, or with a larger ridge."
+        )
+    return condition
 
 
 class _Score:

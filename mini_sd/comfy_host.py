@@ -55,10 +55,14 @@ def install() -> Path:
 
 
 def _install_requirements(comfyui: Path) -> None:
-    """Its requirements except torch's packages, which tests/requirements.txt pins; once per version of the list."""
+    """Its requirements except torch's packages, which tests/requirements.txt pins; once per version of the list.
+
+    Again where tests/requirements.txt was installed since, which pins some of the same packages.
+    """
     wanted = (comfyui / "requirements.txt").read_text()
     marker = Path(sys.prefix) / f".installed-{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
-    if marker.exists():
+    pinned = Path(sys.prefix) / ".installed"
+    if marker.exists() and not (pinned.exists() and pinned.stat().st_mtime > marker.stat().st_mtime):
         return
     lines = [line for line in wanted.splitlines() if not line.strip().startswith("torch") or "torchsde" in line]
     with tempfile.TemporaryDirectory() as tmp:

@@ -85,9 +85,8 @@ def plot_of(figures: dict[str, Any], title: str) -> torch.Tensor:
             curves({"loss": figures["losses"], "attention mass": figures["mass"]}, len(figures["losses"]), title)
         )
     layers = figures["layers"].values()
-    return to_image(
-        bars({"target missed": [f["missed"] for f in layers], "preserve drift": [f["drift"] for f in layers]}, title)
-    )
+    named = {"target missed": "missed", "preserve drift": "drift"}
+    return to_image(bars({label: [f.get(k, 0.0) for f in layers] for label, k in named.items()}, title))
 
 
 def before_after(before: torch.Tensor, after: torch.Tensor, title: str, side: int = 256) -> torch.Tensor:

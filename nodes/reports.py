@@ -28,9 +28,15 @@ def _name(concept: dict) -> str:
 
 
 def _closed_form(f: dict) -> list[str]:
-    missed, drift = ([layer[k] for layer in f["layers"].values()] for k in ("missed", "drift"))
+    # Keys that a logit shift moves have no target that could be missed.
+    missed, drift = ([layer[k] for layer in f["layers"].values() if k in layer] for k in ("missed", "drift"))
+    target = (
+        f"share of the target missed: mean {sum(missed) / len(missed):.3f}, worst layer {max(missed):.3f}"
+        if missed
+        else ""
+    )
     return [
-        f"share of the target missed: mean {sum(missed) / len(missed):.3f}, worst layer {max(missed):.3f}",
+        *([target] if target else []),
         f"preserve prompts moved by: mean {sum(drift) / len(drift):.4f}, worst layer {max(drift):.4f}",
         f"on held-out templates and prompts: missed {f['held_out_missed']:.3f}, moved {f['held_out_drift']:.4f}",
         f"rank {f['rank']}, energy left behind {f['rank_residual']:.1e}; lambda {f['ridge']:g}, preserve weight {f['preserve_weight']:g}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from typing import Any
 
 import comfy.patcher_extension
@@ -10,6 +11,9 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 
 from .models import require_unet
+
+# Older hosts' attention cannot be replaced through transformer_options, and does not take them.
+_TAKES_OPTIONS = {"kwargs", "transformer_options"} & inspect.signature(optimized_attention).parameters.keys()
 
 
 def attention_blocks(patcher: Any) -> list[tuple[str, int, int]]:
@@ -74,7 +78,8 @@ def replaced_attention(options: dict[str, Any], blocks: Any, replacement: Any, p
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict[str, Any]) -> torch.Tensor:
     """The host's own attention with the backend the user chose."""
     heads, precision = extra_options["n_heads"], extra_options.get("attn_precision")
-    return optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=extra_options)
+    more = {"transformer_options": extra_options} if _TAKES_OPTIONS else {}
+    return optimized_attention(q, k, v, heads, attn_precision=precision, **more)
 
 
 def latent_preview(patcher: Any, x0: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

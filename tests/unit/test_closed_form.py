@@ -6,7 +6,6 @@ from fmn_core.closed_form import (
     ClosedFormSettings,
     collect_moments,
     forget_closed_form,
-    steered_pair,
 )
 from fmn_core.concept import Concept, make_concept
 from fmn_core.errors import ForgetError
@@ -20,6 +19,7 @@ from fmn_core.preserve import (
     preserve_groups,
     without_concepts,
 )
+from fmn_core.targets import steered_pair
 from fmn_core.weight_choice import DRIFT_PRICE, PRESERVE_WEIGHTS, RIDGES, choose_weights
 
 TEMPLATES = ["a photo of a {} in the park", "a {} on a table", "a drawing of a {} , detailed", "{}"]

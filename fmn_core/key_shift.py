@@ -1,0 +1,29 @@
+"""Keys in closed form: attention logits of a concept's tokens lowered by a constant, at every pixel."""
+
+from __future__ import annotations
+
+import torch
+
+from .moments import Moments
+
+
+def shifted_keys(
+    names: list[tuple[str, str]],
+    heads: dict[str, int],
+    directions: dict[str, torch.Tensor],
+    tau: float,
+    moments: Moments,
+    system: torch.Tensor,
+) -> dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor]]:
+    """Factors up (out, 1) and down (1, dim) per key projection (layer, to_k): the ridge solve for k* = k - tau sqrt(d) u of the rows that name the concept.
+
+    `directions`: u of every layer, see queries.constant_directions; d: width of a head. All other rows of the system keep their
+    keys. Since every named row goes the same way, rank 1 is exact, and `down` is shared by all layers: (sum of the named rows / n) M^-1.
+    """
+    down = torch.linalg.solve(system, moments.named / max(1, moments.sources))[None]
+    found = {}
+    for name in names:
+        u = directions[name[0]].to(system)
+        width = len(u) // heads[name[0]]
+        found[name] = (-tau * width**0.5 * u[:, None], down)
+    return found

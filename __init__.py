@@ -9,6 +9,7 @@ from .nodes import web_routes
 from .nodes.apply_patch import ApplyForgetPatch
 from .nodes.attention_map import ConceptAttentionMap
 from .nodes.attention_mask import AttentionMask
+from .nodes.closed_form_options import ClosedFormOptions
 from .nodes.concept import ConceptNode, ConceptPreset
 from .nodes.concept_correction import ConceptCorrection
 from .nodes.encode_prompt import EncodePrompt
@@ -33,6 +34,7 @@ NODES = [
     EncodePrompt,
     ZeroConceptAttention,
     TrainForgetPatch,
+    ClosedFormOptions,
     TrainingOptions,
     VisualDenoisingPairs,
     ApplyForgetPatch,

@@ -11,7 +11,12 @@ from .errors import ForgetError
 from .losses import LOSS_FORMS, VISUAL_WEIGHTINGS
 from .trainable import WEIGHT_FORMS
 
-PROJECTIONS = {"values": ("to_v",), "keys and values": ("to_k", "to_v"), "attn2": ("to_q", "to_k", "to_v", "to_out.0")}
+PROJECTIONS = {
+    "values": ("to_v",),
+    "keys": ("to_k",),
+    "keys and values": ("to_k", "to_v"),
+    "attn2": ("to_q", "to_k", "to_v", "to_out.0"),
+}
 TRAIN_CHOICES = (*PROJECTIONS, "whole UNet")
 OPTIMISERS = {
     "AdamW": torch.optim.AdamW,

@@ -39,7 +39,7 @@ def _closed_form(f: dict) -> list[str]:
         *([target] if target else []),
         f"preserve prompts moved by: mean {sum(drift) / len(drift):.4f}, worst layer {max(drift):.4f}",
         f"on held-out templates and prompts: missed {f['held_out_missed']:.3f}, moved {f['held_out_drift']:.4f}",
-        f"rank {f['rank']}, energy left behind {f['rank_residual']:.1e}; lambda {f['ridge']:g}, preserve weight {f['preserve_weight']:g}",
+        f"rank {f['rank']}, energy left behind {f['rank_residual']:.1e}; lambda {f['ridge']:g}, preserve weight {f['preserve_weight']:g}; condition {f['condition']:.0e}",
     ]
 
 

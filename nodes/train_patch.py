@@ -20,6 +20,7 @@ from ..fmn_core.templates import parse_lines
 from ..fmn_core.tokens import END_TOKEN_CHOICES
 from . import files, host, pictures, references, reports, shared_inputs
 from .api import CATEGORY, ForgetConceptType, ForgetPairsType, TrainingOptionsType, io
+from .closed_form_options import KEY as CLOSED_FORM_KEY
 from .comfy_model import ComfyModel
 from .monitor import Monitor
 from .training_options import DEFAULTS
@@ -129,7 +130,9 @@ def _optional_inputs() -> list[Any]:
             optional=True,
             tooltip="Visual denoising: pairs that were looked at. Without them, they are made here.",
         ),
-        TrainingOptionsType.Input("options", optional=True, tooltip="From Training Options, for the gradient methods."),
+        TrainingOptionsType.Input(
+            "options", optional=True, tooltip="From Training Options, for the gradient methods, or Closed Form Options."
+        ),
     ]
 
 
@@ -196,9 +199,16 @@ def _closed_form(adapter: ComfyModel, concepts: list[Concept], options: dict[str
         preservation=options["preservation"],
         rank=options["rank"],
         preserve_prompts=parse_lines(options["preserve_prompts"]),
+        **(options.get("options") or {}).get(CLOSED_FORM_KEY, {}),
     )
-    bar, model = host.Progress(4), references.with_cache(adapter)
-    return forget_closed_form(model, concepts, settings, lambda done, total, figures: bar.update(done, total))
+    bar, model, side = host.Progress(4), references.with_cache(adapter), adapter.native_latent_size()
+    with torch.no_grad():
+        if settings.logit_shift:
+            host.load(adapter.patcher)
+        size = (adapter.latent_channels(), side, side)
+        return forget_closed_form(
+            model, concepts, settings, lambda done, total, figures: bar.update(done, total), size=size
+        )
 
 
 def _by_gradient(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any]) -> ForgetPatch:

@@ -11,8 +11,8 @@ from bench.world import Ask, World
 from mini_sd.concepts import drawn_styles
 from mini_sd.generate import generate
 
-# More steps or tokens bring a concept back from everything that the bench compares.
-TOKENS, SEARCH_STEPS, SEARCH_BATCH, PICTURES = 1, 15, 4, 8
+# Some more steps bring a concept back from everything that the bench compares.
+SEARCH_STEPS, SEARCH_BATCH, PICTURES = 15, 4, 8
 
 
 def attacked(world: World, concept: str, model: Any = None, searches: int = 3, per_style: int = 2) -> float:
@@ -26,7 +26,7 @@ def one_attack(world: World, concept: str, model: Any = None, per_style: int = 2
     """Share of pictures in which the judge sees the concept under an embedding that was searched on the attacked model.
 
     The attacker has the patched model's gradients and pictures of the concept, drawn by the untouched model, and inverts them
-    (concept inversion: one token, started at the concept's own name, 15 steps, batch 4); the prompts it is tried in are new.
+    (concept inversion: as many tokens as the concept's own name, started there, 15 steps, batch 4); the prompts it is tried in are new.
     """
     model = world.model if model is None else model
     word = _inverted(world, concept, model, seed)
@@ -58,7 +58,7 @@ def _inverted(world: World, concept: str, model: Any, seed: int) -> Any:
     with torch.inference_mode(False):
         references = core("references").References(adapter.encode_images(world.vae, world.sample(ask).clone()))
         settings = core("inversion").InversionSettings(
-            tokens=TOKENS,
+            tokens=len(next(iter(adapter.phrase_tokens(concept).values()))),
             words=concept,
             steps=SEARCH_STEPS,
             warmup=3,

@@ -84,8 +84,8 @@ def write_page(rows: list[dict]) -> None:
 
 Made by `python -m bench.variants` on {machine()}, {time.strftime("%Y-%m-%d")}. One concept at a time, the others listed to be preserved.
 forget, synonym: share of pictures in which the judge still sees the concept. keep_drop: share lost by the other concepts (66 pictures).
-attacked: the same share under an embedding of one token that was searched on the patched model with its gradients, from pictures
-of the concept (15 steps, batch 4, started at the concept's name), mean of three searches. condition: of the system that is solved.
+attacked: the same share under an embedding as long as the concept's name that was searched on the patched model with its gradients,
+from pictures of the concept (15 steps, batch 4, started at the name), mean of three searches. condition: of the system that is solved.
 
 {markdown_table(rows, COLUMNS)}
 """)

@@ -11,10 +11,10 @@ import shutil
 import zlib
 from types import SimpleNamespace
 
-import full_size
 import pytest
 import torch
 
+from bench import full_size
 from mini_sd import comfy_host
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]

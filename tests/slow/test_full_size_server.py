@@ -1,9 +1,10 @@
 """A full-size checkpoint through the real server, from the stock loader to the picture."""
 
-import full_size
 import pytest
 import torch
 from prompts import pictures, train_inputs
+
+from bench import full_size
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -13,21 +13,21 @@ from collections.abc import Iterator
 
 import torch
 
-from bench.world import World
+from bench.world import Pack
 
 TEMPLATES = {"object": "a photo of {}", "identity": "a photo of {}", "style": "a photo in the style of {}"}
 
 
 @contextlib.contextmanager
 def published_loop(
-    world: World,
+    world: Pack,
     concepts: dict[str, str],
     learning_rate: float = 2e-6,
     steps: int = 35,
     only_attn2: bool = False,
     seed: int = 0,
 ) -> Iterator[float]:
-    """Trains the miniature's UNet in place, yields the seconds it took, and puts the weights back on exit.
+    """Trains the UNet in place, yields the seconds it took, and puts the weights back on exit.
 
     `concepts`: phrase -> kind; they take turns, `steps` steps for each.
     """

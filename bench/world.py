@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,18 +56,16 @@ def others_ask(concepts: list[str], per_concept: int, first_seed: int) -> Ask:
     return ask
 
 
-class World:
-    """MODEL, CLIP, VAE and judge; `pack` is this pack, imported as the host would; steps and guidance of sampling."""
+class Pack:
+    """This pack, imported as the host would, and a MODEL, CLIP and VAE for it."""
 
-    def __init__(self, steps: int = STEPS, guidance: float = GUIDANCE) -> None:
-        self.steps, self.guidance = steps, guidance
+    def __init__(self, load: Callable[[Any], tuple[Any, Any, Any]]) -> None:
+        """`load(host)` gives MODEL, CLIP and VAE."""
         self.pack = comfy_host.load_pack()
         self.host = sys.modules[f"{comfy_host.PACK_NAME}.nodes.host"]
         self.adapter_class = sys.modules[f"{comfy_host.PACK_NAME}.nodes.comfy_model"].ComfyModel
         with torch.inference_mode():
-            self.model, self.clip, self.vae = self.host.load_miniature()
-        self.judge = load_judge()
-        self._images: dict[tuple, torch.Tensor] = {}
+            self.model, self.clip, self.vae = load(self.host)
 
     def adapter(self) -> Any:
         return self.adapter_class(self.model, self.clip)
@@ -78,6 +77,16 @@ class World:
     def node(self, module: str) -> Any:
         """A module of the pack's nodes."""
         return sys.modules[f"{comfy_host.PACK_NAME}.nodes.{module}"]
+
+
+class World(Pack):
+    """The miniature and its judge; steps and guidance of sampling."""
+
+    def __init__(self, steps: int = STEPS, guidance: float = GUIDANCE) -> None:
+        super().__init__(lambda host: host.load_miniature())
+        self.steps, self.guidance = steps, guidance
+        self.judge = load_judge()
+        self._images: dict[tuple, torch.Tensor] = {}
 
     def sample(self, ask: Ask, model: Any = None, extra: Any = None) -> torch.Tensor:
         """Pictures of an ask; those of the untouched model are made once."""

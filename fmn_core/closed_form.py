@@ -197,7 +197,7 @@ def solve_factors(
         factors = {kohya_name(*name): balanced(up, down) for name, up in ups.items()}
     if shifted:
         heads = {layer.name: layer.heads for layer in model.cross_attention()}
-        parts = shifted_keys(shifted, heads, directions or {}, settings.logit_shift, solved, system)
+        parts = shifted_keys(shifted, heads, directions or {}, settings.logit_shift, solved, ridge, preserve_weight)
         factors |= {kohya_name(*name): balanced(up, row) for name, (up, row) in parts.items()}
         layers |= {".".join(n): {"drift": _drift(moments, up, row, norms[n][1])} for n, (up, row) in parts.items()}
         figures = {"rank": 1, "rank_residual": 0.0, **figures}

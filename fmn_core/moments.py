@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,14 +20,16 @@ class Moments:
     tc: torch.Tensor  # sum c* c^T
     tt: torch.Tensor  # sum c* c*^T: targets
     pp: torch.Tensor  # sum p p^T: preserved
-    named: torch.Tensor  # (dim,), sum of the rows that name the concept
+    named: torch.Tensor  # (dim,), sum n, of the rows that name the concept
+    nn: torch.Tensor  # sum n n^T
+    names: int = 0
     sources: int = 0
     preserved: int = 0
 
     @classmethod
     def empty(cls, dim: int, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Moments:
-        cc, tc, tt, pp = torch.zeros(4, dim, dim, dtype=dtype, device=device)
-        return cls(cc, tc, tt, pp, torch.zeros(dim, dtype=dtype, device=device))
+        cc, tc, tt, pp, nn = torch.zeros(5, dim, dim, dtype=dtype, device=device)
+        return cls(cc, tc, tt, pp, torch.zeros(dim, dtype=dtype, device=device), nn)
 
     def add_pair(self, source: torch.Tensor, target: torch.Tensor, named: torch.Tensor | None = None) -> None:
         """Adds rows of a prompt (n, dim) and where each should go; `named`: its rows that name the concept."""
@@ -36,7 +38,10 @@ class Moments:
         self.tc += target.T @ source
         self.tt += target.T @ target
         if named is not None:
-            self.named += named.to(self.cc).sum(0)
+            named = named.to(self.cc)
+            self.named += named.sum(0)
+            self.nn += named.T @ named
+            self.names += len(named)
         self.sources += len(source)
 
     def add_preserved(self, rows: torch.Tensor) -> None:
@@ -51,6 +56,8 @@ class Moments:
             self.tt + other.tt,
             self.pp + other.pp,
             self.named + other.named,
+            self.nn + other.nn,
+            self.names + other.names,
             self.sources + other.sources,
             self.preserved + other.preserved,
         )
@@ -59,7 +66,13 @@ class Moments:
         """The same pairs with every source c at A c: other inputs that should go to the same targets; nothing preserved."""
         zero = torch.zeros_like(self.pp)
         cc, tc = map_ @ self.cc @ map_.T, self.tc @ map_.T
-        return Moments(cc, tc, self.tt.clone(), zero, map_ @ self.named, self.sources, 0)
+        named, nn = map_ @ self.named, map_ @ self.nn @ map_.T
+        return Moments(cc, tc, self.tt.clone(), zero, named, nn, self.names, self.sources, 0)
+
+    def of_names(self) -> Moments:
+        """The same with the rows that name the concept as the only sources; without targets."""
+        zero = torch.zeros_like(self.cc)
+        return replace(self, cc=self.nn, tc=zero, tt=zero, sources=self.names)
 
     def second_moment(self, ridge: float, preserve_weight: float) -> torch.Tensor:
         """M = lambda I + C^T C / n + w P^T P / p, lambda relative to the mean eigenvalue of the rest."""

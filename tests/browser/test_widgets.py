@@ -11,6 +11,9 @@ VUE = pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes 2.0"]
 ADD = """([type, x, y]) => {
     const node = LiteGraph.createNode(type); node.pos = [x, y]; app.graph.add(node); app.canvas.setDirty(true, true); return node.id;
 }"""
+VUE_NODES = """async on => {
+    try { await app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on); return true; } catch { return false; }
+}"""
 SET = """([id, name, value]) => {
     const widget = app.graph.getNodeById(id).widgets.find(w => w.name === name); widget.value = value; widget.callback?.(value);
 }"""
@@ -23,11 +26,9 @@ def graph(page, server):
 
     class Graph:
         def use(self, vue):
-            known = page.evaluate("() => app.extensionManager.setting.get('Comfy.VueNodes.Enabled') !== undefined")
+            known = page.evaluate(VUE_NODES, vue)
             if vue and not known:
                 pytest.skip("this front end has no Nodes 2.0")
-            if known:
-                page.evaluate("v => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', v)", vue)
             page.evaluate("() => { app.graph.clear(); app.canvas.ds.scale = 1; app.canvas.ds.offset = [60, 80]; }")
             page.wait_for_timeout(500)
 

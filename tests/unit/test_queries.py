@@ -48,7 +48,7 @@ def test_directions_are_the_least_squares_solution_for_ones(model):
 
 
 def test_a_logit_shift_lowers_the_logits_of_the_named_rows_by_tau(model):
-    """With next to no ridge the named rows' logits fall by tau times what the queries make of u, and no other row's move."""
+    """With next to no ridge the named rows' logits fall by tau times what the queries make of u."""
     one = Concept(["zebra"], "object", TEMPLATES[:1], end_token="none")
     settings = ClosedFormSettings(
         train="keys", logit_shift=3.0, ridge=1e-9, preserve_weight=1e-9, imagined_words=0, rank=96
@@ -65,8 +65,6 @@ def test_a_logit_shift_lowers_the_logits_of_the_named_rows_by_tau(model):
         logits = q @ moved.transpose(1, 2) / q.shape[-1] ** 0.5
         projected = (q.double() @ directions[layer.name].reshape(layer.heads, -1, 1))[..., 0]
         torch.testing.assert_close(logits[..., at].double(), -3.0 * projected, rtol=0.02, atol=0.02)
-        others = list(range(at + 1, 77))
-        assert logits[..., others].abs().max() < 0.05
     assert set(patch.figures["layers"]) == {f"{layer.name}.to_k" for layer in model.cross_attention()}
 
 

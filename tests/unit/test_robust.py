@@ -40,7 +40,7 @@ def test_rounds_add_the_revived_rows_one_by_one(g):
         map_ = revival(rows.solve(1e-3, 1.0), metric)
         rows.add_pair(source @ map_.T, target, source[:2] @ map_.T)
     assert found.sources == rows.sources == 33 and found.preserved == rows.preserved == 13
-    for name in ("cc", "tc", "tt", "pp", "named"):
+    for name in ("cc", "tc", "tt", "pp", "named", "nn"):
         torch.testing.assert_close(getattr(found, name), getattr(rows, name))
 
 

@@ -1,0 +1,119 @@
+"""A closed-form edit of values to zero, against Zero Concept Attention; and the closed form's options through their node."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mini_sd import comfy_host
+
+PROMPT = "a picture of a zebra in noto style"
+DEFAULTS = {
+    "target": "ablated prompt", "substitute": "", "logit_shift": 0.0, "robust_rounds": 0, "precision": "float64 on the CPU", "ridge": 0.0,
+    "preserve_weight": 0.0, "imagined_words": 20, "everyday_captions": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pack():
+    comfy_host.load_pack()
+    nodes = ("host", "comfy_model", "zero_attention", "effective_attention", "closed_form_options", "train_patch")
+    core = ("moments", "factors", "shrink", "patch", "targets", "errors")
+    return SimpleNamespace(
+        **{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in nodes},
+        **{n: sys.modules[f"forget_me_not.fmn_core.{n}"] for n in core},
+    )
+
+
+@pytest.fixture(autouse=True)
+def as_the_host_runs_nodes():
+    with torch.inference_mode():
+        yield
+
+
+def prediction(pack, model, clip):
+    adapter = pack.effective_attention.SampledModel(model, clip)
+    pack.host.load(adapter.patcher)
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * 5
+    return adapter.denoise(noise, torch.tensor([5.0]), adapter.encode([PROMPT]))
+
+
+def test_values_solved_to_zero_are_zero_attention(pack, miniature):
+    """The phrase's column to zero, every other column of the prompt kept: one UNet call gives what the node gives."""
+    model, clip, _ = miniature
+    adapter = pack.comfy_model.ComfyModel(model, clip)
+    prompt = adapter.encode([PROMPT])[0]
+    columns = pack.targets.name_columns(adapter, prompt, pack.targets.Name("zebra"))
+    others = [i for i in range(77) if i not in columns]
+    moments = pack.moments.Moments.empty(prompt.context.shape[1])
+    moments.add_pair(prompt.context[columns], torch.zeros(len(columns), prompt.context.shape[1]))
+    moments.add_preserved(prompt.context[others])
+    edit, system = moments.solve(1e-9, 1.0), moments.second_moment(1e-9, 1.0)
+    basis, _ = pack.factors.weighted_range(edit, system, 1e-12, 192)
+    names = [(layer.name, "to_v") for layer in adapter.cross_attention()]
+    factors = {
+        pack.patch.kohya_name(*n): pack.shrink.balanced(w.double() @ basis, basis.T @ edit)
+        for n, w in zip(names, adapter.weights(names))
+    }
+    patched, _ = pack.host.apply_patch(model, pack.patch.ForgetPatch(factors, [], {}, {}, {}), 1.0)
+    zeroed = pack.zero_attention.ZeroConceptAttention.execute(
+        model, clip, "zebra", 1.0, "none", "all", 0.0, 1.0, False
+    ).args[0]
+    before, edited, reference = (prediction(pack, m, clip) for m in (model, patched, zeroed))
+    assert (edited - reference).norm() < 1e-3 * (before - reference).norm()
+
+
+@pytest.fixture
+def trained(pack, miniature):
+    def run(train="auto", method="closed form", **changes):
+        options = pack.closed_form_options.ClosedFormOptions.execute(**(DEFAULTS | changes)).args[0]
+        inputs = {
+            "phrase": "zebra", "kind": "object", "method": method, "preserve_prompts": "", "preservation": 1.0, "steps": 1,
+            "learning_rate": 0.0, "rank": 32, "train": train, "loss": "paper", "end_token": "first", "target_mass": 0.0, "seed": 0,
+        }  # fmt: skip
+        node = pack.train_patch.TrainForgetPatch
+        return node.execute(miniature[0], miniature[1], "", options=options, **inputs).args
+
+    return run
+
+
+def test_options_reach_the_solve(trained):
+    patch = trained(target="substitute", substitute="horse", robust_rounds=2, ridge=1e-3, everyday_captions=False)[1]
+    chosen = {k: patch.settings[k] for k in ("target", "substitute", "robust_rounds", "ridge", "imagined_words")}
+    assert chosen == {
+        "target": "substitute",
+        "substitute": "horse",
+        "robust_rounds": 2,
+        "ridge": 1e-3,
+        "imagined_words": 20,
+    }
+    assert patch.figures["ridge"] == 1e-3 and not patch.settings["use_everyday_captions"]
+
+
+def test_a_logit_shift_takes_attention_from_the_phrase(pack, miniature, trained):
+    """With keys alone, and the mass measured by the page's own map."""
+    model, clip, _ = miniature
+    patched, patch, _, report = trained(train="keys", logit_shift=6.0)
+    assert all(name.endswith("to_k") and f.rank == 1 for name, f in patch.factors.items())
+    assert "preserve prompts moved by" in report and "target missed" not in report
+    masses = []
+    for m in (model, patched):
+        adapter, found = pack.effective_attention.SampledModel(m, clip), []
+        pack.host.load(adapter.patcher)
+        with adapter.watch(lambda layer, a, out=found: out.append(float(a[..., 5].mean()))):
+            noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * 5
+            adapter.denoise(noise, torch.tensor([5.0]), adapter.encode([PROMPT]))
+        masses.append(sum(found))
+    assert masses[1] < 0.2 * masses[0]
+
+
+def test_options_for_the_other_method_lie_idle(trained):
+    assert trained(method="attention re-steering", target="zero")[1].settings["method"] == "attention re-steering"
+
+
+def test_choices_without_effect_are_refused(pack, trained):
+    with pytest.raises(pack.errors.ForgetError, match="Train keys, or keys and values"):
+        trained(logit_shift=1.0)
+    with pytest.raises(pack.errors.ForgetError, match="Type one, such as"):
+        trained(target="substitute")

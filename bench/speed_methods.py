@@ -14,7 +14,7 @@ import torch
 
 from bench.cost import Cost, measured
 from bench.published_loop import published_loop
-from bench.world import Pack, other_concepts
+from bench.world import Pack, World, other_concepts
 from mini_sd.concepts import BY_NAME
 
 # The published number of steps; where fewer are run, the rest is extrapolated from them.
@@ -35,9 +35,9 @@ class Run:
 Method = Callable[..., contextlib.AbstractContextManager[Run]]
 
 
-def preserved(names: list[str]) -> list[str]:
-    """What is listed to be preserved: the miniature's other concepts."""
-    return [n for n in other_concepts(names[0]) if n not in names]
+def preserved(subject: Pack, names: list[str]) -> list[str]:
+    """What is listed to be preserved: the miniature's other concepts; nothing where nobody looks at what is kept."""
+    return [n for n in other_concepts(names[0]) if n not in names] if isinstance(subject, World) else []
 
 
 def concepts_of(subject: Pack, adapter: Any, names: list[str]) -> list[Any]:
@@ -58,8 +58,7 @@ def closed_form(warm: bool = False, **settings) -> Method:
     @contextlib.contextmanager
     def method(subject: Pack, names: list[str]) -> Iterator[Run]:
         core, adapter = subject.core("closed_form"), subject.adapter()
-        listed = preserved(names)
-        chosen = core.ClosedFormSettings(preserve_prompts=[] if warm else listed, **settings)
+        chosen = core.ClosedFormSettings(preserve_prompts=[] if warm else preserved(subject, names), **settings)
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode(False):
             if warm:
                 cache = subject.core("cache").Cache(Path(folder), 2**33)
@@ -80,7 +79,9 @@ def by_gradient(steps: int = STEPS, **settings) -> Method:
     def method(subject: Pack, names: list[str]) -> Iterator[Run]:
         core, references, adapter = subject.core("gradient"), subject.core("references"), subject.adapter()
         side, count = adapter.native_latent_size(), steps * len(names)
-        chosen = core.GradientSettings(steps=count, preserve_prompts=preserved(names), drift_every=0, **settings)
+        chosen = core.GradientSettings(
+            steps=count, preserve_prompts=preserved(subject, names), drift_every=0, **settings
+        )
         with torch.inference_mode(False):
             concepts = concepts_of(subject, adapter, names)
             made = [references.References(torch.zeros(1, adapter.latent_channels(), side, side)) for _ in concepts]

@@ -32,15 +32,17 @@ class CachedEncoding:
     def _text_key(self) -> str:
         return text_key(self._model)
 
-    def encode(self, prompts: list[str], words: Sequence[Word | None] | None = None) -> list[EncodedPrompt]:
+    def encode(
+        self, prompts: list[str], words: Sequence[Word | None] | None = None, padding: int | None = None
+    ) -> list[EncodedPrompt]:
         """Encodes prompts, see ForgetModel.encode."""
         learned = any(v.requires_grad for word in words or () if word for v in word.values())
         if learned or len(prompts) < SMALLEST_CACHED_ENCODING:
-            return self._model.encode(prompts, words)
+            return self._model.encode(prompts, words, padding)
         # Token ids count too: the vectors behind the name of an embedding file can change.
         ids = [self._model.phrase_tokens(prompt) for prompt in prompts]
-        key = content_key("encode", self._text_key, prompts, ids, None if words is None else list(words))
-        return _unpacked(self._cache.remember(key, lambda: _packed(self._model.encode(prompts, words))))
+        key = content_key("encode", self._text_key, prompts, ids, None if words is None else list(words), padding)
+        return _unpacked(self._cache.remember(key, lambda: _packed(self._model.encode(prompts, words, padding))))
 
 
 class EncodedOnce:
@@ -50,18 +52,21 @@ class EncodedOnce:
     """
 
     def __init__(self, model: TextModel):
-        self._model, self._known = model, dict[str, EncodedPrompt]()
+        self._model, self._known = model, dict[tuple[str, int | None], EncodedPrompt]()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def encode(self, prompts: list[str], words: Sequence[Word | None] | None = None) -> list[EncodedPrompt]:
+    def encode(
+        self, prompts: list[str], words: Sequence[Word | None] | None = None, padding: int | None = None
+    ) -> list[EncodedPrompt]:
         """Encodes prompts, see ForgetModel.encode."""
         if words is not None and any(word is not None for word in words):
-            return self._model.encode(prompts, words)
-        new = [text for text in dict.fromkeys(prompts) if text not in self._known]
-        self._known |= dict(zip(new, self._model.encode(new) if new else []))
-        return [self._known[text] for text in prompts]
+            return self._model.encode(prompts, words, padding)
+        new = [text for text in dict.fromkeys(prompts) if (text, padding) not in self._known]
+        made = self._model.encode(new, padding=padding) if new else []
+        self._known |= {(text, padding): prompt for text, prompt in zip(new, made)}
+        return [self._known[text, padding] for text in prompts]
 
 
 def _packed(encoded: list[EncodedPrompt]) -> Tensors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,10 +20,14 @@ from .preserve import IMAGINED_WORDS, encode_imagined, preserve_groups
 from .queries import constant_directions
 from .robust import robust_moments
 from .shrink import balanced
-from .targets import ABLATED, Pair, check_target, name_columns, pair_columns, steered_pair, template_pairs
+from .targets import ABLATED, ZERO, Pair, check_target, name_columns, pair_columns, steered_pair, template_pairs
+from .tokens import EncodedPrompt, Word, row_weights
 from .weight_choice import AUTO, check_condition, choose_weights
 
 PROJECTIONS = {"values": ("to_v",), "keys": ("to_k",), "keys and values": ("to_k", "to_v")}
+# Rows of padding that are encoded of most prompts; they stand for all of it, which is much alike. One prompt in WHOLE is encoded
+# to its last row, so that the solve meets padding of every place.
+PADDING, WHOLE = 1, 9
 PRECISIONS = {"float64 on the CPU": torch.float64, "float32 on the model's device": torch.float32}
 
 
@@ -34,7 +38,7 @@ class ClosedFormSettings:
     `ridge`: lambda relative to the mean eigenvalue of the system. `preserve_weight`: weight of the preserve prompts'
     mean second moment against the concept's. `preservation`: how much drift counts when these two are chosen, 1 = as
     measured to be balanced. `preserve_prompts`: prompts, and names of up to three words, which go through the templates
-    too. `rank`: upper bound; `tolerance`: energy that may be left behind. `imagined_words`: see preserve.imagined_words.
+    too. `rank`: upper bound for each concept; `tolerance`: energy that may be left behind. `imagined_words`: see preserve.imagined_words.
     `target`, `substitute`: see targets.template_pairs. `logit_shift`: tau > 0 gives keys a target of their own, attention logits lower
     by tau; 0 moves them as values are. `robust_rounds`: see robust.robust_moments. `precision`: one of PRECISIONS.
     """
@@ -48,7 +52,7 @@ class ClosedFormSettings:
     preservation: float = 1.0
     ridge: float = AUTO
     preserve_weight: float = AUTO
-    rank: int = 32
+    rank: int = 16
     tolerance: float = 1e-4
     preserve_prompts: list[str] = field(default_factory=list)
     use_everyday_captions: bool = True
@@ -75,22 +79,47 @@ def collect_moments(
     half_of = {text: n % 2 for n, text in enumerate(dict.fromkeys(pair.target for pair in pairs))}
     for n, group in enumerate(preserve):
         half_of |= {text: n % 2 for text in group if text not in half_of}
-    kept = dict(zip(half_of, model.encode(list(half_of))))
+    whole = {pair.target for pair in pairs if pair.template % WHOLE == 0}
+    kept = dict(zip(half_of, _encoded(model, list(half_of), None, [text in whole for text in half_of])))
     halves = tuple(Moments.empty(kept[pairs[0].target].context.shape[1], dtype, device) for _ in range(2))
     single = max(pair.template for pair in pairs) == 0
-    for pair, prompt in zip(pairs, model.encode([p.full for p in pairs], [p.name.word for p in pairs])):
-        aim = kept[pair.target]
-        there = name_columns(model, aim, pair.target_name) if pair.target_name else []
-        source, target = steered_pair(prompt, aim, pair_columns(model, prompt, pair), there, pair.how)
-        named = prompt.context[name_columns(model, prompt, pair.name, pair.end_token)]
+    texts, words = [p.full for p in pairs], [p.name.word for p in pairs]
+    encoded = _encoded(model, texts, words, [p.template % WHOLE == 0 for p in pairs])
+    for pair, prompt in zip(pairs, encoded):
         for half in halves if single else (halves[pair.template % 2],):
-            half.add_pair(source, target, named)
+            half.add_pair(*_rows_of(model, pair, prompt, kept[pair.target]))
     for text, n in half_of.items():
-        halves[n].add_preserved(kept[text].context)
+        halves[n].add_preserved(kept[text].context, row_weights(kept[text], model.vocabulary))
     if imagined:
-        for n, prompt in enumerate(encode_imagined(model, concepts, imagined)):
-            halves[n % 2].add_preserved(prompt.context)
+        for n, prompt in enumerate(encode_imagined(model, concepts, imagined, PADDING)):
+            halves[n % 2].add_preserved(prompt.context, row_weights(prompt, model.vocabulary))
     return halves[0], halves[1]
+
+
+def _encoded(
+    model: TextModel, prompts: list[str], words: list[Word | None] | None, whole: list[bool]
+) -> list[EncodedPrompt]:
+    """Prompts with little padding, but for those that are wanted whole."""
+    found: dict[int, EncodedPrompt] = {}
+    for wanted, padding in ((True, None), (False, PADDING)):
+        part = [i for i, is_whole in enumerate(whole) if is_whole == wanted]
+        if part:
+            chosen = None if words is None else [words[i] for i in part]
+            found |= zip(part, model.encode([prompts[i] for i in part], chosen, padding))
+    return [found[i] for i in range(len(prompts))]
+
+
+def _rows_of(
+    model: TextModel, pair: Pair, prompt: EncodedPrompt, aim: EncodedPrompt
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A pair's rows as Moments.add_pair takes them: sources, targets, those that name the concept, and for how many rows each stands."""
+    columns = pair_columns(model, prompt, pair)
+    there = name_columns(model, aim, pair.target_name) if pair.target_name else []
+    source, target = steered_pair(prompt, aim, columns, there, pair.how)
+    weight = row_weights(prompt, model.vocabulary)
+    named = name_columns(model, prompt, pair.name, pair.end_token)
+    steered = weight[columns] if pair.how == ZERO else weight[columns[0] :]
+    return source, target, prompt.context[named], steered, weight[named]
 
 
 def check_settings(settings: ClosedFormSettings) -> None:
@@ -140,7 +169,8 @@ def forget_closed_form(
     halves = collect_moments(model, concepts, preserve, settings.imagined_words, pairs, dtype, device)
     tick(1, 4, {})
     directions = _directions(model, pairs, settings, size)
-    factors, figures = solve_factors(model, halves, settings, lambda figures: tick(2, 4, figures), directions)
+    limited = replace(settings, rank=settings.rank * len(concepts))
+    factors, figures = solve_factors(model, halves, limited, lambda figures: tick(2, 4, figures), directions)
     figures["seconds"] = time.perf_counter() - started
     tick(4, 4, figures)
     described = {"method": "closed form", **asdict(settings)}

@@ -58,8 +58,10 @@ class DiffusersModel:
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
         return self._text.phrase_tokens(phrase)
 
-    def encode(self, prompts: list[str], words: Sequence[Word | None] | None = None) -> list[EncodedPrompt]:
-        return self._text.encode(prompts, words, self.device)
+    def encode(
+        self, prompts: list[str], words: Sequence[Word | None] | None = None, padding: int | None = None
+    ) -> list[EncodedPrompt]:
+        return self._text.encode(prompts, words, self.device, padding)
 
     def token_embeddings(self) -> dict[str, torch.Tensor]:
         return self._text.tables()

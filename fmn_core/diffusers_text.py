@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .errors import ForgetError
-from .tokens import CHUNK, PLACEHOLDER, EncodedPrompt, Vocabulary, Word, strip_special, vector_id
+from .tokens import CHUNK, PLACEHOLDER, EncodedPrompt, Vocabulary, Word, first_end, strip_special, vector_id
 
 _BATCH = 16
 _BODY = CHUNK - 2
@@ -112,7 +112,9 @@ class DiffusersText:
 
     # --- contexts ---
 
-    def encode(self, prompts: list[str], words: Sequence[Word | None] | None, device: Any) -> list[EncodedPrompt]:
+    def encode(
+        self, prompts: list[str], words: Sequence[Word | None] | None, device: Any, padding: int | None = None
+    ) -> list[EncodedPrompt]:
         """See ForgetModel.encode; the pooled embedding comes with it where there are two encoders."""
         words = words or [None] * len(prompts)
         learned = any(v.requires_grad for w in words if w for v in w.values()) and torch.is_grad_enabled()
@@ -120,28 +122,38 @@ class DiffusersText:
         with torch.inference_mode(False), torch.set_grad_enabled(learned):
             for i in range(0, len(prompts), _BATCH):
                 part = [self._tokenize(p, w) for p, w in zip(prompts[i : i + _BATCH], words[i : i + _BATCH])]
-                for prompt, tokens, (context, pooled) in zip(prompts[i:], part, self._contexts(part, device)):
+                for prompt, tokens, (context, pooled) in zip(prompts[i:], part, self._contexts(part, device, padding)):
                     ids = {name: t.chunks for name, t in tokens.items()}
                     encoded.append(EncodedPrompt(prompt, ids, context, pooled))
         return encoded
 
-    def _contexts(self, batch: list[dict[str, _Tokens]], device: Any) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-        """Context (chunks * 77, dim) and pooled (1, dim) of each prompt; the pooled one is that of its first chunk."""
+    def _contexts(
+        self, batch: list[dict[str, _Tokens]], device: Any, padding: int | None
+    ) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Context (chunks * 77, dim), or its first rows, and pooled (1, dim) of each prompt; the pooled one is that of its first chunk."""
         sizes = [len(next(iter(t.values())).chunks) for t in batch]
-        runs = {name: self._run(name, [t[name] for t in batch], device) for name in self._encoders}
+        rows = self._rows(batch, padding) if max(sizes) == 1 else CHUNK
+        runs = {name: self._run(name, [t[name] for t in batch], device, rows) for name in self._encoders}
         names = ("l", "g") if self.joined else tuple(runs)
         states = torch.cat([runs[name][0] for name in names], -1).split(sizes)
         pooled = runs["g"][1].split(sizes) if self.joined else [None] * len(batch)
         return [(s.flatten(0, 1), None if p is None else p[:1]) for s, p in zip(states, pooled)]
 
-    def _run(self, name: str, batch: list[_Tokens], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states (B, 77, width) and the pooled output of one encoder, float32 on the CPU.
+    def _rows(self, batch: list[dict[str, _Tokens]], padding: int | None) -> int:
+        """How many rows hold all of some one-chunk prompts and this much padding."""
+        if padding is None:
+            return CHUNK
+        ends = [first_end(chunk, self.vocabulary) for t in batch for part in t.values() for chunk in part.chunks]
+        return min(CHUNK, max(ends) + 1 + padding)
+
+    def _run(self, name: str, batch: list[_Tokens], device: Any, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first hidden states (B, rows, width) and the pooled output of one encoder, float32 on the CPU.
 
         SD 1.x and 2.x use the last hidden state after the final layer norm (diffusers stores SD 2.x's encoder without its
         unused last layer), SDXL the last but one before it.
         """
         encoder = self._encoders[name]
-        ids = torch.tensor([chunk for t in batch for chunk in t.chunks])
+        ids = torch.tensor([chunk[:rows] for t in batch for chunk in t.chunks])
         vectors = {i: v for t in batch for i, v in t.vectors.items()}
         with _vectors_in_place(encoder.table, ids, vectors):
             out = encoder.module(ids.where(ids >= 0, _STAND_IN).to(device), output_hidden_states=self.joined)

@@ -32,10 +32,14 @@ class TextModel(Protocol):
         """Token ids of a phrase per text encoder, without start, end and padding."""
         ...
 
-    def encode(self, prompts: list[str], words: Sequence[Word | None] | None = None) -> list[EncodedPrompt]:
+    def encode(
+        self, prompts: list[str], words: Sequence[Word | None] | None = None, padding: int | None = None
+    ) -> list[EncodedPrompt]:
         """Encodes prompts one by one, with the model's own text encoder, contexts in float32 on the CPU.
 
-        `words[i]` stands wherever prompt i has PLACEHOLDER. Where its vectors want gradients, contexts carry them.
+        `words[i]` stands wherever prompt i has PLACEHOLDER. Where its vectors want gradients, contexts carry them. `padding`: how
+        many rows of padding are wanted at least; contexts may end after them, which saves most of the work, and have no pooled
+        embedding. The rows are the same: a causal encoder's rows do not depend on later ones.
         """
         ...
 

@@ -31,23 +31,37 @@ class Moments:
         cc, tc, tt, pp, nn = torch.zeros(5, dim, dim, dtype=dtype, device=device)
         return cls(cc, tc, tt, pp, torch.zeros(dim, dtype=dtype, device=device), nn)
 
-    def add_pair(self, source: torch.Tensor, target: torch.Tensor, named: torch.Tensor | None = None) -> None:
-        """Adds rows of a prompt (n, dim) and where each should go; `named`: its rows that name the concept."""
-        source, target = source.to(self.cc), target.to(self.cc)
+    def add_pair(
+        self,
+        source: torch.Tensor,
+        target: torch.Tensor,
+        named: torch.Tensor | None = None,
+        weight: torch.Tensor | None = None,
+        named_weight: torch.Tensor | None = None,
+    ) -> None:
+        """Adds rows of a prompt (n, dim) and where each should go; `named`: its rows that name the concept.
+
+        `weight`, `named_weight` (n,): for how many rows each stands, 1 if not given; they sum to a whole number.
+        """
+        count = len(source) if weight is None else round(float(weight.sum()))
+        source, target = _weighted(source, weight).to(self.cc), _weighted(target, weight).to(self.cc)
         self.cc += source.T @ source
         self.tc += target.T @ source
         self.tt += target.T @ target
         if named is not None:
-            named = named.to(self.cc)
-            self.named += named.sum(0)
-            self.nn += named.T @ named
-            self.names += len(named)
-        self.sources += len(source)
+            weight = torch.ones(len(named)) if named_weight is None else named_weight
+            named, weight = named.to(self.cc), weight.to(self.cc)
+            self.named += weight @ named
+            self.nn += (named * weight[:, None]).T @ named
+            self.names += round(float(weight.sum()))
+        self.sources += count
 
-    def add_preserved(self, rows: torch.Tensor) -> None:
-        rows = rows.to(self.pp)
+    def add_preserved(self, rows: torch.Tensor, weight: torch.Tensor | None = None) -> None:
+        """Adds rows (n, dim) to keep; `weight` as in add_pair."""
+        count = len(rows) if weight is None else round(float(weight.sum()))
+        rows = _weighted(rows, weight).to(self.pp)
         self.pp += rows.T @ rows
-        self.preserved += len(rows)
+        self.preserved += count
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(
@@ -99,6 +113,10 @@ class Moments:
     def drift(self, edit: torch.Tensor, metric: torch.Tensor) -> float:
         """|dW P| / |W P| with dW = W E and metric = W^T W: how far preserve prompts moved."""
         return ratio(float((edit @ self.pp @ edit.T * metric).sum()), float((self.pp * metric).sum()))
+
+
+def _weighted(rows: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    return rows if weight is None else rows * weight[:, None].sqrt()
 
 
 def ratio(square: float, reference: float) -> float:

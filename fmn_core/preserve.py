@@ -13,7 +13,7 @@ from .tokens import PLACEHOLDER, EncodedPrompt
 NAME_WORDS = 3
 TEMPLATES_PER_NAME = 8
 # Words that nobody listed are kept too, through words that nobody ever said: see imagined_words.
-IMAGINED_WORDS = 400
+IMAGINED_WORDS = 280
 _ROWS_PER_DRAW = 4096
 
 
@@ -56,11 +56,13 @@ def imagined_words(model: TextModel, count: int, seed: int = 0) -> list[Name]:
     return [Name(PLACEHOLDER, {name: d[i : i + 1] for name, d in draws.items()}) for i in range(count)]
 
 
-def encode_imagined(model: TextModel, concepts: list[Concept], count: int = IMAGINED_WORDS) -> list[EncodedPrompt]:
-    """Imagined words in the concepts' templates, in turn."""
+def encode_imagined(
+    model: TextModel, concepts: list[Concept], count: int = IMAGINED_WORDS, padding: int | None = None
+) -> list[EncodedPrompt]:
+    """Imagined words in the concepts' templates, in turn; `padding` as in TextModel.encode."""
     chosen, names = spread_templates(concepts), imagined_words(model, count)
     texts = [chosen[k % len(chosen)].format(name.text) for k, name in enumerate(names)]
-    return model.encode(texts, [name.word for name in names])
+    return model.encode(texts, [name.word for name in names], padding)
 
 
 def without_concepts(model: TextModel, concepts: list[Concept], prompts: list[str]) -> list[str]:

@@ -79,7 +79,7 @@ def name_columns(model: TextModel, prompt: EncodedPrompt, name: Name, end_token:
             f"Expected prompts of at most 75 tokens, got a longer one: {prompt.text[:60]!r}... Shorten the phrase or the template."
         )
     ids = {encoder: [tokens] for encoder, tokens in name_tokens(model, name).items()}
-    columns = concept_columns(prompt.tokens, ids, model.vocabulary, end_token)
+    columns = [c for c in concept_columns(prompt.tokens, ids, model.vocabulary, end_token) if c < len(prompt.context)]
     if not columns:
         raise ForgetError(
             f"Phrase {name.text!r} was not found in the prompt {prompt.text!r}. Put spaces around {{}} in the template."
@@ -96,13 +96,14 @@ def steered_pair(
     at its place in the empty prompt. Else every token after the phrase goes to its counterpart in the target prompt, which
     stands as many places earlier as the target's name is shorter. Phrase tokens go to the target's name, last to last, or
     to zero where it has none (the ablated prompt). Tokens before the phrase are equal in both prompts, because the encoder is
-    causal, and are left out.
+    causal, and are left out. Rows of padding that a context left out are like its last.
     """
     c, a = prompt.context, target.context
     if how == ZERO:
         return c[columns], torch.zeros_like(c[columns])
     if how == EMPTY:
-        return c[columns[0] :], a[columns[0] : len(c)]
+        rows = torch.arange(columns[0], len(c))
+        return c[rows], a[rows.clamp_max(len(a) - 1)]
     source, aim, shift = [], [], 0
     for j in range(columns[0], c.shape[0]):
         source.append(c[j])

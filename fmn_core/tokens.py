@@ -23,7 +23,7 @@ class EncodedPrompt:
     """A prompt as the model sees it.
 
     `tokens`: per text encoder, per chunk of 77, the token ids. Textual-inversion vectors have negative ids, see vector_id.
-    `context`: (chunks * 77, dim) text conditioning; encoders joined on channels, as SDXL does.
+    `context`: (chunks * 77, dim) text conditioning, or its first rows; encoders joined on channels, as SDXL does.
     `pooled`: the pooled embedding of the encoder, where the model wants one.
     """
 
@@ -77,6 +77,22 @@ def find_subsequence(haystack: list[int], needle: list[int]) -> list[int]:
         else:
             i += 1
     return found
+
+
+def first_end(chunk: list[int], vocabulary: Vocabulary) -> int:
+    """The place of the end token in a chunk; its length where there is none."""
+    return chunk.index(vocabulary.end) if vocabulary.end in chunk else len(chunk)
+
+
+def row_weights(prompt: EncodedPrompt, vocabulary: Vocabulary) -> torch.Tensor:
+    """For how many rows of the whole context each row of one that may end early stands (l,): 1, and for padding its share of all padding."""
+    chunks = next(iter(prompt.tokens.values()))
+    rows, whole = len(prompt.context), sum(len(chunk) for chunk in chunks)
+    weight = torch.ones(rows)
+    if rows < whole:
+        padding = max(first_end(chunks[0], vocabulary) for chunks in prompt.tokens.values()) + 1
+        weight[padding:] = (whole - padding) / (rows - padding)
+    return weight
 
 
 def concept_columns(

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from ..fmn_core.errors import ForgetError
-from ..fmn_core.tokens import CHUNK, PLACEHOLDER, EncodedPrompt, Vocabulary, Word, strip_special, vector_id
+from ..fmn_core.tokens import CHUNK, PLACEHOLDER, EncodedPrompt, Vocabulary, Word, first_end, strip_special, vector_id
 from . import connected, host
 from .prompt_embeddings import check_embeddings
 
-_BATCH = 16
+_BATCH = 64
 # Single tokens of every CLIP vocabulary; one that a prompt does not hold stands in for a vector while it is tokenised.
 _MARKERS = "*~^|"
 
@@ -56,19 +56,28 @@ class ComfyText:
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
         return {name: strip_special(chunks, self.vocabulary) for name, chunks in self.tokenize(phrase).items()}
 
-    def encode(self, prompts: list[str], words: Sequence[Word | None] | None = None) -> list[EncodedPrompt]:
+    def encode(
+        self, prompts: list[str], words: Sequence[Word | None] | None = None, padding: int | None = None
+    ) -> list[EncodedPrompt]:
         tokens = [self._tokens(p, w) for p, w in zip(prompts, words or [None] * len(prompts))]
         learned = any(v.requires_grad for w in words or () if w for v in w.values()) and torch.is_grad_enabled()
         single = all(len(chunks) == 1 for t in tokens for chunks in t.values())
-        if not single or self.wants_pooled():
+        if not single or (self.wants_pooled() and padding is None):
             return [self._encode_one(p, t, learned) for p, t in zip(prompts, tokens)]
         # The host encodes the chunks of a long prompt as a batch and joins them: so one call serves many prompts.
-        contexts = []
-        for i in range(0, len(tokens), _BATCH):
-            part = tokens[i : i + _BATCH]
-            joined = {name: [chunk for t in part for chunk in t[name]] for name in part[0]}
-            contexts += self._run_encoder(joined, learned)[0][0].split(CHUNK)
-        return [EncodedPrompt(p, token_ids(t), c) for p, t, c in zip(prompts, tokens, contexts)]
+        ends = [self._end(t) for t in tokens]
+        order = sorted(range(len(tokens)), key=lambda i: ends[i]) if padding is not None else range(len(tokens))
+        contexts: dict[int, torch.Tensor] = {}
+        for part in (order[i : i + _BATCH] for i in range(0, len(order), _BATCH)):
+            joined = {name: [chunk for i in part for chunk in tokens[i][name]] for name in tokens[part[0]]}
+            rows = CHUNK if padding is None else min(CHUNK, ends[part[-1]] + 1 + padding)
+            with host.first_rows(self.clip, rows):
+                contexts |= zip(part, self._run_encoder(joined, learned)[0][0].split(rows))
+        return [EncodedPrompt(p, token_ids(t), contexts[i]) for i, (p, t) in enumerate(zip(prompts, tokens))]
+
+    def _end(self, tokens: Any) -> int:
+        """The last place where one of the encoders has the end token of a one-chunk prompt."""
+        return max(first_end(chunk, self.vocabulary) for chunks in token_ids(tokens).values() for chunk in chunks)
 
     def _encode_one(self, prompt: str, tokens: Any, learned: bool) -> EncodedPrompt:
         context, pooled = self._run_encoder(tokens, learned)

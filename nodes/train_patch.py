@@ -72,10 +72,10 @@ def _gradient_inputs() -> list[Any]:
         ),
         io.Int.Input(
             "rank",
-            default=32,
+            default=16,
             min=1,
             max=256,
-            tooltip="LoRA rank. Closed form: the upper bound; the smallest rank that suffices is used.",
+            tooltip="LoRA rank. Closed form: the upper bound for each concept; the smallest rank that suffices is used.",
         ),
         io.Combo.Input(
             "train",

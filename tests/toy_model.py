@@ -45,7 +45,7 @@ class ToyModel:
     def token_embeddings(self) -> dict[str, torch.Tensor]:
         return {"l": self.table}
 
-    def encode(self, prompts: list[str], words=None) -> list[EncodedPrompt]:
+    def encode(self, prompts: list[str], words=None, padding=None) -> list[EncodedPrompt]:
         encoded = []
         for text, word in zip(prompts, words or [None] * len(prompts)):
             vectors = torch.zeros(0, self.dim) if word is None else word["l"]
@@ -57,7 +57,8 @@ class ToyModel:
             x = x + self.position
             past = x.cumsum(0) / torch.arange(1, CHUNK + 1)[:, None]
             context = torch.nn.functional.layer_norm(x + torch.tanh(past @ self.mix) * 2, (self.dim,)) * 3
-            encoded.append(EncodedPrompt(text, {"l": [ids]}, context))
+            rows = CHUNK if padding is None else min(CHUNK, ids.index(END) + 1 + padding)
+            encoded.append(EncodedPrompt(text, {"l": [ids]}, context[:rows]))
         return encoded
 
     def cross_attention(self) -> list[CrossAttention]:

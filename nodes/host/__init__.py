@@ -32,6 +32,7 @@ from .miniature import (
 from .models import (
     diffusers_names,
     effective_weights,
+    first_rows,
     key_weights,
     load,
     quantisation,
@@ -80,6 +81,7 @@ __all__ = [
     "embedding_files",
     "embedding_path",
     "embedding_root",
+    "first_rows",
     "forget_file_lists",
     "gradients",
     "key_weights",

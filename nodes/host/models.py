@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import comfy.lora
@@ -100,6 +101,25 @@ def key_weights(patcher: Any) -> list[torch.Tensor]:
 def token_embedding(clip: Any, encoder: str) -> torch.nn.Module:
     """The token embedding of one of a CLIP's text encoders, by the name that its tokenizer has ("l", "g", "h")."""
     return getattr(clip.cond_stage_model, f"clip_{encoder}").transformer.get_input_embeddings()
+
+
+@contextlib.contextmanager
+def first_rows(clip: Any, rows: int):
+    """A CLIP's text encoders stop after so many rows of each chunk; what these hold does not change, as the encoders are causal."""
+
+    def shorten(module, args, kwargs):
+        mask = kwargs.get("mask")
+        return (args[0][:, :rows], *args[1:]), {**kwargs, "mask": mask[..., :rows, :rows] if mask is not None else None}
+
+    model, handles = clip.cond_stage_model, []
+    for name in clip.tokenize(""):
+        encoder = getattr(model, f"clip_{name}").transformer.text_model.encoder
+        handles.append(encoder.register_forward_pre_hook(shorten, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def standard_tokenizer() -> Any:

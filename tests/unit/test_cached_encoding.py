@@ -16,9 +16,9 @@ class Counting(ToyModel):
         super().__init__(**kwargs)
         self.pooled, self.encoded = pooled, []
 
-    def encode(self, prompts, words=None):
+    def encode(self, prompts, words=None, padding=None):
         self.encoded += prompts
-        found = super().encode(prompts, words)
+        found = super().encode(prompts, words, padding)
         for prompt, e in zip(prompts, found):
             e.pooled = e.context[-1:] * 2 if self.pooled else None
             if prompt == PROMPTS[3]:

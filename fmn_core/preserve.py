@@ -13,7 +13,7 @@ from .tokens import PLACEHOLDER, EncodedPrompt
 NAME_WORDS = 3
 TEMPLATES_PER_NAME = 8
 # Words that nobody listed are kept too, through words that nobody ever said: see imagined_words.
-IMAGINED_WORDS = 280
+IMAGINED_WORDS = 200
 _ROWS_PER_DRAW = 4096
 
 

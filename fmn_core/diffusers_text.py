@@ -124,7 +124,8 @@ class DiffusersText:
                 part = [self._tokenize(p, w) for p, w in zip(prompts[i : i + _BATCH], words[i : i + _BATCH])]
                 for prompt, tokens, (context, pooled) in zip(prompts[i:], part, self._contexts(part, device, padding)):
                     ids = {name: t.chunks for name, t in tokens.items()}
-                    encoded.append(EncodedPrompt(prompt, ids, context, pooled))
+                    own = context if len(context) > CHUNK else context[: self._rows([tokens], padding)]
+                    encoded.append(EncodedPrompt(prompt, ids, own, pooled))
         return encoded
 
     def _contexts(

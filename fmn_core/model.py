@@ -38,7 +38,7 @@ class TextModel(Protocol):
         """Encodes prompts one by one, with the model's own text encoder, contexts in float32 on the CPU.
 
         `words[i]` stands wherever prompt i has PLACEHOLDER. Where its vectors want gradients, contexts carry them. `padding`: how
-        many rows of padding are wanted at least; contexts may end after them, which saves most of the work, and have no pooled
+        many rows of padding are wanted at least; contexts of one chunk end after them, which saves most of the work, and may have no pooled
         embedding. The rows are the same: a causal encoder's rows do not depend on later ones.
         """
         ...

@@ -70,9 +70,10 @@ class ComfyText:
         contexts: dict[int, torch.Tensor] = {}
         for part in (order[i : i + _BATCH] for i in range(0, len(order), _BATCH)):
             joined = {name: [chunk for i in part for chunk in tokens[i][name]] for name in tokens[part[0]]}
-            rows = CHUNK if padding is None else min(CHUNK, ends[part[-1]] + 1 + padding)
-            with host.first_rows(self.clip, rows):
-                contexts |= zip(part, self._run_encoder(joined, learned)[0][0].split(rows))
+            rows = [CHUNK if padding is None else min(CHUNK, ends[i] + 1 + padding) for i in part]
+            with host.first_rows(self.clip, max(rows)):
+                made = self._run_encoder(joined, learned)[0][0].split(max(rows))
+            contexts |= {i: context[:own] for i, context, own in zip(part, made, rows)}
         return [EncodedPrompt(p, token_ids(t), contexts[i]) for i, (p, t) in enumerate(zip(prompts, tokens))]
 
     def _end(self, tokens: Any) -> int:

@@ -25,6 +25,7 @@ from mini_sd.concepts import CONCEPT_NAMES
 COLUMNS = (
     "method", "model", "device", "dtype", "concepts", "seconds", "peak_mb", "forget_after", "keep_drop", "patch_bytes", "note",
 )  # fmt: skip
+WARM_CLIP = "closed form, a second concept on the same CLIP"
 CLOSED_FORM, PUBLISHED = "closed form", "published loop, 35 x 2e-6"
 # The one rate at which the published loop forgets on the miniature, see bench/results/forget.md; its users search for it.
 EQUAL_RATE = 6e-5
@@ -43,37 +44,41 @@ def miniature_methods(quick: bool) -> list[tuple[str, Method, int, int]]:
     rows = [
         ("one sampling step with guidance", inference, 1, repeats),
         (CLOSED_FORM, closed_form(), 1, repeats),
-        ("closed form, a second concept on the same CLIP", closed_form(warm=True), 1, repeats),
+        (WARM_CLIP, closed_form(warm=True), 1, repeats),
+        ("closed form, the other concepts listed", closed_form(listed=True), 1, repeats),
         ("closed form, float32", closed_form(precision="float32 on the model's device"), 1, repeats),
         ("re-steering", by_gradient(), 1, 1 if quick else repeats),
         ("re-steering, checkpointing", by_gradient(checkpointing=True), 1, 1),
         (PUBLISHED, published(), 1, 1 if quick else repeats),
         (f"published loop, 35 x {EQUAL_RATE:g}", published(learning_rate=EQUAL_RATE), 1, 1),
         ("TrainLoraNode, 100 steps", train_lora_node(100, 100), 1, 1),
-        (CLOSED_FORM, closed_form(), 10, 1),
+        ("closed form, the other concepts listed", closed_form(listed=True), 10, 1),
     ]
     if not quick:
-        rows += [(CLOSED_FORM, closed_form(), 100, 1), (PUBLISHED, published(), 10, 1)]
+        rows += [
+            (CLOSED_FORM, closed_form(), 10, 1),
+            (CLOSED_FORM, closed_form(), 100, 1),
+            (PUBLISHED, published(), 10, 1),
+        ]
         rows += [("re-steering", by_gradient(), 10, 1)]
     return rows
 
 
 def shape_methods(quick: bool, model: str) -> list[tuple[str, Method, int, int]]:
+    """On a CPU, trainings of SD 1.5 alone: the others take hours, or more memory than there is."""
     rows = [
         ("one sampling step with guidance", inference, 1, 1),
-        (CLOSED_FORM, closed_form(), 1, 1 if quick else 3),
-        ("closed form, a second concept on the same CLIP", closed_form(warm=True), 1, 1),
+        (CLOSED_FORM, closed_form(), 1, 1 if quick or model != "SD 1.5" else 3),
     ]
-    if model != "SDXL" or torch.cuda.is_available():
-        rows.append((PUBLISHED, published(steps=2), 1, 1))
-    if not quick:
-        rows += [
-            ("re-steering", by_gradient(steps=2), 1, 1),
-            ("re-steering, checkpointing", by_gradient(steps=2, checkpointing=True), 1, 1),
-            (CLOSED_FORM, closed_form(), 10, 1),
-        ]
-        if model == "SD 1.5":
-            rows += [("TrainLoraNode, 100 steps", train_lora_node(2, 100), 1, 1), (CLOSED_FORM, closed_form(), 100, 1)]
+    if model == "SD 1.5" or torch.cuda.is_available():
+        rows += [(WARM_CLIP, closed_form(warm=True), 1, 1), (PUBLISHED, published(steps=2), 1, 1)]
+        if not quick:
+            rows += [
+                ("re-steering", by_gradient(steps=2), 1, 1),
+                ("re-steering, checkpointing", by_gradient(steps=2, checkpointing=True), 1, 1),
+                ("TrainLoraNode, 100 steps", train_lora_node(2, 100), 1, 1),
+                (CLOSED_FORM, closed_form(), 10, 1),
+            ]
     return rows
 
 
@@ -82,10 +87,18 @@ def looked_at(world: World, names: list[str], model: Any, quick: bool) -> dict[s
     others = [n for n in other_concepts(names[0]) if n not in names]
     found = []
     for number, name in enumerate(names):
-        evaluation = Evaluation(world, name, others if number == 0 else [], quick or len(names) > 1, per_other=2)
+        evaluation = Evaluation(
+            world, name, others if number == 0 else [], quick or len(names) > 1, per_other=1 if quick else 2
+        )
         found.append(evaluation.measure(model))
     forgotten = sum(f["forget_after"] for f in found) / len(found)
     return {"forget_after": round(forgotten, 4), "keep_drop": found[0]["keep_drop"]}
+
+
+def wanted(name: str, count: int, quick: bool) -> bool:
+    """Whether a method's pictures are looked at; in a quick run, only of those whose patches differ in more than rounding."""
+    alike = ("one sampling step", "second concept", "float32", "checkpointing")
+    return count <= (1 if quick else 10) and not (quick and any(text in name for text in alike))
 
 
 def rows_of(subject: Pack, model: str, methods: list[tuple[str, Method, int, int]], quick: bool) -> list[dict]:
@@ -98,7 +111,7 @@ def rows_of(subject: Pack, model: str, methods: list[tuple[str, Method, int, int
                 continue
             with method(subject, names_of(count)) as run:
                 runs.setdefault((name, count), []).append(run)
-                if repeat == 0 and isinstance(subject, World) and run.model is not None and count <= 10:
+                if repeat == 0 and isinstance(subject, World) and run.model is not None and wanted(name, count, quick):
                     figures[name, count] = looked_at(subject, names_of(count), run.model, quick)
                 run.model = None
             print(
@@ -135,7 +148,7 @@ def write_page(found: dict[str, Any]) -> None:
     lines = "\n".join(f"- {line}" for line in ratios(found["rows"]) + found["notes"])
     (RESULTS / "speed.md").write_text(f"""# Seconds, megabytes, kilobytes
 
-Made by `python -m bench.speed` on {found["machine"]}, {time.strftime("%Y-%m-%d")}. One process; repeats of the methods in turn, medians.
+Made by `python -m bench.speed` on {found["machine"]}, {time.strftime("%Y-%m-%d")}. One process a model; repeats of the methods in turn, medians.
 seconds: everything after the model is loaded. peak_mb: the most memory in use meanwhile, the model included (resident memory on a CPU,
 CUDA memory on a GPU). forget_after, keep_drop: as in [forget.md](forget.md), on the miniature. Full-size models have random weights:
 times and memory only. patch_bytes: the file; of the published loop a whole UNet in fp16. The published loop cannot be
@@ -158,8 +171,27 @@ def main() -> None:
     parser.add_argument(
         "--dtype", choices=("auto", "fp32", "fp16", "bf16"), default="auto", help="of the UNet's weights"
     )
+    parser.add_argument("--merge", type=Path, nargs="+", help="JSON files of runs with --models, in place of measuring")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    found = merged(args.merge) if args.merge else measured_models(args)
+    print(markdown_table([{k: "" if v is None else v for k, v in r.items()} for r in found["rows"]], COLUMNS))
+    print("\n".join(ratios(found["rows"]) + found["notes"]))
+    if args.merge or not (args.quick or args.models):
+        plot_growth(found["growth"], RESULTS / "speed.png")
+        write_page(found)
+
+
+def merged(files: list[Path]) -> dict[str, Any]:
+    """One result of runs with some of the models each."""
+    parts = [json.loads(f.read_text()) for f in files]
+    growth = next((p["growth"] for p in parts if p["growth"]), {})
+    every = {key: [item for p in parts for item in p[key]] for key in ("rows", "notes")}
+    return {**parts[0], **every, "growth": growth}
+
+
+def measured_models(args: argparse.Namespace) -> dict[str, Any]:
+    """Everything asked for, model by model; what is measured is in the JSON file already when a later model fails."""
     chosen = args.models.split(",") if args.models else [MINIATURE, *(SHAPES[:1] if args.quick else SHAPES)]
     found: dict[str, Any] = {"machine": machine(), "rows": [], "notes": [], "growth": {}}
     for model in chosen:
@@ -171,11 +203,7 @@ def main() -> None:
                 found["growth"] = {} if args.quick else growth(subject)
         if args.json:
             args.json.write_text(json.dumps(found, indent=1) + "\n")
-    print(markdown_table([{k: "" if v is None else v for k, v in r.items()} for r in found["rows"]], COLUMNS))
-    print("\n".join(ratios(found["rows"]) + found["notes"]))
-    if not (args.quick or args.models):
-        plot_growth(found["growth"], RESULTS / "speed.png")
-        write_page(found)
+    return found
 
 
 if __name__ == "__main__":

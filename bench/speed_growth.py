@@ -46,7 +46,7 @@ def sampling_ratio(world: World) -> str:
 def import_seconds() -> str:
     """Time to import the pack into a host that is running."""
     code = (
-        "import time; from mini_sd import comfy_host; comfy_host.activate(); import nodes, comfy.sd, comfy_api.latest, server; "
+        "import time; from mini_sd import comfy_host; comfy_host.activate(); import nodes, aiohttp, comfy.sd, comfy_api.latest; "
         "t = time.perf_counter(); comfy_host.load_pack(); print(time.perf_counter() - t)"
     )
     times = []

@@ -52,13 +52,13 @@ def _patched(subject: Pack, patch: Any, cost: Cost, note: str = "") -> Run:
     return Run(cost, size, model, note)
 
 
-def closed_form(warm: bool = False, **settings) -> Method:
-    """The default of Train Forget Patch. `warm`: on a CLIP that has made a patch of another concept before."""
+def closed_form(warm: bool = False, listed: bool = False, **settings) -> Method:
+    """The default of Train Forget Patch. `warm`: on a CLIP that has made a patch of another concept before; `listed`: with the other concepts to preserve."""
 
     @contextlib.contextmanager
     def method(subject: Pack, names: list[str]) -> Iterator[Run]:
         core, adapter = subject.core("closed_form"), subject.adapter()
-        chosen = core.ClosedFormSettings(preserve_prompts=[] if warm else preserved(subject, names), **settings)
+        chosen = core.ClosedFormSettings(preserve_prompts=preserved(subject, names) if listed else [], **settings)
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode(False):
             if warm:
                 cache = subject.core("cache").Cache(Path(folder), 2**33)
@@ -142,19 +142,18 @@ def train_lora_node(steps: int, charged: int) -> Method:
         adapter, [concept] = subject.adapter(), concepts_of(subject, subject.adapter(), names)
         ablated = subject.core("targets").ablated
         side, texts = adapter.native_latent_size(), concept.templates[::14]
-        latents = torch.cat([_drawn(subject, ablated(t), side) for t in texts])
+        latents = [{"samples": _drawn(subject, ablated(t), side)} for t in texts]
         with torch.inference_mode():
-            conds = [
-                subject.clip.encode_from_tokens_scheduled(subject.clip.tokenize(t.format(names[0]))) for t in texts
-            ]
+            tokens = [subject.clip.tokenize(t.format(names[0])) for t in texts]
+            conds = [subject.clip.encode_from_tokens_scheduled(t) for t in tokens]
         wanted = {
-            "model": subject.model, "latents": {"samples": latents}, "positive": [c for cond in conds for c in cond], "batch_size": 1,
-            "steps": steps, "grad_accumulation_steps": 1, "learning_rate": 5e-4, "rank": 8, "optimizer": "AdamW", "loss_function": "MSE",
-            "seed": 0, "training_dtype": "fp32", "lora_dtype": "fp32", "algorithm": "LoRA", "gradient_checkpointing": False,
-            "existing_lora": "[None]",
+            "model": subject.model, "batch_size": 1, "steps": steps, "grad_accumulation_steps": 1, "learning_rate": 5e-4, "rank": 8,
+            "optimizer": "AdamW", "loss_function": "MSE", "seed": 0, "training_dtype": "fp32", "lora_dtype": "fp32", "algorithm": "LoRA",
+            "gradient_checkpointing": False, "existing_lora": "[None]",
         }  # fmt: skip
+        given = {"latents": latents, "positive": conds, **{name: [value] for name, value in wanted.items()}}
         with measured() as cost:
-            lora = TrainLoraNode.execute(**{name: [value] for name, value in wanted.items()}).args[1]
+            lora = TrainLoraNode.execute(**given).args[1]
         size = sum(w.numel() * 2 for w in lora.values())
         model = LoraModelLoader.execute(subject.model, lora, 1.0).args[0]
         note = "" if steps == charged else f"{charged} steps extrapolated from {steps}"

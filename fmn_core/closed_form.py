@@ -27,7 +27,7 @@ from .weight_choice import AUTO, check_condition, choose_weights
 PROJECTIONS = {"values": ("to_v",), "keys": ("to_k",), "keys and values": ("to_k", "to_v")}
 # Rows of padding that are encoded of most prompts; they stand for all of it, which is much alike. One prompt in WHOLE is encoded
 # to its last row, so that the solve meets padding of every place.
-PADDING, WHOLE = 1, 13
+PADDING, WHOLE = 1, 19
 PRECISIONS = {"float64 on the CPU": torch.float64, "float32 on the model's device": torch.float32}
 
 

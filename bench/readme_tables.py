@@ -1,6 +1,6 @@
 """Writes the README's tables from the results of the bench: python -m bench.readme_tables
 
-Reads bench/results/forget.json, correction.json, method.json and patches.json; nothing in the tables is typed by hand.
+Reads bench/results/forget.json, correction.json, method.json, patches.json and speed.json; nothing in the tables is typed by hand.
 """
 
 from __future__ import annotations
@@ -126,6 +126,29 @@ def patches_table() -> str:
     return table(header, rows)
 
 
+def speed_table() -> str:
+    """Seconds, memory and size by model; what the judge saw on the miniature."""
+    header = ["model", "method", "concepts", "seconds", "peak MB", "still seen", "others lost", "file"]
+
+    def shown(value: float | None, digits: int) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    rows = [
+        [
+            r["model"],
+            r["method"],
+            str(r["concepts"]),
+            f"{r['seconds']:,.1f}{' (extrapolated)' if 'extrapolated' in r['note'] else ''}",
+            f"{r['peak_mb']:,}",
+            shown(r["forget_after"], 2),
+            shown(r["keep_drop"], 3),
+            kilobytes(r["patch_bytes"]),
+        ]
+        for r in load("speed")
+    ]
+    return table(header, rows)
+
+
 def put(text: str, marker: str, content: str) -> str:
     """Puts a table between its markers, after the sentence that may stand before it."""
     start, end = f"<!-- {marker} -->\n", f"<!-- /{marker} -->"
@@ -142,6 +165,7 @@ def main() -> None:
         "correction": correction_table,
         "several": several_table,
         "patches": patches_table,
+        "speed": speed_table,
     }
     for marker, make in made.items():
         if f"<!-- {marker} -->" in text:

@@ -83,6 +83,10 @@ class Draw:
     zeroed: torch.Tensor | None
 
 
+class _SeenEnough(Exception):  # noqa: N818 - no error
+    """Ends a UNet pass of which nothing more is wanted."""
+
+
 class Trainer:
     """Holds one training: trained parts, optimiser and the single random generator everything is drawn from."""
 
@@ -169,8 +173,12 @@ class Trainer:
     def unet_pass(self, draw: Draw) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
         """One UNet pass: the predicted x0, and the (masked) probabilities of the concept's columns in every layer.
 
-        The way back belongs into the context: checkpointed blocks run again there, and need their hooks.
+        The way back belongs into the context: checkpointed blocks run again there, and need their hooks. Where attention alone
+        counts, the pass ends with the last layer's, and the prediction is x.
         """
+        layers = self.model.cross_attention()
+        blocks = self.model.blocks() if self.settings.checkpointing else []
+        cut = self.settings.visual_weight == 0 and not blocks
         collected: list[torch.Tensor] = []
 
         def receive(layer: CrossAttention, probabilities: torch.Tensor) -> None:
@@ -179,11 +187,14 @@ class Trainer:
                 grid = layer_mask(draw.mask, columns.shape[-2], *draw.x.shape[-2:]).to(columns)
                 columns = columns * grid[:, None, :, None]
             collected.append(columns)
+            if cut and len(collected) == len(layers):
+                raise _SeenEnough
 
-        layers = self.model.cross_attention()
-        blocks = self.model.blocks() if self.settings.checkpointing else []
         with injected(self.layers, self.parts), attention_probe(layers, receive), checkpointed(blocks):
-            predicted = self.model.denoise(draw.x, draw.sigma, [draw.prompt]).float()
+            try:
+                predicted = self.model.denoise(draw.x, draw.sigma, [draw.prompt]).float()
+            except _SeenEnough:
+                predicted = draw.x
             yield predicted, collected[: len(layers)]
 
     def losses(self, draw: Draw, predicted: torch.Tensor, columns: list[torch.Tensor]) -> tuple[torch.Tensor, float]:

@@ -14,3 +14,10 @@ def miniature():
     comfy_host.load_pack()
     with torch.inference_mode():
         return sys.modules[f"{comfy_host.PACK_NAME}.nodes.host"].load_miniature()
+
+
+@pytest.fixture
+def as_the_host_runs_nodes():
+    """In inference mode."""
+    with torch.inference_mode():
+        yield

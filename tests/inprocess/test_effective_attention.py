@@ -1,25 +1,17 @@
 """Concept Attention Map sees the attention that sampling would use, whatever other nodes do to it."""
 
-import sys
-
 import pytest
 import torch
+from inprocess.pack import modules_of
 
-from mini_sd import comfy_host
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 
 PROMPT = "a picture of a zebra in noto style"
 
 
 @pytest.fixture(scope="module")
 def pack():
-    comfy_host.load_pack()
-    return lambda name: sys.modules[f"forget_me_not.{name}"]
-
-
-@pytest.fixture(autouse=True)
-def as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
+    return modules_of(("host", "effective_attention", "zero_attention"), ("hooks",))
 
 
 @pytest.fixture
@@ -28,10 +20,10 @@ def seen(pack, miniature):
     model, clip, _ = miniature
 
     def run(model=model, effective=True):
-        adapter = pack("nodes.effective_attention").SampledModel(model, clip)
-        pack("nodes.host").load(adapter.patcher)
+        adapter = pack.effective_attention.SampledModel(model, clip)
+        pack.host.load(adapter.patcher)
         found = {}
-        probe = pack("fmn_core.hooks").attention_probe
+        probe = pack.hooks.attention_probe
         watch = adapter.watch if effective else lambda receive: probe(adapter.cross_attention(), receive)
         noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * 14
         with watch(lambda layer, a: found.update({layer.name: a})):
@@ -48,7 +40,7 @@ def zeroed(pack, miniature):
             "phrase": "zebra", "strength": 1.0, "end_token": "none", "layers": "all", "start_percent": 0.0, "end_percent": 1.0,
             "renormalise": False,
         }  # fmt: skip
-        node = pack("nodes.zero_attention").ZeroConceptAttention
+        node = pack.zero_attention.ZeroConceptAttention
         return node.execute(model=miniature[0], clip=miniature[1], **(inputs | changes)).args[0]
 
     return run

@@ -1,32 +1,20 @@
 """Gated Forget Patch in sampling by the host: prompts stacked into a batch, other hooks, ControlNet."""
 
-import sys
-from types import SimpleNamespace
-
 import pytest
 import torch
+from inprocess.pack import modules_of
 from inprocess.sampling import control_net, sample
 
-from mini_sd import comfy_host
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 
 ZEBRA, HORSE, FOX = (f"a picture of a {name} in noto style" for name in ("zebra", "horse", "fox"))
 
 
 @pytest.fixture(scope="module")
 def pack():
-    comfy_host.load_pack()
     nodes = ("host", "comfy_model", "encode_prompt", "gated_patch")
     core = ("closed_form", "concept", "errors", "patch")
-    return SimpleNamespace(
-        **{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in nodes},
-        **{n: sys.modules[f"forget_me_not.fmn_core.{n}"] for n in core},
-    )
-
-
-@pytest.fixture(autouse=True)
-def as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
+    return modules_of(nodes, core)
 
 
 @pytest.fixture(scope="module")

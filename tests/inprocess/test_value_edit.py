@@ -1,12 +1,10 @@
 """A closed-form edit of values to zero, against Zero Concept Attention; and the closed form's options through their node."""
 
-import sys
-from types import SimpleNamespace
-
 import pytest
 import torch
+from inprocess.pack import modules_of
 
-from mini_sd import comfy_host
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 
 PROMPT = "a picture of a zebra in noto style"
 DEFAULTS = {
@@ -17,19 +15,9 @@ DEFAULTS = {
 
 @pytest.fixture(scope="module")
 def pack():
-    comfy_host.load_pack()
     nodes = ("host", "comfy_model", "zero_attention", "effective_attention", "closed_form_options", "train_patch")
     core = ("moments", "factors", "shrink", "patch", "targets", "errors")
-    return SimpleNamespace(
-        **{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in nodes},
-        **{n: sys.modules[f"forget_me_not.fmn_core.{n}"] for n in core},
-    )
-
-
-@pytest.fixture(autouse=True)
-def as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
+    return modules_of(nodes, core)
 
 
 def prediction(pack, model, clip):

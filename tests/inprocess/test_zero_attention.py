@@ -1,14 +1,14 @@
 """Zero Concept Attention in sampling by the host, against a brute-force attention in float64."""
 
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from inprocess.pack import modules_of
 from inprocess.sampling import control_net, sample
 from inprocess.zero_reference import Stage, reference
 
-from mini_sd import comfy_host
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 
 ZEBRA, HORSE = "a picture of a zebra in noto style", "a picture of a horse in noto style"
 FILL = "a house and a guitar and a banana, " * 12
@@ -16,19 +16,9 @@ FILL = "a house and a guitar and a banana, " * 12
 
 @pytest.fixture(scope="module")
 def pack():
-    comfy_host.load_pack()
     names = ("host", "comfy_model", "zero_attention", "encode_prompt", "concept_columns", "chunk_memory")
     core = ("closed_form", "concept", "errors", "patch")
-    return SimpleNamespace(
-        **{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in names},
-        **{n: sys.modules[f"forget_me_not.fmn_core.{n}"] for n in core},
-    )
-
-
-@pytest.fixture(autouse=True)
-def as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
+    return modules_of(names, core)
 
 
 @pytest.fixture

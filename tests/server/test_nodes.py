@@ -17,6 +17,7 @@ NODES = {
     "FMN_ConceptAttentionMap",
     "FMN_ConceptCorrection",
     "FMN_InvertConcept",
+    "FMN_ClosedFormOptions",
     "FMN_TrainingOptions",
     "FMN_VisualDenoisingPairs",
     "FMN_AttentionMask",

@@ -420,3 +420,24 @@ def test_an_inverted_concept_is_trained_on_through_its_columns(model):
     inverted = Concept([], "object", ["a photo of a {}"], embedding={"l": torch.randn(3, model.dim)})
     [prompt], [columns] = (lambda p: (p.encoded, p.columns))(concept_prompts(model, inverted))
     assert columns == [5, 6, 7, 8] and all(i < 0 for i in prompt.tokens["l"][0][5:8])
+
+
+@pytest.mark.parametrize("train", ["keys and values", "attn2"])
+def test_the_pass_ends_with_the_last_attention_that_counts(model, train):
+    """Nothing behind the last layer's keys runs, and loss and gradients are those of a whole pass."""
+    last = model.cross_attention()[-1].projections["to_out.0"]
+    runs, found = [], []
+    handle = last.register_forward_hook(lambda *_: runs.append(1))
+    for checkpointing in (False, True):  # with checkpointing the pass is whole
+        model.blocks = lambda on=checkpointing: [torch.nn.Identity()] if on else []
+        trainer = Trainer(model, [ZEBRA], LATENTS, GradientSettings(train=train, checkpointing=checkpointing))
+        draw = trainer.draw()
+        runs.clear()
+        with trainer.unet_pass(draw) as (predicted, columns):
+            loss, _ = trainer.losses(draw, predicted, columns)
+            loss.backward()
+        found.append((float(loss), [p.grad.clone() for p in trainer.parameters if p.grad is not None], len(runs)))
+    handle.remove()
+    assert [f[2] for f in found] == [0, 1]
+    assert found[0][0] == found[1][0] and len(found[0][1]) == len(found[1][1]) > 0
+    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1]))

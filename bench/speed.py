@@ -151,8 +151,8 @@ def write_page(found: dict[str, Any]) -> None:
 Made by `python -m bench.speed` on {found["machine"]}, {time.strftime("%Y-%m-%d")}. One process a model; repeats of the methods in turn, medians.
 seconds: everything after the model is loaded. peak_mb: the most memory in use meanwhile, the model included (resident memory on a CPU,
 CUDA memory on a GPU). forget_after, keep_drop: as in [forget.md](forget.md), on the miniature. Full-size models have random weights:
-times and memory only. patch_bytes: the file; of the published loop a whole UNet in fp16. The published loop cannot be
-measured on SDXL here: 2.6 G parameters, gradients and two moments of AdamW in fp32 are 41 GB.
+times and memory only. patch_bytes: the file; of the published loop a whole UNet in fp16. On a
+CPU only SD 1.5 is trained: on SDXL the published loop's parameters, gradients and two moments of AdamW in fp32 are 41 GB.
 
 {markdown_table(rows, COLUMNS)}
 

@@ -83,7 +83,7 @@ def write_page(rows: list[dict]) -> None:
     (RESULTS / "variants.json").write_text(json.dumps(rows, indent=1) + "\n")
     (RESULTS / "variants.md").write_text(f"""# The closed form's choices
 
-Made by `python -m bench.variants` on {machine()}, {time.strftime("%Y-%m-%d")}. One concept at a time, the others listed to be preserved.
+Made by `python -m bench.variants --concepts {",".join(dict.fromkeys(r["concept"] for r in rows))}` on {machine()}, {time.strftime("%Y-%m-%d")}. One concept at a time, the others listed to be preserved.
 forget, synonym: share of pictures in which the judge still sees the concept. keep_drop: share lost by the other concepts (33 pictures).
 attacked: the same share under an embedding as long as the concept's name that was searched on the patched model with its gradients,
 from pictures of the concept (15 steps, batch 4, started at the name), mean of two searches. condition: of the system that is solved.

@@ -41,7 +41,7 @@ def _solve_inputs() -> list:
             default=0,
             min=0,
             max=20,
-            tooltip="Rounds that also forget the inputs which would bring the concept back (RECE). Each costs some keeping.",
+            tooltip="Rounds that also forget the inputs which would bring the concept back (RECE). No proof against a search for others.",
         ),
         io.Combo.Input(
             "precision",

@@ -47,7 +47,7 @@ def _solve_inputs() -> list:
             "precision",
             options=list(PRECISIONS),
             default=next(iter(PRECISIONS)),
-            tooltip="Where the system is solved. float32 on a GPU is faster; the report tells the system's condition.",
+            tooltip="Where the system is solved. float32 is meant for GPUs; the report tells the system's condition.",
         ),
         io.Float.Input(
             "ridge",

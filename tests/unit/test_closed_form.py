@@ -22,6 +22,8 @@ from fmn_core.preserve import (
 from fmn_core.targets import steered_pair
 from fmn_core.weight_choice import DRIFT_PRICE, PRESERVE_WEIGHTS, RIDGES, choose_weights
 
+pytestmark = pytest.mark.usefixtures("whole_prompts")
+
 TEMPLATES = ["a photo of a {} in the park", "a {} on a table", "a drawing of a {} , detailed", "{}"]
 
 
@@ -36,12 +38,6 @@ def rows_of(model, concept, preserve):
         target.append(torch.cat([torch.zeros(1, model.dim), ablated.context[at : 77 - 1]]))
     kept = model.encode(list(dict.fromkeys([*preserve, "", *ablated_texts])))
     return torch.cat(source).double(), torch.cat(target).double(), torch.cat([p.context for p in kept]).double()
-
-
-@pytest.fixture(autouse=True)
-def whole_prompts(monkeypatch):
-    """The toy's padding differs from place to place, and references know every row."""
-    monkeypatch.setattr("fmn_core.closed_form.PADDING", None)
 
 
 @pytest.fixture

@@ -8,13 +8,9 @@ from fmn_core.correction import correct_concept, correction_pairs
 from fmn_core.errors import ForgetError
 from fmn_core.targets import steered_pair
 
+pytestmark = pytest.mark.usefixtures("whole_prompts")
+
 TEMPLATES = ["a photo of a {}", "a {} in the park", "a drawing of a {} on a table", "{}"]
-
-
-@pytest.fixture(autouse=True)
-def whole_prompts(monkeypatch):
-    """The toy's padding differs from place to place, and references know every row."""
-    monkeypatch.setattr("fmn_core.closed_form.PADDING", None)
 
 
 @pytest.fixture

@@ -14,16 +14,10 @@ from fmn_core.patch import Factors, ForgetPatch
 from fmn_core.patch_file import load_patch, save_patch
 from fmn_core.shrink import reduced
 
+pytestmark = pytest.mark.usefixtures("whole_prompts")
+
 TEMPLATES = ["a photo of a {} in the park", "a {} on a table", "a drawing of a {} , detailed", "{}"]
 EXACT = {"rank": 24, "tolerance": 0.0}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def whole_prompts():
-    """The toy's padding differs from place to place, and references know every row."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fmn_core.closed_form.PADDING", None)
-        yield
 
 
 @pytest.fixture(scope="module")

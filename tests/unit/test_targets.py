@@ -8,14 +8,10 @@ from fmn_core.errors import ForgetError
 from fmn_core.merge import pairs_of
 from fmn_core.targets import TARGETS, steered_pair, template_pairs
 
+pytestmark = pytest.mark.usefixtures("whole_prompts")
+
 TEMPLATES = ["a photo of a {} in the park", "a {} on a table"]
 EXACT = {"ridge": 1e-9, "preserve_weight": 1e-9, "rank": 24, "tolerance": 0.0, "imagined_words": 0}
-
-
-@pytest.fixture(autouse=True)
-def whole_prompts(monkeypatch):
-    """The toy's padding differs from place to place, and references know every row."""
-    monkeypatch.setattr("fmn_core.closed_form.PADDING", None)
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def patched(world: World, patch: Any) -> Applied:
 
 def concept_of(world: World, adapter: Any, name: str, synonyms: bool = False) -> Any:
     phrases = "\n".join((name, *BY_NAME[name].synonyms) if synonyms else (name,))
-    kind = "style" if name in STYLE_NAMES else BY_NAME[name].kind
+    kind = "style" if name in STYLE_NAMES else BY_NAME[name].kind if name in BY_NAME else "object"
     return world.core("concept").make_concept(adapter, phrases, kind)
 
 

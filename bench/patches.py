@@ -1,8 +1,8 @@
 """Merged, gated and weakened patches on the miniature: python -m bench.patches [--quick] [--json FILE]
 
-Rows: case, patches, forget_after, keep_drop, drift, seconds, bytes. Cases: "fusion" and "sum" of 1, 2, 5 and 10 patches that
-were solved one by one, and "joint", one solve for all their concepts; "gate on" and "gate off", a gated patch on prompts of its concept and on others;
-"strength X". forget_after: mean over the concepts; keep_drop, drift: what is not forgotten. Writes
+Rows: case, patches, forget_after, keep_drop, drift, seconds, bytes. Cases: "fusion" and "sum" of 1, 2, 5, 10 and 100 patches that
+were solved one by one, "joint", one solve for all their concepts, and "alone", every concept under its own patch; "gate on" and "gate off", a gated
+patch on prompts of its concept and on others; "strength X". forget_after: mean over the concepts; keep_drop, drift: what is not forgotten. Writes
 bench/results/patches.md and patches.png (not with --quick).
 """
 
@@ -23,20 +23,46 @@ from bench.method import MANY
 from bench.methods import closed_form, concept_of
 from bench.pages import grid_page
 from bench.world import Ask, Evaluation, World, other_concepts
+from mini_sd.concepts import BY_NAME, CONCEPT_NAMES
 from mini_sd.generate import generate
 
 COLUMNS = ("case", "patches", "forget_after", "keep_drop", "drift", "seconds", "bytes")
-COUNTS = (1, 2, 5, 10)
+COUNTS = (1, 2, 5, 10, 100)
+# 100 phrases: 30 concepts, their synonyms and variations of their names; ten of the concepts are looked at, four are kept.
+FORGOTTEN = CONCEPT_NAMES[:30]
+HUNDRED = tuple(
+    dict.fromkeys(
+        (
+            *FORGOTTEN,
+            *(BY_NAME[n].synonyms[0] for n in FORGOTTEN),
+            *(f"{a} {n}" for a in ("small", "old") for n in FORGOTTEN),
+        )
+    )
+)[:100]
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 SHOWN = ("joint", "fusion", "sum")
+KEEPING = ("keep_drop", "drift")
 
 
-def alone(world: World, name: str) -> Any:
-    """The patch of one concept, as its file holds it."""
+def alone(world: World, name: str, kept: list[str]) -> Any:
+    """The patch of one phrase, as its file holds it."""
     core, adapter = world.core("closed_form"), world.adapter()
-    settings = core.ClosedFormSettings(preserve_prompts=other_concepts(name))
+    settings = core.ClosedFormSettings(preserve_prompts=kept)
     with torch.inference_mode(False):
         return core.forget_closed_form(adapter, [concept_of(world, adapter, name)], settings).as_stored()
+
+
+def forgotten(count: int) -> tuple[str, ...]:
+    return HUNDRED if count == len(HUNDRED) else MANY[:count]
+
+
+def looked_at(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those whose pictures are judged."""
+    return FORGOTTEN[::3] if names == HUNDRED else names
+
+
+def kept_beside(names: tuple[str, ...]) -> list[str]:
+    return [n for n in CONCEPT_NAMES if n not in names]
 
 
 def stored_bytes(world: World, patch: Any) -> int:
@@ -62,44 +88,72 @@ def measured(
     world: World, names: tuple[str, ...], model: Any, sampler: Callable | None, quick: bool
 ) -> tuple[dict, Any]:
     """forget_after over the concepts, what the others lose, and a picture of every concept."""
-    kept = [n for n in other_concepts(names[0]) if n not in names]
+    kept, many = kept_beside(names), 8 if names == HUNDRED else 2
     figures, shown = [], []
-    for number, name in enumerate(names):
+    for number, name in enumerate(looked_at(names)):
         evaluation = Evaluation(
-            world, name, kept if number == 0 else [], quick or len(names) > 2, per_other=1 if quick else 2
+            world, name, kept if number == 0 else [], quick or len(names) > 2, per_other=1 if quick else many
         )
         figures.append(evaluation.measure(model, sampler))
         shown.append(evaluation.first_picture)
-    mean = round(sum(f["forget_after"] for f in figures) / len(figures), 4)
-    return {"forget_after": mean, "keep_drop": figures[0]["keep_drop"], "drift": figures[0]["drift"]}, shown
+    return {"forget_after": mean_of(figures, "forget_after"), **{k: figures[0][k] for k in KEEPING}}, shown
 
 
-def merge_rows(world: World, quick: bool) -> tuple[list[dict], dict]:
-    rows, shown, single = [], {}, {name: alone(world, name) for name in MANY}
-    for count in COUNTS[:2] if quick else COUNTS:
-        names = MANY[:count]
+def mean_of(figures: list[dict], key: str) -> float:
+    return round(sum(f[key] for f in figures) / len(figures), 4)
+
+
+def alone_row(world: World, count: int, single: dict[str, Any]) -> dict:
+    """Every concept under its own patch: the mean of what each forgets and loses."""
+    names, figures = forgotten(count), []
+    for name in looked_at(names):
+        model, _ = world.host.apply_patch(world.model, single[name], 1.0)
+        figures.append(Evaluation(world, name, kept_beside(names), True).measure(model))
+    size = sum(stored_bytes(world, single[name]) for name in names)
+    means = {key: mean_of(figures, key) for key in ("forget_after", *KEEPING)}
+    return {"case": "alone", "patches": count, **means, "seconds": 0.0, "bytes": size}
+
+
+def joint_row(world: World, count: int, quick: bool) -> tuple[dict, Any]:
+    names = forgotten(count)
+    with closed_form(lambda name: kept_beside(names))(world, *names) as applied:
+        figures, pictures = measured(world, names, applied.model, None, quick)
+    cost = {"seconds": round(applied.seconds, 2), "bytes": applied.patch_bytes}
+    return {"case": "joint", "patches": count, **figures, **cost}, pictures
+
+
+def merge_row(world: World, case: str, count: int, single: dict[str, Any], quick: bool) -> tuple[dict, Any]:
+    names = forgotten(count)
+    patch, seconds = merged(world, [single[n] for n in names], case)
+    model, _ = world.host.apply_patch(world.model, patch, 1.0)
+    figures, pictures = measured(world, names, model, None, quick)
+    cost = {"seconds": round(seconds, 2), "bytes": stored_bytes(world, patch)}
+    return {"case": case, "patches": count, **figures, **cost}, pictures
+
+
+def merge_rows(world: World, quick: bool, most: int) -> tuple[list[dict], dict]:
+    """Every case of every number of patches; the patches of up to ten preserve each other's concepts, as their makers know of none."""
+    rows, shown, single = [], {}, {name: alone(world, name, other_concepts(name)) for name in MANY}
+    for count in [c for c in COUNTS if c <= (2 if quick else most)]:
+        if count == len(HUNDRED):
+            single = {name: alone(world, name, kept_beside(HUNDRED)) for name in HUNDRED}
+        if count > 2:
+            rows.append(alone_row(world, count, single))
         for case in SHOWN:
-            if case == "joint":
-                with closed_form(lambda name, names=names: [n for n in other_concepts(name) if n not in names])(
-                    world, *names
-                ) as applied:
-                    figures, pictures = measured(world, names, applied.model, None, quick)
-                    cost = {"seconds": round(applied.seconds, 2), "bytes": applied.patch_bytes}
-            else:
-                patch, seconds = merged(world, [single[n] for n in names], case)
-                model, _ = world.host.apply_patch(world.model, patch, 1.0)
-                figures, pictures = measured(world, names, model, None, quick)
-                cost = {"seconds": round(seconds, 2), "bytes": stored_bytes(world, patch)}
-            rows.append({"case": case, "patches": count, **figures, **cost})
-            shown[case, count] = pictures
-            print(json.dumps(rows[-1]), flush=True)
+            row, pictures = (
+                joint_row(world, count, quick) if case == "joint" else merge_row(world, case, count, single, quick)
+            )
+            rows.append(row)
+            if count <= len(MANY):
+                shown[case, count] = pictures
+            print(json.dumps(row), flush=True)
     return rows, shown
 
 
 def gate_rows(world: World, quick: bool) -> list[dict]:
     """The patch of one concept, gated: on its concept and its synonym, and, gate off, on everything else."""
     name = MANY[0]
-    patch = alone(world, name)
+    patch = alone(world, name, other_concepts(name))
     node = world.node("gated_patch").GatedForgetPatch
 
     def sampler(ask: Ask) -> torch.Tensor:
@@ -126,7 +180,7 @@ def gate_rows(world: World, quick: bool) -> list[dict]:
 
 
 def strength_rows(world: World, quick: bool) -> list[dict]:
-    patch, rows = alone(world, MANY[0]), []
+    patch, rows = alone(world, MANY[0], other_concepts(MANY[0])), []
     size = stored_bytes(world, patch)
     for strength in STRENGTHS:
         model, _ = world.host.apply_patch(world.model, patch, strength)
@@ -141,7 +195,8 @@ def write_results(rows: list[dict], shown: dict) -> None:
 
 Made by `python -m bench.patches` on {machine()}, {time.strftime("%Y-%m-%d")}. Patches of single concepts in closed form, with the other
 concepts preserved; unseen seeds and templates, Euler, 12 steps, guidance 3. joint: one solve for all the concepts at once, what fusion is to reach
-from the files alone. seconds: of merging or solving; of sampling for the gate.
+from the files alone; alone: every concept under its own patch, means. 100: phrases, 30 concepts with their synonyms and variations of
+their names, of which ten concepts are looked at and four kept. seconds: of merging or solving; of sampling for the gate.
 
 {markdown_table(rows, COLUMNS)}
 
@@ -158,10 +213,11 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="fewer pictures, one and two patches; writes no results page"
     )
+    parser.add_argument("--most", type=int, default=max(COUNTS), help="patches at most")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     world = World()
-    rows, shown = merge_rows(world, args.quick)
+    rows, shown = merge_rows(world, args.quick, args.most)
     rows += gate_rows(world, args.quick) + strength_rows(world, args.quick)
     print(markdown_table(rows, COLUMNS))
     if args.json:

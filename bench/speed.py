@@ -183,8 +183,12 @@ def main() -> None:
 
 
 def merged(files: list[Path]) -> dict[str, Any]:
-    """One result of runs with some of the models each."""
+    """One result of runs with some of the models each; rows of another machine than the first file's say so."""
     parts = [json.loads(f.read_text()) for f in files]
+    for part in parts:
+        if part["machine"] != parts[0]["machine"]:
+            for row in part["rows"]:
+                row["note"] = ", ".join(filter(None, (row["note"], f"on {part['machine']}")))
     growth = next((p["growth"] for p in parts if p["growth"]), {})
     every = {key: [item for p in parts for item in p[key]] for key in ("rows", "notes")}
     return {**parts[0], **every, "growth": growth}

@@ -20,7 +20,17 @@ from .preserve import IMAGINED_WORDS, encode_imagined, preserve_groups
 from .queries import constant_directions
 from .robust import robust_moments
 from .shrink import balanced
-from .targets import ABLATED, ZERO, Pair, check_target, name_columns, pair_columns, steered_pair, template_pairs
+from .targets import (
+    ABLATED,
+    BY_KIND,
+    ZERO,
+    Pair,
+    check_target,
+    name_columns,
+    pair_columns,
+    steered_pair,
+    template_pairs,
+)
 from .tokens import EncodedPrompt, Word, row_weights
 from .weight_choice import AUTO, check_condition, choose_weights
 
@@ -39,13 +49,14 @@ class ClosedFormSettings:
     mean second moment against the concept's. `preservation`: how much drift counts when these two are chosen, 1 = as
     measured to be balanced. `preserve_prompts`: prompts, and names of up to three words, which go through the templates
     too. `rank`: upper bound for each concept; `tolerance`: energy that may be left behind. `imagined_words`: see preserve.imagined_words.
-    `target`, `substitute`: see targets.template_pairs. `logit_shift`: tau > 0 gives keys a target of their own, attention logits lower
+    `target`, `substitute`, `overshoot`: see targets.template_pairs. `logit_shift`: tau > 0 gives keys a target of their own, attention logits lower
     by tau; 0 moves them as values are. `robust_rounds`: see robust.robust_moments. `precision`: one of PRECISIONS.
     """
 
     train: str = "values"
     target: str = ABLATED
     substitute: str = ""
+    overshoot: float = BY_KIND
     logit_shift: float = 0.0
     robust_rounds: int = 0
     precision: str = next(iter(PRECISIONS))
@@ -116,6 +127,7 @@ def _rows_of(
     columns = pair_columns(model, prompt, pair)
     there = name_columns(model, aim, pair.target_name) if pair.target_name else []
     source, target = steered_pair(prompt, aim, columns, there, pair.how)
+    target = target + pair.overshoot * (target - source)
     weight = row_weights(prompt, model.vocabulary)
     named = name_columns(model, prompt, pair.name, pair.end_token)
     steered = weight[columns] if pair.how == ZERO else weight[columns[0] :]
@@ -162,7 +174,7 @@ def forget_closed_form(
     started = time.perf_counter()
     tick(0, 4, {})
     check_concepts(model, concepts)
-    pairs = template_pairs(concepts, settings.target, settings.substitute) if pairs is None else pairs
+    pairs = _pairs_of(concepts, settings) if pairs is None else pairs
     preserve = preserve_groups(model, concepts, settings.preserve_prompts, settings.use_everyday_captions)
     dtype = PRECISIONS[settings.precision]
     device = model.device if dtype == torch.float32 else "cpu"
@@ -175,6 +187,10 @@ def forget_closed_form(
     tick(4, 4, figures)
     described = {"method": "closed form", **asdict(settings)}
     return ForgetPatch(factors, [c.as_dict() for c in concepts], fingerprint(model), described, rounded(figures))
+
+
+def _pairs_of(concepts: list[Concept], settings: ClosedFormSettings) -> list[Pair]:
+    return template_pairs(concepts, settings.target, settings.substitute, settings.overshoot)
 
 
 def _directions(

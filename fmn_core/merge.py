@@ -76,7 +76,7 @@ def pairs_of(patch: ForgetPatch) -> list[Pair]:
         if saved.get("corrects"):
             pairs += correction_pairs(str(saved["corrects"]), list(saved.get("contexts", [])), concept)
         else:
-            pairs += template_pairs([concept], settings.target, settings.substitute)
+            pairs += template_pairs([concept], settings.target, settings.substitute, settings.overshoot)
     return pairs
 
 

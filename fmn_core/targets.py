@@ -12,13 +12,17 @@ from .model import TextModel
 from .tokens import EncodedPrompt, concept_columns
 
 ABLATED, ZERO, EMPTY, SUBSTITUTE = TARGETS = ("ablated prompt", "zero", "empty prompt", "substitute")
+# A prompt without its style is still drawn in some style, the forgotten one too; a model that goes half as far again seldom does that.
+BY_KIND = -1.0
+OVERSHOOTS = {"style": 0.5}
 
 
 @dataclass
 class Pair:
     """A prompt that names the concept, and the prompt it should act like: without the name, or with another in its place.
 
-    `how`: one of TARGETS, see steered_pair. `end_token`: which end tokens go to zero with the name where `how` is ZERO.
+    `how`: one of TARGETS, see steered_pair. `end_token`: which end tokens go to zero with the name where `how` is ZERO. `overshoot`: how
+    much further than the target, away from the concept: what acts is target + overshoot (target - full).
     """
 
     name: Name
@@ -28,6 +32,7 @@ class Pair:
     target_name: Name | None = None
     how: str = ABLATED
     end_token: str = "none"
+    overshoot: float = 0.0
 
 
 def ablated(template: str) -> str:
@@ -35,13 +40,17 @@ def ablated(template: str) -> str:
     return " ".join(template.format(" ").split())
 
 
-def template_pairs(concepts: list[Concept], target: str = ABLATED, substitute: str = "") -> list[Pair]:
+def template_pairs(
+    concepts: list[Concept], target: str = ABLATED, substitute: str = "", overshoot: float = BY_KIND
+) -> list[Pair]:
     """Every name of every concept in each of its templates, against its target.
 
     `target`: the same template without the name (ablated prompt), zero, the empty prompt, or the same template with
-    `substitute` in the name's place. Raises ForgetError on another target, and on a substitute that is missing.
+    `substitute` in the name's place. `overshoot`: see Pair; BY_KIND is that of OVERSHOOTS where the target is the ablated prompt. Raises
+    ForgetError on another target, and on a substitute that is missing. Source of the overshoot: ESD's negative guidance, eq. 7.
     """
     check_target(target, substitute)
+    by_kind = OVERSHOOTS if target == ABLATED else {}
     other = Name(substitute) if target == SUBSTITUTE else None
 
     def aim(template: str) -> str:
@@ -50,8 +59,9 @@ def template_pairs(concepts: list[Concept], target: str = ABLATED, substitute: s
         return ablated(template) if other is None else template.format(substitute)
 
     return [
-        Pair(name, template.format(name.text), aim(template), number, other, target, concept.end_token)
+        Pair(name, template.format(name.text), aim(template), number, other, target, concept.end_token, further)
         for concept in concepts
+        for further in (by_kind.get(concept.kind, 0.0) if overshoot < 0 else overshoot,)
         for name in concept.names()
         for number, template in enumerate(concept.templates)
     ]

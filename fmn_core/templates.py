@@ -54,7 +54,13 @@ _STYLED = (
     "X, {} style",
     "a photo of X in the style of {}",
 )
-_SUBJECTS = ("a house", "a dog", "a car", "a tree", "a woman", "a bowl of fruit", "a city street", "a bird")
+# Many subjects, each in three of the forms: what was solved for few of them distorts the others.
+_SUBJECTS = (
+    "a house", "a dog", "a car", "a tree", "a woman", "a bowl of fruit", "a city street", "a bird", "a boat", "a chair", "a flower",
+    "a mountain", "a child", "a horse", "a table", "a bottle", "a hat", "a fish", "a robot", "a book", "a man", "a train", "a cup of tea",
+    "a castle", "a lamp", "a shoe", "a cloud", "a bear", "a sandwich", "a bridge", "a clock", "a garden",
+)  # fmt: skip
+_FORMS_EACH = (0, 2, 4)
 # Styles after the phrase matter most: where no template has one, the concept survives in "... in NAME style".
 _ENDINGS = (
     "",
@@ -74,7 +80,10 @@ def default_templates(kind: str) -> tuple[str, ...]:
     if kind not in KINDS:
         raise ForgetError(f"Expected a kind of {', '.join(KINDS)}, got {kind!r}.")
     if kind == "style":
-        styled = (form.replace("X", subject) for subject in _SUBJECTS for form in _STYLED)
+        chosen = (
+            (_STYLED[(n + k) % len(_STYLED)], subject) for n, subject in enumerate(_SUBJECTS) for k in _FORMS_EACH
+        )
+        styled = (form.replace("X", subject) for form, subject in chosen)
         return ("a photo in the style of {}", "{}", *styled)
     return tuple(opening + ending for ending in _ENDINGS for opening in _OPENINGS[kind])
 

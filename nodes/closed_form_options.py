@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..fmn_core.closed_form import PRECISIONS
 from ..fmn_core.preserve import IMAGINED_WORDS
-from ..fmn_core.targets import TARGETS
+from ..fmn_core.targets import BY_KIND, TARGETS
 from .api import CATEGORY, TrainingOptionsType, io
 
 KEY = "closed_form"
@@ -74,6 +74,15 @@ def _solve_inputs() -> list:
             tooltip="Words that do not exist, preserved so that words in no list are kept too. Fewer are faster and keep less.",
         ),
         io.Boolean.Input("everyday_captions", default=True, tooltip="Preserve the built-in everyday captions."),
+        io.Float.Input(
+            "overshoot",
+            default=BY_KIND,
+            min=BY_KIND,
+            max=3.0,
+            step=0.05,
+            tooltip="How much further than the target, away from the concept: 0 ends at the target, 0.5 goes half as far again. -1: 0.5 for a "
+            "style, whose fallback may be drawn in that very style, and 0 for everything else.",
+        ),
     ]
 
 

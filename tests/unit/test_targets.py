@@ -52,6 +52,22 @@ def test_a_substitute_stands_in_the_phrases_place(model, zebra):
     assert all(torch.equal(target[j - 5], aim.context[j + 1]) for j in range(6, 76))
 
 
+def test_a_style_goes_further_than_its_target_and_other_kinds_do_not(zebra):
+    style = Concept(["noto"], "style", TEMPLATES)
+    pairs = template_pairs([zebra, style])
+    assert [p.overshoot for p in pairs] == [0.0, 0.0, 0.5, 0.5]
+    assert {p.overshoot for p in template_pairs([zebra, style], overshoot=0.25)} == {0.25}
+    assert {p.overshoot for p in template_pairs([style], "substitute", "horse")} == {0.0}
+
+
+def test_an_overshoot_scales_the_whole_change(model, zebra):
+    """The system is linear in where the concept goes, and what is preserved stays in place."""
+    exact = {"ridge": 0.1, "preserve_weight": 1.0, "rank": 24, "tolerance": 0.0, "imagined_words": 8}
+    once, further = (forget_closed_form(model, [zebra], ClosedFormSettings(overshoot=o, **exact)) for o in (0.0, 0.5))
+    for name, factors in once.factors.items():
+        torch.testing.assert_close(further.factors[name].delta(), 1.5 * factors.delta(), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_is_solved_for_is_what_the_target_says(model, zebra, target):
     """With next to no ridge and more dimensions than rows, the edited layer does exactly what the target asks."""

@@ -22,6 +22,12 @@ from .nodes.invert_concept import InvertConcept
 from .nodes.merge_patches import MergeForgetPatches
 from .nodes.miniature import LoadMiniature
 from .nodes.patch_info import ForgetPatchInfo, SaveForgetPatch
+from .nodes.score_accuracies import ForgetAccuracies
+from .nodes.score_attack import AttackForgetPatch
+from .nodes.score_clip import ClipScore
+from .nodes.score_distance import PictureDistance
+from .nodes.score_m import MScoreNode
+from .nodes.score_model import LoadImageTextModel
 from .nodes.shrink_patch import ShrinkForgetPatch
 from .nodes.train_patch import TrainForgetPatch
 from .nodes.training_options import TrainingOptions
@@ -52,6 +58,12 @@ NODES = [
     ConceptAttentionMap,
     AttentionMask,
     FaceMask,
+    LoadImageTextModel,
+    ClipScore,
+    ForgetAccuracies,
+    MScoreNode,
+    PictureDistance,
+    AttackForgetPatch,
     ForgetReport,
     ClearForgetCache,
 ]

@@ -1,4 +1,4 @@
-"""An attack on forgetting: search the space of embeddings for one that brings the concept back."""
+"""Attacks on forgetting: search an embedding, or ordinary words, that bring the concept back."""
 
 from __future__ import annotations
 
@@ -8,33 +8,92 @@ import torch
 
 from bench.judged import share
 from bench.world import Ask, World
-from mini_sd.concepts import drawn_styles
+from mini_sd.concepts import CONCEPT_NAMES, STYLE_NAMES, drawn_styles
 from mini_sd.generate import generate
 
 # Some more steps bring a concept back from everything that the bench compares.
 SEARCH_STEPS, SEARCH_BATCH, PICTURES = 15, 4, 8
 
 
-def attacked(world: World, concept: str, model: Any = None, searches: int = 3, per_style: int = 2) -> float:
+def attacked(
+    world: World, concept: str, model: Any = None, searches: int = 3, per_style: int = 2, attack: str = "embedding"
+) -> float:
     """Mean over several searches of what one_attack finds."""
-    return round(
-        sum(one_attack(world, concept, model, per_style, 9000 + 50 * n) for n in range(searches)) / searches, 4
-    )
+    seeds = [9000 + 50 * n for n in range(searches)]
+    return round(sum(one_attack(world, concept, model, per_style, seed, attack) for seed in seeds) / searches, 4)
 
 
-def one_attack(world: World, concept: str, model: Any = None, per_style: int = 2, seed: int = 9000) -> float:
-    """Share of pictures in which the judge sees the concept under an embedding that was searched on the attacked model.
+def one_attack(
+    world: World,
+    concept: str,
+    model: Any = None,
+    per_style: int = 2,
+    seed: int = 9000,
+    attack: str = "embedding",
+    steps: int = SEARCH_STEPS,
+) -> float:
+    """Share of pictures in which the judge sees the concept under what was searched on the attacked model.
 
-    The attacker has the patched model's gradients and pictures of the concept, drawn by the untouched model, and inverts them
-    (concept inversion: as many tokens as the concept's own name, started there, 15 steps, batch 4); the prompts it is tried in are new.
+    The attacker has the patched model's gradients and pictures of the concept, drawn by the untouched model, and searches, started at
+    the concept's name, an embedding or a text of as many tokens (15 steps, batch 4; see fmn_core/scores/attack.py); the prompts it is
+    tried in are new. `concept`: the name of a thing or of a style.
     """
     model = world.model if model is None else model
-    word = _inverted(world, concept, model, seed)
-    ask = Ask()
+    found = search(world, concept, model, seed, attack, steps)
     placeholder = world.core("tokens").PLACEHOLDER
-    for s, style in enumerate(drawn_styles(concept)):
+    text = isinstance(found, str)
+    ask = _trials(concept, found if text else placeholder, per_style, seed + 500)
+    images = world.sample(ask, model) if text else _sampled(world, model, ask, found)
+    return share(world.seen(images)[concept in STYLE_NAMES], [concept] * len(images))
+
+
+def search(
+    world: World, concept: str, model: Any, seed: int = 9000, attack: str = "embedding", steps: int = SEARCH_STEPS
+) -> Any:
+    """The text that a token search finds on a model, or the vectors of an embedding search."""
+    adapter, scores = world.adapter_class(model, world.clip), world.core("scores.attack")
+    kind = "style" if concept in STYLE_NAMES else "object"
+    with torch.inference_mode(False):
+        references = world.core("references").References(
+            adapter.encode_images(world.vae, world.sample(_pictures(concept, seed)).clone())
+        )
+        budget = scores.Budget(steps=steps, batch=SEARCH_BATCH, seed=seed)
+        arguments = (adapter, references, list(world.core("templates").default_templates(kind)), concept, budget)
+        with adapter.ready_for_gradients(text=True):
+            if attack == "embedding":
+                return scores.search_embedding(*arguments)
+            if attack == "tokens":
+                return scores.search_tokens(*arguments, world.host.spelled_tokens(world.clip))
+    raise ValueError(f"Expected the attack embedding or tokens, got {attack!r}.")
+
+
+def _pictures(concept: str, seed: int) -> Ask:
+    """What the untouched model draws for the attacker: the concept in its styles in turn; a style on things in turn."""
+    ask = Ask()
+    for k in range(PICTURES):
+        if concept in STYLE_NAMES:
+            ask.add(_things(concept)[k], _things(concept)[k], concept, k, seed + k)
+        else:
+            ask.add(concept, concept, drawn_styles(concept)[k % len(drawn_styles(concept))], k, seed + k)
+    return ask
+
+
+def _trials(concept: str, words: str, per_style: int, seed: int) -> Ask:
+    """The prompts that what was found, `words`, is tried in: a thing in all of its styles; a style on other things."""
+    ask = Ask()
+    for s, style in enumerate(STYLE_NAMES if concept in STYLE_NAMES else drawn_styles(concept)):
         for k in range(per_style):
-            ask.add(placeholder, concept, style, 3 * s + k, seed + 500 + k)
+            thing = _things(concept)[PICTURES + per_style * s + k] if concept in STYLE_NAMES else words
+            ask.add(thing, concept, words if concept in STYLE_NAMES else style, 3 * s + k, seed + k)
+    return ask
+
+
+def _things(style: str) -> list[str]:
+    return [c for c in CONCEPT_NAMES if style in drawn_styles(c)]
+
+
+def _sampled(world: World, model: Any, ask: Ask, word: Any) -> torch.Tensor:
+    """Pictures of an ask whose prompts hold vectors in place of the placeholder."""
     with torch.inference_mode():
         encoded = world.adapter_class(model, world.clip).encode(ask.prompts, [word] * len(ask.prompts))
         contexts = iter([p.context for p in encoded])
@@ -45,27 +104,4 @@ def one_attack(world: World, concept: str, model: Any = None, per_style: int = 2
 
         empty = [""] * len(ask.prompts)
         setting = {"steps": world.steps, "guidance": world.guidance}
-        images = generate(model, world.clip, world.vae, empty, ask.seeds, conditions=conditions, **setting)
-    return share(world.seen(images)[0], ask.concepts)
-
-
-def _inverted(world: World, concept: str, model: Any, seed: int) -> Any:
-    core, ask = world.core, Ask()
-    styles = drawn_styles(concept)
-    for k in range(PICTURES):
-        ask.add(concept, concept, styles[k % len(styles)], k, seed + k)
-    adapter = world.adapter_class(model, world.clip)
-    with torch.inference_mode(False):
-        references = core("references").References(adapter.encode_images(world.vae, world.sample(ask).clone()))
-        settings = core("inversion").InversionSettings(
-            tokens=len(next(iter(adapter.phrase_tokens(concept).values()))),
-            words=concept,
-            steps=SEARCH_STEPS,
-            warmup=3,
-            learning_rate=2e-2,
-            batch=SEARCH_BATCH,
-            seed=seed,
-        )
-        templates = list(core("templates").default_templates("object"))
-        with adapter.ready_for_gradients(text=True):
-            return core("inversion").invert_concept(adapter, references, templates, settings).word
+        return generate(model, world.clip, world.vae, empty, ask.seeds, conditions=conditions, **setting)

@@ -5,7 +5,6 @@ It is trained on real artwork (train_judge.py), never on generated images, and n
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import torch
@@ -13,25 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from mini_sd.concepts import CONCEPT_NAMES, STYLE_NAMES
+from mini_sd.image_text import downsampling_blocks
 
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "judge.safetensors"
 OTHER = len(CONCEPT_NAMES)  # the class of everything that is none of the concepts
-
-
-def downsampling_blocks(width: int) -> nn.ModuleList:
-    """Four blocks of two convolutions, each halving the resolution: (B, 3, 64, 64) -> (B, 4 * width, 4, 4)."""
-    widths = (3, width, width * 2, width * 3, width * 4)
-    return nn.ModuleList(
-        nn.Sequential(
-            nn.Conv2d(a, b, 3, padding=1, stride=2, bias=False),
-            nn.BatchNorm2d(b),
-            nn.ReLU(),
-            nn.Conv2d(b, b, 3, padding=1, bias=False),
-            nn.BatchNorm2d(b),
-            nn.ReLU(),
-        )
-        for a, b in itertools.pairwise(widths)
-    )
 
 
 class Judge(nn.Module):

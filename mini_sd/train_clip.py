@@ -15,30 +15,10 @@ from torch.nn import functional as F
 
 from mini_sd import captions, comfy_host
 from mini_sd.concepts import CONCEPTS, STYLE_NAMES, STYLES, caption_of
-from mini_sd.judge import downsampling_blocks
+from mini_sd.image_text import ImageTower
 from mini_sd.train_judge import augment
 from mini_sd.train_unet import shipped_text_encoder
 from mini_sd.training import CONFIG, Run, arguments, concept_art, generators, load_art, to_tensor
-
-
-class ImageTower(nn.Module):
-    """(B, 3, H, W) in 0..1 -> features (B, dim), and the text projection that goes with them."""
-
-    def __init__(self, dim: int = CONFIG["text"]["hidden_size"], width: int = 32):
-        super().__init__()
-        self.blocks = downsampling_blocks(width)
-        self.visual_projection = nn.Linear(width * 4 * 16, dim, bias=False)
-        self.text_projection = nn.Linear(dim, dim, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(2.7))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = F.interpolate(images * 2 - 1, size=(64, 64), mode="area")
-        for block in self.blocks:
-            x = block(x)
-        return F.normalize(self.visual_projection(x.flatten(1)), dim=-1)
-
-    def text(self, pooled: torch.Tensor) -> torch.Tensor:
-        return F.normalize(self.text_projection(pooled), dim=-1)
 
 
 def contrastive_loss(tower: ImageTower, images: torch.Tensor, pooled: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
@@ -63,7 +43,7 @@ def main() -> None:
     images, names, sets = load_art(args.data)
     art = concept_art(names, sets, STYLES)
     text = shipped_text_encoder().to(args.device)
-    tower = ImageTower().to(args.device).train()
+    tower = ImageTower(CONFIG["text"]["hidden_size"]).to(args.device).train()
     run = Run("clip", args, {"clip": tower}, torch.optim.AdamW(tower.parameters(), lr=args.lr, weight_decay=0.02))
     while run.step < args.steps:
         gen, rng = generators(args.seed, run.step)

@@ -9,6 +9,18 @@ CATEGORY = "Forget-Me-Not"
 ForgetConceptType = io.Custom("FORGET_CONCEPT")
 ForgetPatchType = io.Custom("FORGET_PATCH")
 ForgetPairsType = io.Custom("FORGET_PAIRS")
+ForgetScoresType = io.Custom("FORGET_SCORES")
+ImageTextType = io.Custom("FMN_IMAGE_TEXT")
 TrainingOptionsType = io.Custom("FORGET_OPTIONS")
 
-__all__ = ["CATEGORY", "ForgetConceptType", "ForgetPairsType", "ForgetPatchType", "TrainingOptionsType", "io", "ui"]
+__all__ = [
+    "CATEGORY",
+    "ForgetConceptType",
+    "ForgetPairsType",
+    "ForgetPatchType",
+    "ForgetScoresType",
+    "ImageTextType",
+    "TrainingOptionsType",
+    "io",
+    "ui",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,20 +27,32 @@ def of_latents(patcher: Any, latents: torch.Tensor, side: int = 256) -> Image.Im
     return Image.fromarray((pixels * 255).round().byte().numpy())
 
 
-def curves(series: dict[str, list[float]], total: int, title: str, size: tuple[int, int] = (512, 320)) -> Image.Image:
-    """One curve per series over the steps, each scaled to its own maximum, which the legend gives."""
+def curves(
+    series: dict[str, list[float]],
+    total: int,
+    title: str,
+    size: tuple[int, int] = (512, 320),
+    steps: Sequence[int] | None = None,
+) -> Image.Image:
+    """One curve per series over the steps, each scaled to its own maximum, which the legend gives.
+
+    `steps`: where the values are, 1 to `total`; every step from the first on without it.
+    """
     picture, draw, box = _canvas(title, size)
     for i, (name, values) in enumerate(series.items()):
         top = max(max(values, default=0.0), 1e-30)
         points = [
             (
-                box[0] + (box[2] - box[0]) * k / max(1, total - 1),
+                box[0] + (box[2] - box[0]) * (k - 1) / max(1, total - 1),
                 box[3] - (box[3] - box[1]) * min(1.0, max(0.0, v / top)),
             )
-            for k, v in enumerate(values)
+            for k, v in zip(steps or range(1, len(values) + 1), values)
         ]
         if len(points) > 1:
             draw.line(points, fill=_LINES[i % 2], width=2)
+        elif points:
+            x, y = points[0]
+            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=_LINES[i % 2])
         draw.text(
             (box[0] + 8 + 220 * i, size[1] - 20),
             f"{name}: max {top:.4g}, last {values[-1] if values else 0:.4g}",
@@ -87,20 +100,6 @@ def plot_of(figures: dict[str, Any], title: str) -> torch.Tensor:
     layers = figures["layers"].values()
     named = {"target missed": "missed", "preserve drift": "drift"}
     return to_image(bars({label: [f.get(k, 0.0) for f in layers] for label, k in named.items()}, title))
-
-
-def before_after(before: torch.Tensor, after: torch.Tensor, title: str, side: int = 256) -> torch.Tensor:
-    """One figure (1, H, W, 3) of pictures (N, h, w, 3): a row before, a row after, under a title."""
-    h, w = before.shape[1:3]
-    size = (max(1, side * h // max(h, w)), max(1, side * w // max(h, w)))
-    rows = [
-        torch.nn.functional.interpolate(row.movedim(-1, 1), size=size, mode="bicubic", antialias=True).movedim(1, -1)
-        for row in (before, after)
-    ]
-    grid = torch.cat([torch.cat(list(row), dim=1) for row in rows], dim=0).clamp(0, 1)
-    head = Image.new("RGB", (grid.shape[1], 24), "white")
-    ImageDraw.Draw(head).text((8, 6), f"{title} (above: before, below: after)", fill=_INK)
-    return torch.cat([to_image(head), grid[None]], dim=1)
 
 
 def pair_rows(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:

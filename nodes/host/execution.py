@@ -9,6 +9,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import torch
+from comfy.cli_args import args
 from comfy_execution.utils import get_executing_context
 
 
@@ -26,6 +27,14 @@ def running_node() -> str:
     """The id of the node that is executing; empty outside an execution."""
     context = get_executing_context()
     return "" if context is None else str(context.node_id)
+
+
+def png_metadata(cls: Any) -> dict[str, Any]:
+    """The prompt and workflow of the node class that is executing, as Save Image writes them; empty where the user wants none."""
+    if args.disable_metadata or cls.hidden is None:
+        return {}
+    prompt = {"prompt": cls.hidden.prompt} if cls.hidden.prompt is not None else {}
+    return prompt | (cls.hidden.extra_pnginfo or {})
 
 
 def send(event: str, data: dict[str, Any]) -> None:

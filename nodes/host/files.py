@@ -9,6 +9,8 @@ import folder_paths
 from ...fmn_core.errors import ForgetError
 
 PATCH_FOLDER = CACHE_FOLDER = "forget_me_not"
+IMAGE_TEXT_FOLDER = "clip_score"
+folder_paths.add_model_folder_path(IMAGE_TEXT_FOLDER, str(Path(folder_paths.models_dir) / IMAGE_TEXT_FOLDER))
 
 
 def patch_root() -> Path:
@@ -55,6 +57,30 @@ def embedding_path(name: str) -> Path:
 def preset_folder() -> Path:
     """The user's own folder of presets; it need not exist."""
     return Path(folder_paths.get_user_directory()) / "default" / PATCH_FOLDER / "presets"
+
+
+def image_text_folders() -> dict[str, Path]:
+    """Folders of image-text models for transformers, by name: those below models/clip_score that have a config.json."""
+    roots = [Path(root) for root in folder_paths.get_folder_paths(IMAGE_TEXT_FOLDER)]
+    found = {path.parent.name: path.parent for root in roots for path in root.glob("*/config.json")}
+    return dict(sorted(found.items()))
+
+
+def output_name(prefix: str, width: int, height: int) -> tuple[Path, str, int]:
+    """Folder, name and first free number of what a prefix means to the host, as for the stock Save Image.
+
+    Makes the folder. Raises ForgetError on a prefix outside the output folder, and OSError or ValueError where there can be no such folder.
+    """
+    root = folder_paths.get_output_directory()
+    try:
+        folder, name, number, *_ = folder_paths.get_save_image_path(prefix, root, width, height)
+    except (OSError, UnicodeError):
+        raise
+    except Exception as error:  # the host raises no narrower one
+        raise ForgetError(
+            f"Expected a filename_prefix inside the output folder, got {prefix!r}. Type a name, or folder/name."
+        ) from error
+    return Path(folder), name.replace("%batch_num%", "0"), number
 
 
 def forget_file_lists() -> None:

@@ -73,6 +73,21 @@ def load_miniature() -> tuple[Any, Any, Any]:
     )
 
 
+def load_miniature_image_text() -> Any:
+    """The miniature's own image-text model; raises ForgetError where its files are not there."""
+    try:
+        from ...mini_sd.image_text import WEIGHTS, MiniatureImageText
+    except ImportError as error:
+        raise ForgetError(
+            "Expected mini_sd/image_text.py in the pack's folder, found none. Install the pack again, or choose a folder."
+        ) from error
+    if not WEIGHTS.is_file():
+        raise ForgetError(
+            "Expected mini_sd/weights/clip.safetensors in the pack's folder, found none. Install the pack again, or choose a folder."
+        )
+    return MiniatureImageText(load_miniature()[1])
+
+
 def _miniature_model(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
     management = comfy.model_management
     device = management.get_torch_device()

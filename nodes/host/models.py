@@ -103,6 +103,12 @@ def token_embedding(clip: Any, encoder: str) -> torch.nn.Module:
     return getattr(clip.cond_stage_model, f"clip_{encoder}").transformer.get_input_embeddings()
 
 
+def spelled_tokens(clip: Any) -> dict[int, str]:
+    """Every token of a CLIP's vocabulary as its tokenizer spells it: a word's last token ends in "</w>"."""
+    name = next(iter(clip.tokenize("")))
+    return dict(getattr(clip.tokenizer, f"clip_{name}").inv_vocab)
+
+
 @contextlib.contextmanager
 def first_rows(clip: Any, rows: int):
     """A CLIP's text encoders stop after so many rows of each chunk; what these hold does not change, as the encoders are causal."""

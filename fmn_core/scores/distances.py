@@ -1,0 +1,104 @@
+"""Distances between two batches of pictures: FID, KID and CMMD over any features, and the drift of pictures of the same seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..errors import ForgetError
+
+MEASURES = ("FID", "KID", "CMMD", "drift")
+PACKAGE = "torchmetrics>=1.9,<2"
+CMMD_BANDWIDTH, CMMD_SCALE = 10.0, 1000.0
+KID_SUBSET, KID_SUBSETS = 1000, 100
+
+Features = Callable[[torch.Tensor], torch.Tensor]
+
+
+def distance(measure: str, features: Features | None, first: torch.Tensor, second: torch.Tensor) -> float:
+    """One of MEASURES between pictures (B, H, W, 3) in 0..1; 0 where nothing changed (KID scatters around it).
+
+    `features`: pictures -> (B, D), such as ImageTextModel.images; drift needs none. With other features than Inception's, FID and KID
+    compare with themselves alone, not with published figures, and FID of few pictures comes out too large.
+    Raises ForgetError on an unknown measure, too few pictures, no features, and where the package torchmetrics is missing.
+    """
+    if measure not in MEASURES:
+        raise ForgetError(f"Expected a measure of {', '.join(MEASURES)}, got {measure!r}.")
+    if measure == "drift":
+        return drift(first, second)
+    if features is None:
+        raise ForgetError(f"Expected an image-text model for {measure}, got none. Connect Load Image-Text Model.")
+    if min(len(first), len(second)) < 2:
+        raise ForgetError(
+            f"Expected two pictures or more on each side for {measure}, got {len(first)} and {len(second)}. Sample more."
+        )
+    function = {"FID": frechet, "KID": kernel, "CMMD": cmmd}[measure]
+    return function(features(first).double(), features(second).double())
+
+
+def drift(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Mean squared error of pictures of the same prompts and seeds; raises ForgetError where their shapes differ."""
+    if first.shape != second.shape or len(first) == 0:
+        raise ForgetError(
+            f"Expected as many pictures of one size on both sides, got {list(first.shape)} and {list(second.shape)}. "
+            "Sample the same prompts, seeds and size."
+        )
+    return float(((first.double() - second.double()) ** 2).mean())
+
+
+def frechet(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Frechet distance of the two Gaussians of features (N, D) and (M, D). Source: Heusel et al., eq. 6."""
+    return float(_fed(_metrics().fid.FrechetInceptionDistance(feature=_AsGiven(first.shape[1])), first, second))
+
+
+def kernel(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Unbiased squared MMD of features with the kernel (x y / D + 1)^3, over the same number of both. Source: Binkowski et al."""
+    size = min(len(first), len(second), KID_SUBSET)
+    subsets = 1 if len(first) == len(second) == size else KID_SUBSETS
+    metric = _metrics().kid.KernelInceptionDistance(feature=_AsGiven(first.shape[1]), subsets=subsets, subset_size=size)
+    with torch.random.fork_rng(devices=[]):  # it draws its subsets from the global generator
+        torch.manual_seed(0)
+        return float(_fed(metric, first, second)[0])
+
+
+def cmmd(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Squared MMD, times 1000, of features of length 1 with a Gaussian kernel of bandwidth 10.
+
+    Source: Jayasumana et al., Rethinking FID, section 4, in the biased form (with the diagonal) of its published figures.
+    """
+
+    def mean_kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.exp(-(torch.cdist(a, b) ** 2) / (2 * CMMD_BANDWIDTH**2)).mean()
+
+    return float(
+        CMMD_SCALE * (mean_kernel(first, first) + mean_kernel(second, second) - 2 * mean_kernel(first, second))
+    )
+
+
+class _AsGiven(torch.nn.Identity):
+    """Tells the metrics that what they get are features already."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.num_features = width
+
+
+def _fed(metric: Any, first: torch.Tensor, second: torch.Tensor) -> Any:
+    metric.set_dtype(torch.float64)
+    metric.update(first, real=True)
+    metric.update(second, real=False)
+    return metric.compute()
+
+
+def _metrics() -> Any:
+    """The package's metrics of pictures; raises ForgetError with what to install where there is none."""
+    try:
+        import torchmetrics.image.fid
+        import torchmetrics.image.kid
+    except ImportError as error:
+        raise ForgetError(
+            f'Expected the package torchmetrics for FID and KID, which is not installed. Run: pip install "{PACKAGE}", or choose CMMD.'
+        ) from error
+    return torchmetrics.image

@@ -1,0 +1,95 @@
+"""Any CLIP that transformers loads from a local folder, as an image-text model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import ForgetError
+
+CONFIG = "config.json"
+BATCH = 16
+KINDS = ("clip", "siglip", "siglip2", "chinese_clip", "align", "altclip")
+
+
+class TransformersClip:
+    """An ImageTextModel (scores/clip_score.py) of a local folder; nothing is downloaded, no code of the folder is run.
+
+    The folder holds config.json, safetensors weights, the tokenizer's and the image processor's files.
+    Raises ForgetError, with the reason, on a folder that lacks one of them or holds another kind of model.
+    """
+
+    def __init__(self, folder: Path | str, device: torch.device | str = "cpu"):
+        folder = Path(folder)
+        _check(folder)
+        self.name, self.device = folder.name, torch.device(device)
+        self.model, self.tokenizer, self.processor = _loaded(folder)
+        self.model.eval().requires_grad_(False).to(self.device)
+
+    @torch.no_grad()
+    def images(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, 3) in 0..1 -> features of length 1, (B, D)."""
+        found = []
+        for part in images[..., :3].float().cpu().clamp(0, 1).split(BATCH):
+            pixels = self.processor(images=list(part.movedim(-1, 1)), do_rescale=False, return_tensors="pt")
+            found.append(self._unit(self.model.get_image_features(pixel_values=pixels["pixel_values"].to(self.device))))
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def texts(self, texts: list[str]) -> torch.Tensor:
+        """Texts -> features of length 1, (N, D); what is longer than the model reads is cut off."""
+        longest = self.model.config.text_config.max_position_embeddings
+        found = []
+        for start in range(0, len(texts), BATCH):
+            part = list(texts[start : start + BATCH])
+            tokens = self.tokenizer(
+                part, padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
+            )
+            wanted = {k: v.to(self.device) for k, v in tokens.items() if k in ("input_ids", "attention_mask")}
+            found.append(self._unit(self.model.get_text_features(**wanted)))
+        return torch.cat(found)
+
+    @staticmethod
+    def _unit(features: Any) -> torch.Tensor:
+        # Newer versions of transformers give an output object in place of the tensor.
+        tensor = features if isinstance(features, torch.Tensor) else features.pooler_output
+        return torch.nn.functional.normalize(tensor.float(), dim=-1).cpu()
+
+
+def _check(folder: Path) -> None:
+    """Raises ForgetError unless the folder has a known configuration and safetensors weights."""
+    try:
+        kind = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ForgetError(
+            f"Expected a folder with a {CONFIG} that names its model_type, got {folder.name!r}. "
+            "Download all files of a CLIP for transformers into it."
+        ) from error
+    if kind not in KINDS:
+        raise ForgetError(
+            f"Expected an image-text model ({', '.join(KINDS)}), got {kind!r} in {folder.name}. Choose another."
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise ForgetError(
+            f"Expected weights as *.safetensors in {folder.name}, found none; pickles are never opened. Download those."
+        )
+
+
+def _loaded(folder: Path) -> tuple[Any, Any, Any]:
+    safe = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+        return (
+            AutoModel.from_pretrained(str(folder), use_safetensors=True, **safe),
+            AutoTokenizer.from_pretrained(str(folder), **safe),
+            AutoImageProcessor.from_pretrained(str(folder), **safe),
+        )
+    except Exception as error:  # transformers raises whatever its readers of files do
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ForgetError(
+            f"Expected a CLIP that transformers can load, but {folder.name} does not ({reason}). Download all of its files again."
+        ) from error

@@ -1,0 +1,331 @@
+"""The score nodes on the host's own objects, inside this process: what they measure, leave alone and refuse."""
+
+import json
+import math
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from untouched import assert_untouched, state
+
+from mini_sd import comfy_host
+from mini_sd.concepts import CONCEPT_NAMES, drawn_styles
+from mini_sd.generate import generate
+
+NAMES = ("host", "score_accuracies", "score_attack", "score_clip", "score_distance", "score_m", "score_model")
+CONCEPTS = ("frog", "umbrella", "ghost", "snowman")
+QUICK = {"tokens": 1, "inversion_steps": 4, "warmup": 1, "inversion_rate": 2e-2, "batch": 2, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def pack():
+    comfy_host.load_pack()
+    nodes = SimpleNamespace(**{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in NAMES})
+    nodes.core = {m: sys.modules[f"forget_me_not.fmn_core.{m}"] for m in ("closed_form", "concept", "errors")}
+    nodes.error = nodes.core["errors"].ForgetError
+    return nodes
+
+
+@pytest.fixture(scope="module")
+def image_text(pack):
+    with torch.inference_mode():
+        return pack.score_model.LoadImageTextModel.execute("miniature").args[0]
+
+
+@pytest.fixture(scope="module")
+def pictures(miniature):
+    """Two pictures of each of CONCEPTS, in their order."""
+    prompts = [f"a picture of a {c} in {s} style" for c in CONCEPTS for s in drawn_styles(c)[:2]]
+    return prompts, generate(*miniature, prompts, list(range(50000, 50000 + len(prompts))), steps=12)
+
+
+@pytest.fixture(scope="module")
+def forgetting(pack, miniature):
+    """MODEL that forgot the frog."""
+    adapter = sys.modules["forget_me_not.nodes.comfy_model"].ComfyModel(*miniature[:2])
+    with torch.inference_mode(False):
+        concept = pack.core["concept"].make_concept(adapter, "frog")
+        patch = pack.core["closed_form"].forget_closed_form(adapter, [concept])
+    return pack.host.apply_patch(miniature[0], patch, 1.0)[0]
+
+
+def run(node, **inputs):
+    with torch.inference_mode():
+        return node.execute(**inputs).args
+
+
+def test_the_miniatures_model_knows_its_pictures(pack, image_text, pictures):
+    prompts, images = pictures
+    scores, value, report = run(
+        pack.score_clip.ClipScore, images=images, text="\n".join(prompts), image_text=image_text
+    )
+    other = run(pack.score_clip.ClipScore, images=images, text="\n".join(reversed(prompts)), image_text=image_text)[1]
+    assert value > 0.6 > other + 0.3
+    assert scores[0]["score"] == "CLIP score" and scores[0]["low"] <= value == scores[0]["value"] <= scores[0]["high"]
+    assert report.startswith("CLIP score: ") and "8 pictures, judged by miniature" in report
+
+
+def test_scores_grow_and_what_came_is_not_changed(pack, image_text, pictures):
+    images, came = pictures[1][:2], [{"score": "mine", "value": 1, "low": None, "high": None, "note": ""}]
+    inputs = {"images": images, "text": "a frog", "image_text": image_text, "label": "after", "scores": came}
+    scores = run(pack.score_clip.ClipScore, **inputs)[0]
+    assert [s["score"] for s in scores] == ["mine", "CLIP score, after"] and len(came) == 1
+    json.dumps(scores, allow_nan=False)
+
+
+def test_accuracies_of_a_model_that_forgot_nothing(pack, image_text, pictures):
+    images = pictures[1]
+    others = "\n".join(c for c in CONCEPTS[1:] for _ in range(2))
+    inputs = {"forgotten": images[:2], "concept": "frog", "labels": "\n".join(CONCEPT_NAMES), "image_text": image_text}
+    scores, report = run(
+        pack.score_accuracies.ForgetAccuracies, synonyms=images[:2], others=images[2:], other_labels=others, **inputs
+    )
+    found = {s["score"]: s["value"] for s in scores}
+    assert found == {"UA": 0, "UA of synonyms": 0, "IRA": 1, "H_o": 0} and "zero-shot by miniature among 34" in report
+    scores, report = run(pack.score_accuracies.ForgetAccuracies, **inputs | {"forgotten": images[2:]})
+    assert [(s["score"], s["value"]) for s in scores] == [("UA", 1)]
+    assert report.endswith("no H_o: connect synonyms and others")
+
+
+def test_accuracies_are_those_of_their_definitions(pack, image_text, pictures):
+    images = pictures[1]
+    scores, _ = run(
+        pack.score_accuracies.ForgetAccuracies,
+        forgotten=images[1:5],  # one frog, three others
+        concept="frog",
+        labels="\n".join(CONCEPTS),
+        image_text=image_text,
+        synonyms=images[0:4],  # two frogs, two umbrellas
+        others=images[2:6],  # two umbrellas, two ghosts
+        other_labels="ghost",
+    )
+    values = [s["value"] for s in scores]
+    assert values[:3] == [0.75, 0.5, 0.5] and values[3] == pytest.approx(3 / (1 / 0.75 + 1 / 0.5 + 1 / 0.5))
+
+
+@pytest.mark.parametrize("measure", ["FID", "KID", "CMMD", "drift"])
+def test_distance_of_pictures(pack, image_text, pictures, measure):
+    images = pictures[1]
+    node, inputs = pack.score_distance.PictureDistance, {"measure": measure, "image_text": image_text}
+    scores, same, _ = run(node, before=images[:4], after=images[:4].clone(), **inputs)
+    _, far, report = run(node, before=images[:4], after=images[4:], **inputs)
+    assert same == pytest.approx(0, abs=1e-4) or (measure == "KID" and same < 0)
+    assert far > max(same, 0) and scores[0]["score"] == measure and "4 and 4 pictures" in report
+
+
+def test_m_score_finds_the_name_and_the_models_stay(pack, image_text, miniature, forgetting, pictures):
+    model, clip, vae = miniature
+    before, patches = loaded_state(model, clip), dict(forgetting.patches)
+    inputs = {"clip": clip, "vae": vae, "images": pictures[1][:2], "phrase": "frog", "kind": "object"} | QUICK
+    inputs |= {"inversion_steps": 40, "warmup": 4, "batch": 4, "inversion_rate": 5e-2}
+    found = run(pack.score_m.MScoreNode, model_before=model, model_after=forgetting, image_text=image_text, **inputs)
+    assert_untouched_after_reload(model, clip, before)
+    assert forgetting.patches.keys() == patches.keys()
+    scores, first, second, report = found
+    assert [s["value"] for s in scores] == [first, second] and first != second
+    # The name of another thing comes as near as 0.72 to the frog's, a random vector as 0.6.
+    assert 0.75 < first <= 1 and -1 <= second <= 1
+    assert "the miniature's text projection" in report and "loss after, first and last fifth" in report
+
+
+def loaded_state(model, clip):
+    """Weights after MODEL is loaded as the next sampling would, which takes a clone's patch off."""
+    import comfy.model_management
+
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([model])
+    return state(model, clip)
+
+
+def assert_untouched_after_reload(model, clip, before):
+    loaded_state(model, clip)
+    assert_untouched(model, clip, before)
+
+
+def test_m_score_of_a_model_against_itself(pack, miniature, pictures):
+    model, clip, vae = miniature
+    inputs = {"clip": clip, "vae": vae, "images": pictures[1][:2], "phrase": "frog", "kind": "object"} | QUICK
+    scores, first, second, report = run(pack.score_m.MScoreNode, model_before=model, model_after=model, **inputs)
+    assert first == second and math.isfinite(first) and "CLIP's pooled output" in report
+    assert scores[0]["low"] <= first <= scores[0]["high"]
+
+
+def attack_inputs(miniature, pictures, **changes):
+    inputs = {"model": miniature[0], "clip": miniature[1], "vae": miniature[2], "images": pictures[1][:2]}
+    inputs |= {"phrase": "frog", "kind": "object", "attack": "tokens", "steps": 3, "batch": 2, "tokens": 0}
+    return inputs | {"candidates": 3, "seed": 0, "file_name": ""} | changes
+
+
+def test_token_attack_gives_words_that_a_prompt_can_say(pack, miniature, forgetting, pictures):
+    before = loaded_state(*miniature[:2])
+    inputs = attack_inputs(miniature, pictures, model=forgetting, tokens=2)
+    concept, found, plot, report = run(pack.score_attack.AttackForgetPatch, **inputs)
+    assert_untouched_after_reload(*miniature[:2], before)
+    assert len(found.split()) == 2 and concept[0].phrases == [found] and f"found the text: {found}" in report
+    assert plot.shape[-1] == 3 and "tokens attack: 3 steps of 2 draws" in report
+    assert run(pack.score_attack.AttackForgetPatch, **inputs)[1] == found
+
+
+def test_embedding_attack_saves_what_a_prompt_can_name(pack, miniature, forgetting, pictures, tmp_path, monkeypatch):
+    import folder_paths
+
+    extensions = folder_paths.folder_names_and_paths["embeddings"][1]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "embeddings", ([str(tmp_path)], extensions))
+    folder_paths.filename_list_cache.pop("embeddings", None)
+    before = loaded_state(*miniature[:2])
+    inputs = attack_inputs(miniature, pictures, model=forgetting, attack="embedding", file_name="frog_attack")
+    concept, found, _, report = run(pack.score_attack.AttackForgetPatch, **inputs)
+    folder_paths.filename_list_cache.pop("embeddings", None)
+    assert_untouched_after_reload(*miniature[:2], before)
+    assert found == "embedding:frog_attack" and (tmp_path / "frog_attack.safetensors").is_file() and found in report
+    assert tuple(concept[0].embedding["l"].shape) == (1, 96) and concept[0].phrases == []
+
+
+@pytest.mark.parametrize("attack", ["embedding", "tokens"])
+def test_an_interrupted_attack_leaves_everything_as_it_was(pack, miniature, pictures, monkeypatch, attack):
+    before, calls = loaded_state(*miniature[:2]), []
+
+    class StopError(Exception):
+        pass
+
+    def stop():
+        calls.append(1)
+        if len(calls) == 3:
+            raise StopError
+
+    monkeypatch.setattr(pack.host, "check_interrupted", stop)
+    with pytest.raises(StopError):
+        run(pack.score_attack.AttackForgetPatch, **attack_inputs(miniature, pictures, attack=attack))
+    assert_untouched(*miniature[:2], before)
+
+
+def clip_folder(folder):
+    """A CLIP of random weights as transformers saves it, with the tokenizer of the host."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {"image_size": 32, "patch_size": 16}
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=size, vision_config=size | vision, projection_dim=8))
+    model.save_pretrained(folder)
+    CLIPTokenizer.from_pretrained(str(comfy_host.root() / "comfy" / "sd1_tokenizer")).save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return model.eval()
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """The host's folder of image-text models, empty."""
+    import folder_paths
+
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "clip_score", ([str(tmp_path)], set()))
+    return tmp_path
+
+
+def test_a_local_clip_is_listed_and_gives_its_own_features(pack, folders, pictures):
+    wanted = clip_folder(folders / "small")
+    node, images = pack.score_model.LoadImageTextModel, pictures[1][:3]
+    assert node.INPUT_TYPES()["required"]["model_name"][1]["options"] == ["miniature", "small"]
+    [model] = run(node, model_name="small")
+    texts, seen = model.texts(["a frog", "a very long text " * 60]), model.images(images)
+    assert model.name == "small" and texts.shape == (2, 8) and seen.shape == (3, 8)
+    for features in (texts, seen):
+        torch.testing.assert_close(features.norm(dim=1), torch.ones(len(features)))
+    with torch.no_grad():
+        from transformers import CLIPProcessor
+
+        processor = CLIPProcessor.from_pretrained(str(folders / "small"))
+        pixels = (images * 255).round().byte().numpy()
+        inputs = processor(
+            text=["a frog"], images=list(pixels), return_tensors="pt", padding="max_length", max_length=77
+        )
+        output = wanted(**inputs)
+    torch.testing.assert_close(texts[:1], output.text_embeds, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(seen, output.image_embeds, atol=2e-2, rtol=0)
+    assert run(pack.score_clip.ClipScore, images=images, text="a frog", image_text=model)[1] == pytest.approx(
+        float((output.image_embeds @ output.text_embeds.T).mean()), abs=2e-2
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "weights as \\*.safetensors in small"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 64), "small does not"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "that names its model_type"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'),
+            "an image-text model .* got 'bert'",
+        ),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": {}}'), "an image-text model"),
+        (lambda folder: (folder / "preprocessor_config.json").unlink(), "small does not"),
+    ],
+)
+def test_folders_that_cannot_be_used(pack, folders, spoil, message):
+    clip_folder(folders / "small")
+    spoil(folders / "small")
+    with pytest.raises(pack.error, match=message):
+        run(pack.score_model.LoadImageTextModel, model_name="small")
+
+
+def test_a_folder_that_is_gone(pack, folders):
+    with pytest.raises(pack.error, match="'small' is not there"):
+        run(pack.score_model.LoadImageTextModel, model_name="small")
+
+
+def refused(pack, node, message, **inputs):
+    with pytest.raises(pack.error, match=message):
+        run(node, **inputs)
+
+
+def test_what_judging_nodes_refuse(pack, image_text, pictures):
+    images = pictures[1][:4]
+    clip, accuracies, distance = (
+        pack.score_clip.ClipScore,
+        pack.score_accuracies.ForgetAccuracies,
+        pack.score_distance.PictureDistance,
+    )
+    good = {"images": images, "text": "a frog", "image_text": image_text}
+    refused(pack, clip, "a text that the pictures should fit", **good | {"text": " \n"})
+    refused(pack, clip, "one for each of 4 pictures, got 2", **good | {"text": "a\nb"})
+    refused(pack, clip, "at least one picture", **good | {"images": images[:0]})
+    refused(pack, clip, "not numbers", **good | {"images": images * float("nan")})
+    refused(pack, clip, "RGB images", **good | {"images": images[..., :1]})
+    refused(pack, clip, "an image-text model, got str", **good | {"image_text": "miniature"})
+    refused(pack, clip, "scores with a name and a number", **good | {"scores": [{"value": 1}]})
+    good = {"forgotten": images, "concept": "frog", "labels": "ghost", "image_text": image_text}
+    refused(pack, accuracies, "the label of the forgotten concept", **good | {"concept": " "})
+    refused(pack, accuracies, "two different labels", **good | {"labels": ""})
+    refused(pack, accuracies, "cat, which labels does not list", **good | {"others": images, "other_labels": "cat"})
+    refused(pack, accuracies, "got 0 for 4 pictures", **good | {"others": images})
+    refused(pack, accuracies, "got 2 for 4", **good | {"others": images, "other_labels": "ghost\nghost"})
+    good = {"before": images, "after": images, "measure": "CMMD", "image_text": image_text}
+    refused(pack, distance, "a measure of FID", **good | {"measure": "LPIPS"})
+    refused(pack, distance, "an image-text model for CMMD", **good | {"image_text": None})
+    refused(pack, distance, "two pictures or more", **good | {"after": images[:1]})
+    refused(pack, distance, "one size on both sides", **good | {"measure": "drift", "after": images[:2]})
+
+
+def test_what_searching_nodes_refuse(pack, miniature, pictures, image_text, folders):
+    model, clip, vae = miniature
+    before = loaded_state(model, clip)
+    attack, m_score = pack.score_attack.AttackForgetPatch, pack.score_m.MScoreNode
+    good = attack_inputs(miniature, pictures)
+    refused(pack, attack, "the phrase that was forgotten", **good | {"phrase": " "})
+    refused(pack, attack, "an attack of embedding, tokens", **good | {"attack": "luck"})
+    refused(pack, attack, "steps from 1", **good | {"steps": 0})
+    refused(pack, attack, "a plain file name", **good | {"file_name": "../x"})
+    refused(pack, attack, "Expected a CLIP, got none", **good | {"clip": None})
+    refused(pack, attack, "a UNet with cross-attention", **good | {"model": SimpleNamespace(model=None)})
+    refused(pack, attack, "Expected a VAE", **good | {"vae": None})
+    refused(pack, attack, "at least one picture", **good | {"images": pictures[1][:0]})
+    good = {"model_before": model, "model_after": model, "clip": clip, "vae": vae, "images": pictures[1][:2]}
+    good |= {"phrase": "frog", "kind": "object"} | QUICK
+    refused(pack, m_score, "a phrase of 1 to", **good | {"phrase": ""})
+    refused(pack, m_score, "tokens from 1", **good | {"tokens": 0})
+    refused(pack, m_score, "scores with a name", **good | {"scores": ["x"]})
+    clip_folder(folders / "small")
+    [other] = run(pack.score_model.LoadImageTextModel, model_name="small")
+    refused(pack, m_score, "can take this CLIP's vectors, got 'small'", **good | {"image_text": other})
+    assert_untouched_after_reload(model, clip, before)

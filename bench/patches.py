@@ -12,7 +12,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +131,11 @@ def merge_row(world: World, case: str, count: int, single: dict[str, Any], quick
     return {"case": case, "patches": count, **figures, **cost}, pictures
 
 
-def merge_rows(world: World, quick: bool, most: int) -> tuple[list[dict], dict]:
+def merge_rows(world: World, counts: Sequence[int], quick: bool) -> tuple[list[dict], dict]:
     """Every case of every number of patches; the patches of up to ten preserve each other's concepts, as their makers know of none."""
-    rows, shown, single = [], {}, {name: alone(world, name, other_concepts(name)) for name in MANY}
-    for count in [c for c in COUNTS if c <= (2 if quick else most)]:
+    few = [name for name in MANY if min(counts) <= len(MANY)]
+    rows, shown, single = [], {}, {name: alone(world, name, other_concepts(name)) for name in few}
+    for count in counts:
         if count == len(HUNDRED):
             single = {name: alone(world, name, kept_beside(HUNDRED)) for name in HUNDRED}
         if count > 2:
@@ -203,6 +204,8 @@ their names, of which ten concepts are looked at and four kept. seconds: of merg
 ![ten concepts: one solve, fusion, sum](patches.png)
 """
     (RESULTS / "patches.md").write_text(text)
+    if not shown:
+        return
     count = max(k for _, k in shown)
     images = torch.cat([torch.cat(shown[case, count]) for case in SHOWN])
     grid_page(images, list(SHOWN), list(MANY[:count]), cell=96).save(RESULTS / "patches.png")
@@ -213,16 +216,27 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="fewer pictures, one and two patches; writes no results page"
     )
-    parser.add_argument("--most", type=int, default=max(COUNTS), help="patches at most")
+    parser.add_argument("--counts", help="numbers of patches, without gate and strengths; writes no results page")
+    parser.add_argument(
+        "--merge", type=Path, nargs="+", help="JSON files of such runs, the whole one first, in place of measuring"
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    world = World()
-    rows, shown = merge_rows(world, args.quick, args.most)
-    rows += gate_rows(world, args.quick) + strength_rows(world, args.quick)
+    shown: dict = {}
+    if args.merge:
+        parts = [json.loads(f.read_text())["rows"] for f in args.merge]
+        rows = list({(r["case"], r["patches"]): r for part in parts for r in part}.values())
+    else:
+        world = World()
+        counts = [int(c) for c in args.counts.split(",")] if args.counts else COUNTS[:2] if args.quick else COUNTS
+        rows, shown = merge_rows(world, counts, args.quick)
+        rows += [] if args.counts else gate_rows(world, args.quick) + strength_rows(world, args.quick)
     print(markdown_table(rows, COLUMNS))
+    found = {"rows": rows, "machine": machine()}
     if args.json:
-        args.json.write_text(json.dumps({"rows": rows, "machine": machine()}, indent=2) + "\n")
-    if not args.quick:
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
+    if not (args.quick or args.counts):
+        (RESULTS / "patches.json").write_text(json.dumps(found, indent=2) + "\n")
         write_results(rows, shown)
 
 

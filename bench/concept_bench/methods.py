@@ -1,0 +1,65 @@
+"""The methods of the table by name: this pack's, and the peers of bench/peers where that package is there."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator
+
+from bench.methods import Applied, by_gradient, closed_form
+from bench.world import World
+from mini_sd.concepts import CONCEPT_NAMES, FALLBACK, STYLE_NAMES
+
+NOTHING = "nothing forgotten"
+# Method(world, *names, seed=0) gives a context in which the names are forgotten.
+Method = Callable[..., contextlib.AbstractContextManager[Applied]]
+
+
+@contextlib.contextmanager
+def nothing_forgotten(world: World, *names: str, seed: int = 0) -> Iterator[Applied]:
+    yield Applied(world.model)
+
+
+def closed_form_default(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:
+    """Train Forget Patch as it stands, nothing listed to preserve. It draws nothing, so the seed changes nothing."""
+    return closed_form(lambda _: [])(world, *names)
+
+
+def closed_form_listed(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:
+    """The same with all other concepts of the same kind listed to preserve."""
+    return closed_form(lambda _: others_of_kind(names))(world, *names)
+
+
+def closed_form_substitute(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:
+    """The same with a named substitute: the next style for a style, a house for things."""
+    substitute = STYLE_NAMES[STYLE_NAMES.index(names[0]) - 1] if names[0] in STYLE_NAMES else FALLBACK
+    return closed_form(lambda _: others_of_kind(names), target="substitute", substitute=substitute)(world, *names)
+
+
+def re_steering(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:
+    """Attention re-steering by gradient with the node's defaults, nothing listed to preserve."""
+    return by_gradient(lambda _: [], rank=16, seed=seed)(world, *names)
+
+
+def others_of_kind(names: tuple[str, ...]) -> list[str]:
+    """The other styles of a style, the other things of things."""
+    return [n for n in (STYLE_NAMES if names[0] in STYLE_NAMES else CONCEPT_NAMES) if n not in names]
+
+
+OURS: dict[str, Method] = {
+    NOTHING: nothing_forgotten,
+    "closed form": closed_form_default,
+    "closed form, listed": closed_form_listed,
+    "closed form, listed, substitute": closed_form_substitute,
+    "re-steering": re_steering,
+}
+
+
+def all_methods() -> dict[str, Method]:
+    """Ours and the peers."""
+    spec = importlib.util.find_spec("bench.peers")
+    if spec is None or spec.origin is None:
+        return dict(OURS)
+    from bench.peers import PEERS
+
+    return {**OURS, **PEERS}

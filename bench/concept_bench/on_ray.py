@@ -1,0 +1,55 @@
+"""Tasks on Ray: the same work, seeds and rows; workers give rows back, the driver alone writes them.
+
+`pip install ray` is needed for this only. Every machine of a cluster needs this checkout at the same path, with its environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from bench.concept_bench.local import Work
+from bench.concept_bench.tasks import Task
+from bench.concept_bench.worker import Outcome, work
+from mini_sd.comfy_host import REPOSITORY
+
+LOCAL = "local"  # a cluster of this machine alone, for as long as the run lasts
+# A task that lost its worker is done again so many times; then it is a failure, which the next run tries again.
+RETRIES = 3
+STORE_BYTES = 80 * 1024**2  # what Ray asks for at least; a row is a few kB
+
+
+def on_ray(
+    tasks: list[Task], command: str, address: str = LOCAL, workers: int = 2, do: Work = work
+) -> Iterator[Outcome]:
+    """Outcomes as they come; a task is given out again when its worker dies. Raises RuntimeError when Ray is not installed."""
+    ray = _started(address, workers)
+    try:
+        remote = ray.remote(num_cpus=1, max_retries=RETRIES)(do)
+        asked = {remote.remote(task, command): task for task in tasks}
+        while asked:
+            [done], _ = ray.wait(list(asked), num_returns=1)
+            yield _outcome(ray, done, asked.pop(done))
+    finally:
+        ray.shutdown()
+
+
+def _outcome(ray: Any, reference: Any, task: Task) -> Outcome:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        return Outcome(task.key, None, f"Ray gave the task up after {RETRIES} retries: {error}")
+
+
+def _started(address: str, workers: int) -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise RuntimeError("Expected Ray for --ray, found none. Run `pip install ray`, or leave --ray out.") from error
+    environment = {"env_vars": {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}}
+    own = {"num_cpus": workers, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    given = own if address == LOCAL else {"address": address}
+    ray.init(runtime_env=environment, logging_level="warning", log_to_driver=False, **given)
+    return ray

@@ -1,0 +1,77 @@
+"""Scores that look at pictures through the miniature's image-text model, and the M-Score."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from bench.concept_bench.tasks import Task
+from bench.world import Ask, World
+from fmn_core.errors import ForgetError
+from fmn_core.scores.clip_score import clip_score
+from fmn_core.scores.distances import distance
+from mini_sd.concepts import STYLE_NAMES, drawn_styles
+from mini_sd.image_text import MiniatureImageText
+
+# A pair of inversions costs more than all other scores together: for one seed only, short, from noise.
+M_SCORE_SEED, M_SCORE_ASK, M_SCORE_PICTURES = 0, "full", 4
+M_SCORE = {"steps": 40, "warmup": 4, "batch": 2, "learning_rate": 2e-2, "start": "noise", "seed": 0}
+
+
+@lru_cache(maxsize=1)
+def _image_text(world: World) -> MiniatureImageText:
+    return MiniatureImageText(world.clip)
+
+
+def clip_scores(world: World, name: str, images: torch.Tensor, prompts: list[str]) -> dict[str, float]:
+    """The mean cosine of pictures and their prompts under `name`."""
+    return {name: clip_score(_image_text(world), images, prompts)}
+
+
+def distances(world: World, before: torch.Tensor, after: torch.Tensor) -> dict[str, float]:
+    """KID and CMMD of pictures before and after on the image tower's features; KID only where its package is installed.
+
+    Of so few pictures they tell methods apart, and compare with nothing published.
+    """
+    found = {}
+    for measure in ("KID", "CMMD"):
+        try:
+            found[measure.lower()] = distance(measure, _image_text(world).images, before, after)
+        except ForgetError as error:
+            if "package" not in str(error):
+                raise
+    return found
+
+
+def m_scores(world: World, task: Task, model: Any) -> dict[str, float]:
+    """The M-Score of one concept, for one seed of a full run; nothing for several, or without a MODEL to invert on.
+
+    Text features: see m_score.pooled_features. Source: Zhang et al., Forget-Me-Not, section 4.
+    """
+    if model is None or len(task.concepts) > 1 or (task.seed, task.ask) != (M_SCORE_SEED, M_SCORE_ASK):
+        return {}
+    [name] = task.concepts
+    core, kind = world.core, "style" if name in STYLE_NAMES else "object"
+    original, forgetting = (
+        world.adapter_class(m, world.clip) for m in (getattr(world, "untouched", world.model), model)
+    )
+    with torch.inference_mode(False):
+        images = world.sample(_probes(name)).clone()
+        references = core("references").References(original.encode_images(world.vae, images))
+        arguments = (original, forgetting, references, name, core("templates").default_templates(kind)[:4])
+        settings = core("inversion").InversionSettings(**M_SCORE)
+        found = core("scores.m_score").m_score(*arguments, settings, ready=lambda m: m.ready_for_gradients(text=True))
+    return {"m_score_before": found.before, "m_score_after": found.after}
+
+
+def _probes(name: str) -> Ask:
+    """What the untouched model draws of the concept."""
+    ask = Ask()
+    for k in range(M_SCORE_PICTURES):
+        if name in STYLE_NAMES:
+            ask.add(("cat", "car", "banana", "guitar")[k], "", name, k, 60_000 + k)
+        else:
+            ask.add(name, name, drawn_styles(name)[k % len(drawn_styles(name))], k, 60_000 + k)
+    return ask

@@ -1,0 +1,45 @@
+"""What it takes to repeat a result: the command, the pack's version and commit, the machine and its torch."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from bench.forget import machine
+from fmn_core import __version__
+from mini_sd.comfy_host import REPOSITORY
+
+
+@cache
+def git_commit(folder: Path = REPOSITORY) -> str:
+    """The commit of a checkout, marked where tracked files differ from it; a sentence where there is no git."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + (" with changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "not a git checkout"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+
+def this_command(module: str) -> str:
+    """The command line of this process as it can be typed again."""
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+
+def provenance(command: str) -> dict[str, str]:
+    return {
+        "command": command,
+        "pack_version": __version__,
+        "git_commit": git_commit(),
+        "machine": machine(),
+        "torch_version": torch.__version__,
+    }

@@ -1,0 +1,100 @@
+"""Results in a local SQLite file: one row a task, kept as soon as it is there, and none without what it takes to repeat it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bench.concept_bench.tasks import Task
+
+# What a result must hold to count; `concepts` and `figures` are JSON.
+TEXTS = (
+    "key",
+    "model",
+    "ask",
+    "method",
+    "concepts",
+    "command",
+    "pack_version",
+    "git_commit",
+    "machine",
+    "torch_version",
+)
+COLUMNS = (*TEXTS, "seed", "seconds", "figures", "made_at")
+_TEXT_COLUMNS = ", ".join(f"{c} TEXT NOT NULL CHECK (length({c}) > 0)" for c in TEXTS if c != "key")
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY CHECK (length(key) > 0), {_TEXT_COLUMNS},
+  seed INTEGER NOT NULL, seconds REAL NOT NULL, figures TEXT NOT NULL, made_at TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS failures (key TEXT NOT NULL, error TEXT NOT NULL, command TEXT NOT NULL, made_at TEXT NOT NULL);
+"""
+
+
+def complete(row: dict[str, Any]) -> bool:
+    """Whether a row holds everything that a printed result must tell."""
+    numbers = isinstance(row.get("seed"), int) and isinstance(row.get("seconds"), int | float)
+    return (
+        numbers
+        and all(isinstance(row.get(c), str) and row[c] for c in TEXTS if c != "concepts")
+        and bool(row.get("concepts"))
+        and bool(row.get("figures"))
+    )
+
+
+class Store:
+    """The file; one process writes at a time, any number may read."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._base = sqlite3.connect(path, timeout=60)
+        self._base.row_factory = sqlite3.Row
+        self._base.execute("PRAGMA journal_mode=WAL")
+        self._base.executescript(_SCHEMA)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._base.close()
+
+    def put(self, row: dict[str, Any]) -> bool:
+        """Keeps a result and says whether it was new. Raises ValueError on a row that is not complete."""
+        if not complete(row):
+            lacking = [c for c in COLUMNS[:-1] if row.get(c) in (None, "", [], {})]
+            raise ValueError(
+                f"Expected a result with {', '.join(COLUMNS[:-1])}, got one that lacks {', '.join(lacking)}."
+            )
+        values = {**row, "concepts": json.dumps(row["concepts"]), "figures": json.dumps(row["figures"], sort_keys=True)}
+        values["made_at"] = _now()
+        marks = ", ".join(f":{c}" for c in COLUMNS)
+        with self._base:
+            done = self._base.execute(f"INSERT OR IGNORE INTO results ({', '.join(COLUMNS)}) VALUES ({marks})", values)
+        return done.rowcount == 1
+
+    def fail(self, key: str, error: str, command: str) -> None:
+        """Keeps a failure; the task stays to be done."""
+        with self._base:
+            self._base.execute("INSERT INTO failures VALUES (?, ?, ?, ?)", (key, error, command, _now()))
+
+    def pending(self, tasks: Iterable[Task]) -> list[Task]:
+        """The tasks without a result, in their order."""
+        done = {r["key"] for r in self._base.execute("SELECT key FROM results")}
+        return [task for task in tasks if task.key not in done]
+
+    def results(self) -> list[dict[str, Any]]:
+        """Complete results in the order of their keys."""
+        found = [dict(r) for r in self._base.execute("SELECT * FROM results ORDER BY key")]
+        rows = [{**r, "concepts": json.loads(r["concepts"]), "figures": json.loads(r["figures"])} for r in found]
+        return [row for row in rows if complete(row)]
+
+    def failures(self) -> list[dict[str, Any]]:
+        """The last failure of every task that has no result yet."""
+        query = "SELECT key, error, command, max(made_at) AS made_at, count(*) AS times FROM failures WHERE key NOT IN (SELECT key FROM results) GROUP BY key ORDER BY key"
+        return [dict(r) for r in self._base.execute(query)]
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

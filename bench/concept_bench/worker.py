@@ -1,0 +1,57 @@
+"""A task as any process does it: the world is loaded once, and the answer is a row for the store or an error."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from bench.concept_bench.tasks import Task
+
+
+@dataclass
+class Outcome:
+    """`row`: a complete result; None where `error` tells what failed. `process`: which one did it."""
+
+    key: str
+    row: dict[str, Any] | None
+    error: str = ""
+    process: int = 0
+
+
+@cache
+def _world() -> Any:
+    from bench.concept_bench.untouched import BenchWorld
+
+    return BenchWorld()
+
+
+def work(task: Task, command: str) -> Outcome:
+    """Does a task. Whatever goes wrong with it is its own failure: the run goes on."""
+    try:
+        return Outcome(task.key, row_of(task, command), process=os.getpid())
+    except Exception:
+        return Outcome(task.key, None, traceback.format_exc(), os.getpid())
+
+
+def row_of(task: Task, command: str) -> dict[str, Any]:
+    """The result of a task with what it takes to repeat it."""
+    from bench.concept_bench.cell import measure
+    from bench.concept_bench.provenance import provenance
+
+    figures = measure(_world(), task)
+    about = {"key": task.key, **task.as_dict(), "concepts": list(task.concepts), **provenance(command)}
+    return {**about, "seconds": figures["seconds"], "figures": figures}
+
+
+def begin_process() -> None:
+    """For a process that another one started: one thread, and a search path on which no host was activated yet."""
+    import torch
+
+    from mini_sd import comfy_host
+
+    torch.set_num_threads(1)
+    sys.path[:] = [folder for folder in sys.path if folder != str(comfy_host.root())]

@@ -1,0 +1,27 @@
+"""The other concept-erasing methods, written from their papers, on the miniature: PEERS maps names to `peer(world, *names, seed=0)`.
+
+A peer is a context manager that gives what bench.methods.Applied says; the world is as before when it ends. `chosen`, a Settings
+of the peer's module, replaces the settings found for the miniature.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from bench.peers import concept_ablation, esd, fmn, mace, rece, uce
+from bench.peers.applying import Peer, adapting, editing
+from bench.peers.settings import miniature
+
+_MODULES = {
+    "FMN as released": fmn,
+    "ESD-x": esd,
+    "ESD-u": esd,
+    "UCE": uce,
+    "Concept Ablation": concept_ablation,
+    "RECE": rece,
+    "MACE": mace,
+}
+PEERS: dict[str, Peer] = {
+    **{name: editing(module, partial(miniature, name)) for name, module in _MODULES.items()},
+    "SPM": adapting(partial(miniature, "SPM")),
+}

@@ -1,0 +1,74 @@
+"""The peers' results on the miniature in ComfyUI, as bench.methods has them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from bench.methods import Applied
+from bench.peers import spm
+from bench.peers.adapters import Adapters
+from bench.peers.concepts import forgotten, preserved
+from bench.world import Ask, World
+from mini_sd.generate import BATCH
+
+Peer = Callable[..., contextlib.AbstractContextManager[Applied]]
+
+
+def edited_model(world: World, changed: dict[str, torch.Tensor]) -> Any:
+    """A clone of the world's MODEL with these weights in place of its own; the world's stays what it is."""
+    model = world.model.clone()
+    model.add_patches({f"diffusion_model.{name}": ("set", (weight,)) for name, weight in changed.items()})
+    return model
+
+
+def editing(method: Any, settings: Callable[[], Any]) -> Peer:
+    """A peer that changes weights; its artefact is the changed weights in half precision."""
+
+    @contextlib.contextmanager
+    def peer(world: World, *names: str, seed: int = 0, chosen: Any = None) -> Iterator[Applied]:
+        with torch.inference_mode(False):
+            adapter, started = world.adapter(), time.perf_counter()
+            changed = method.forget(adapter, forgotten(names), chosen or settings(), seed, preserved(names))
+            seconds = time.perf_counter() - started
+        try:
+            yield Applied(edited_model(world, changed), None, seconds, sum(2 * w.numel() for w in changed.values()))
+        finally:
+            world.host.load(world.model)  # which takes the clone's weights off the shared network
+
+    return peer
+
+
+def adapting(settings: Callable[[], Any]) -> Peer:
+    """SPM: an adapter a name, gated for every prompt by its own similarity; the artefact is the adapters in half precision."""
+
+    @contextlib.contextmanager
+    def peer(world: World, *names: str, seed: int = 0, chosen: Any = None) -> Iterator[Applied]:
+        wanted = chosen or settings()
+        with torch.inference_mode(False):
+            adapter, started = world.adapter(), time.perf_counter()
+            trained = [(spm.train(adapter, c, wanted, seed), c.phrase) for c in forgotten(names)]
+            seconds = time.perf_counter() - started
+        size = sum(one.bytes_in_half() for one, _ in trained)
+        yield Applied(None, lambda ask: gated_pictures(world, adapter, trained, ask), seconds, size)
+
+    return peer
+
+
+def gated_pictures(world: World, adapter: Any, trained: Sequence[tuple[Adapters, str]], ask: Ask) -> torch.Tensor:
+    """Pictures of an ask, every adapter on as far as each prompt is near the bare phrase that the adapter erases."""
+    images = []
+    for start in range(0, len(ask.prompts), BATCH):
+        prompts, seeds = ask.prompts[start : start + BATCH], ask.seeds[start : start + BATCH]
+        encoded = adapter.encode(prompts)
+        with contextlib.ExitStack() as stack:
+            for one, erased in trained:
+                [target] = adapter.encode([erased])
+                gammas = [spm.transport(p, target, adapter.vocabulary) for p in encoded]
+                stack.enter_context(one.applied(torch.tensor(gammas)))
+            images.append(world.sample(Ask(prompts, seeds), world.model))
+    return torch.cat(images)

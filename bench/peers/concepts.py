@@ -1,0 +1,61 @@
+"""What the peers are asked to forget and to keep, in words that every method understands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from fmn_core.templates import default_templates
+from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLE_NAMES
+
+STYLE_PROMPT = "an image in the style of {}"
+_IN_STYLE = re.compile(r"(,| in)? (the style of \{\}|\{\} style)$")
+
+
+class Forgotten(NamedTuple):
+    """A phrase to be forgotten and its kind: object, identity or style."""
+
+    phrase: str
+    kind: str
+
+
+def forgotten(names: Sequence[str]) -> list[Forgotten]:
+    """Names of the miniature with their kinds."""
+    return [Forgotten(name, "style" if name in STYLE_NAMES else BY_NAME[name].kind) for name in names]
+
+
+def preserved(names: Sequence[str]) -> list[str]:
+    """The miniature's other concepts and styles: what methods that take a list to preserve are given."""
+    return [name for name in (*CONCEPT_NAMES, *STYLE_NAMES) if name not in names]
+
+
+def prompt_of(concept: Forgotten, template: str = "{}") -> str:
+    """The one prompt of methods that train on one: the template, and for styles "an image in the style of X"."""
+    return (STYLE_PROMPT if concept.kind == "style" else template).format(concept.phrase)
+
+
+def neighbour(adapter: Any, concept: Forgotten, excluded: Sequence[str] = ()) -> str:
+    """The concept of the same kind that the text encoder finds nearest: an anchor where no superordinate is known.
+
+    Cosine of the last row of "a picture of a X", the mean over all names taken off, which most of the rows have in common.
+    """
+    names = [n for n in CONCEPT_NAMES if BY_NAME[n].kind == concept.kind and n not in excluded and n != concept.phrase]
+    prompts = adapter.encode([f"a picture of a {name}" for name in (concept.phrase, *names)])
+    rows = torch.stack([p.context[-1] for p in prompts])
+    own, *others = torch.nn.functional.normalize(rows - rows.mean(0), dim=1)
+    return names[int((torch.stack(others) @ own).argmax())]
+
+
+def paired_prompts(concept: Forgotten, instead: str, count: int) -> list[tuple[str, str]]:
+    """`count` prompts with the phrase, each beside the same prompt with another word; for styles, without the style.
+
+    They are fmn_core's own templates, so that all methods have seen the same prompts.
+    """
+    templates = default_templates(concept.kind)
+    if concept.kind != "style":
+        return [(t.format(concept.phrase), t.format(instead)) for t in templates[:count]]
+    named = [t for t in templates if _IN_STYLE.search(t) and not t.startswith("a photo in")]
+    return [(t.format(concept.phrase), _IN_STYLE.sub("", t)) for t in named[:count]]

@@ -1,0 +1,80 @@
+"""UCE: Unified Concept Editing in Diffusion Models (Gandikota et al., WACV 2024, arXiv 2308.14761), equation 7.
+
+Keys and values of cross-attention in closed form: the concept's prompt acts like the guide's, preserved prompts like themselves.
+Nothing is trained. Defaults are those of the code released with the paper (train-scripts/train_erase.py): erase_scale 1,
+preserve_scale 0.1, lambda 0.5, the rows from the last word on, guide "" (all concepts) and all rows of preserved
+prompts. `last_row_only` is the later release (trainscripts/uce_sd_erase.py), with preserve_scale 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bench.peers.concepts import Forgotten
+from bench.peers.weights import keys_and_values
+from fmn_core.tokens import first_end
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`guide` is what the concept's prompt shall act like; `ridge` is the paper's lambda."""
+
+    erase_scale: float = 1.0
+    preserve_scale: float = 0.1
+    ridge: float = 0.5
+    guide: str = ""
+    last_row_only: bool = False
+
+
+Rows = tuple[float, torch.Tensor, torch.Tensor]  # weight, sources (n, dim), targets (n, dim)
+
+
+def input_edit(rows: Sequence[Rows], ridge: float) -> torch.Tensor:
+    """A (dim, dim), float64, with W' = W A for every projection W.
+
+    W' minimises sum_i w_i |W' c_i - W t_i|^2 + ridge |W' - W|^2 over rows of sources c and targets t.
+    """
+    dim = rows[0][1].shape[1]
+    system = wanted = ridge * torch.eye(dim, dtype=torch.float64)
+    for weight, sources, targets in rows:
+        s, t = sources.double().cpu(), targets.double().cpu()
+        system, wanted = system + weight * s.T @ s, wanted + weight * t.T @ s
+    return torch.linalg.solve(system, wanted.T).T
+
+
+def last_word(adapter: Any, prompt: Any) -> int:
+    """The row of a prompt's last word; of the start token where there is none."""
+    return first_end(next(iter(prompt.tokens.values()))[0], adapter.vocabulary) - 1
+
+
+def erased_rows(adapter: Any, prompt: Any, guide: Any, settings: Settings) -> Rows:
+    """The concept's rows from its last word on, beside the guide's from its last word on."""
+    a, b = last_word(adapter, prompt), last_word(adapter, guide)
+    count = 1 if settings.last_row_only else len(prompt.context) - max(a, b)
+    return settings.erase_scale, prompt.context[a : a + count], guide.context[b : b + count]
+
+
+def preserved_rows(adapter: Any, preserve: Sequence[str], settings: Settings) -> list[Rows]:
+    """Rows that shall act like themselves."""
+    prompts = adapter.encode(list(preserve))
+    kept = [p.context[last_word(adapter, p)][None] if settings.last_row_only else p.context for p in prompts]
+    return [(settings.preserve_scale, k, k) for k in kept]
+
+
+def edit_of(adapter: Any, concepts: Sequence[Forgotten], settings: Settings, preserve: Sequence[str]) -> torch.Tensor:
+    """The joint edit A of all concepts."""
+    guide, *prompts = adapter.encode([settings.guide, *(c.phrase for c in concepts)])
+    rows = [erased_rows(adapter, p, guide, settings) for p in prompts]
+    return input_edit(rows + preserved_rows(adapter, preserve, settings), settings.ridge)
+
+
+def forget(
+    adapter: Any, concepts: Sequence[Forgotten], settings: Settings, seed: int = 0, preserve: Sequence[str] = ()
+) -> dict[str, torch.Tensor]:
+    """The changed weights by name; `seed` is not used."""
+    edit = edit_of(adapter, concepts, settings, preserve)
+    return {name: (w @ edit).float() for name, w in keys_and_values(adapter).items()}

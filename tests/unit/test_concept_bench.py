@@ -1,0 +1,263 @@
+"""ConceptBench: tasks, what is asked, the store, resumption, figures by hand, the report."""
+
+import json
+import sqlite3
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bench.concept_bench.asks import asks_of
+from bench.concept_bench.cell import Pictures, accuracies_of
+from bench.concept_bench.concepts import GROUPS, LISTS, load_list
+from bench.concept_bench.local import in_this_process
+from bench.concept_bench.report import found_in, page, table, write
+from bench.concept_bench.run import chosen_methods, default_concepts, keep, outcomes
+from bench.concept_bench.store import TEXTS, Store
+from bench.concept_bench.summary import erasure_interval, summaries
+from bench.concept_bench.tasks import Task, tasks_of
+from bench.concept_bench.worker import Outcome
+from bench.world import Ask
+from fmn_core.templates import default_templates
+from mini_sd.concepts import BY_NAME, STYLE_NAMES, drawn_styles
+
+ABOUT = {"command": "python -m x", "pack_version": "1", "git_commit": "abc", "machine": "m", "torch_version": "2"}
+TASKS = tasks_of(["nothing forgotten", "closed form"], [("cat",), ("noto",)], 2)
+
+
+def row(task: Task, **figures) -> dict:
+    known = {"erased": 0.25, "IRA": 0.8, "generality": 0.5, "UA": 0.75, "CRA": 1.0, "H_o": 0.66, "drift": 0.001}
+    about = {"key": task.key, **task.as_dict(), "concepts": list(task.concepts), **ABOUT, "seconds": 1.5}
+    return {**about, "figures": {**known, "seconds": 1.5, "artefact_bytes": 1000, **figures}}
+
+
+def done(task: Task, command: str) -> Outcome:
+    return Outcome(task.key, row(task, drift=len(task.key) / 1000))
+
+
+def test_a_task_has_one_key_for_ever():
+    task = Task("miniature", "UCE", ("cat", "car"), 2)
+    assert task.key == "miniature/full/UCE/cat+car/seed 2"
+    assert Task("miniature", "UCE", ("cat", "car"), 2, "quick").key != task.key
+    assert len({t.key for t in TASKS}) == len(TASKS) == 8
+
+
+def test_seed_0_of_everything_comes_first():
+    assert [t.seed for t in TASKS] == [0] * 4 + [1] * 4
+    assert {(t.method, t.concepts) for t in TASKS[:4]} == {(t.method, t.concepts) for t in TASKS}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_have_three_groups_and_no_concept_beside_itself(name):
+    listed = load_list(name)
+    assert {c.group for c in listed.values()} == set(GROUPS)
+    for concept in listed.values():
+        assert concept.name not in (*concept.neighbours, *concept.synonyms)
+        assert concept.synonyms or concept.paraphrases or concept.placeholder
+
+
+def test_the_miniatures_list_is_the_miniatures():
+    for concept in load_list("miniature").values():
+        if concept.group == "style":
+            assert concept.name in STYLE_NAMES and set(concept.neighbours) < set(STYLE_NAMES)
+        else:
+            assert concept.group == BY_NAME[concept.name].kind and concept.synonyms == BY_NAME[concept.name].synonyms
+    assert len(default_concepts()) == 16 and len(default_concepts()[-1]) == 10
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("concepts", default_concepts(), ids="+".join)
+def test_nothing_asked_is_in_a_solve_or_seen_before(concepts, seed):
+    asks = asks_of(Task("miniature", "closed form", concepts, seed))
+    group = load_list("miniature")[concepts[0]].group
+    words = [concepts[0]] if group == "style" else [w for n in concepts for w in (n, *BY_NAME[n].synonyms)]
+    solved = {t.format(w) for t in default_templates(group) for w in words}
+    for name in ("target", "synonym"):
+        assert not solved & set(asks[name].prompts)
+    for ask in asks.values():
+        assert min(ask.seeds) >= 70_000 + 1000 * seed and max(ask.seeds) < 71_000 + 1000 * seed
+        assert len(set(zip(ask.prompts, ask.seeds))) == len(ask.prompts)
+        assert all(style in drawn_styles(concept) for concept, style in zip(ask.concepts, ask.styles))
+    assert not set(concepts) & {*asks["others"].styles, *([] if group == "style" else asks["others"].concepts)}
+
+
+def test_a_thing_is_asked_for_in_every_style_and_half_of_the_others_in_turn():
+    asks = [asks_of(Task("miniature", "x", ("cat",), seed)) for seed in (0, 1)]
+    assert [len(asks[0][n].prompts) for n in ("target", "synonym")] == [8, 4]
+    assert all("kitten" in prompt for prompt in asks[0]["synonym"].prompts)
+    assert {n for ask in asks for n in ask["others"].concepts} == set(BY_NAME) - {"cat"}
+    assert all({"tiger", "dog"} <= set(ask["others"].concepts) for ask in asks)
+
+
+@pytest.mark.parametrize("concepts", [(), ("nobody",), ("cat", "noto"), ("noto", "twemoji")])
+def test_unknown_or_mixed_concepts_are_refused(concepts):
+    with pytest.raises(ValueError, match="Expected"):
+        asks_of(Task("miniature", "x", concepts, 0))
+
+
+def test_method_names_may_hold_commas():
+    assert chosen_methods("closed form, listed,closed form") == ["closed form, listed", "closed form"]
+    with pytest.raises(ValueError, match="Expected methods"):
+        chosen_methods("closed form,nothing known")
+
+
+def test_a_result_counts_once(tmp_path):
+    with Store(tmp_path / "a.sqlite") as store, Store(tmp_path / "a.sqlite") as second:
+        assert store.put(row(TASKS[0]))
+        assert not second.put(row(TASKS[0], drift=9.0))
+        assert [r["figures"]["drift"] for r in second.results()] == [0.001]
+        assert len(store.pending(TASKS)) == len(TASKS) - 1
+
+
+@pytest.mark.parametrize("missing", [*(c for c in TEXTS), "seed", "seconds", "figures"])
+@pytest.mark.parametrize("empty", [None, ""])
+def test_a_row_that_cannot_be_repeated_is_refused(tmp_path, missing, empty):
+    with Store(tmp_path / "a.sqlite") as store:
+        with pytest.raises(ValueError, match="lacks " + missing):
+            store.put({**row(TASKS[0]), missing: empty})
+        assert store.results() == []
+
+
+def test_sqlite_itself_refuses_a_row_without_a_command(tmp_path):
+    with Store(tmp_path / "a.sqlite") as store:
+        store.put(row(TASKS[0]))
+    base = sqlite3.connect(tmp_path / "a.sqlite")
+    with pytest.raises(sqlite3.IntegrityError):
+        base.execute("UPDATE results SET command = ''")
+    base.close()
+
+
+def test_an_interrupted_run_goes_on_to_the_same_rows(tmp_path):
+    def interrupted(task: Task, command: str) -> Outcome:
+        if task == TASKS[3]:
+            raise KeyboardInterrupt
+        return done(task, command)
+
+    with Store(tmp_path / "whole.sqlite") as whole, Store(tmp_path / "parts.sqlite") as parts:
+        keep(whole, in_this_process(TASKS, "x", done), len(TASKS), "x")
+        with pytest.raises(KeyboardInterrupt):
+            keep(parts, in_this_process(parts.pending(TASKS), "x", interrupted), len(TASKS), "x")
+        assert len(parts.results()) == 3 and parts.pending(TASKS) == TASKS[3:]
+        keep(parts, in_this_process(parts.pending(TASKS), "x", done), 5, "x")
+        for each in (whole.results(), parts.results()):
+            assert len(each) == 8
+        assert [{**r, "made_at": ""} for r in parts.results()] == [{**r, "made_at": ""} for r in whole.results()]
+
+
+def test_a_failure_is_kept_and_tried_again(tmp_path):
+    with Store(tmp_path / "a.sqlite") as store:
+        assert keep(store, [Outcome(TASKS[0].key, None, "Traceback\nValueError: no")], 1, "x") == 1
+        assert TASKS[0] in store.pending(TASKS)
+        assert [(f["key"], f["times"]) for f in store.failures()] == [(TASKS[0].key, 1)]
+        keep(store, [done(TASKS[0], "x")], 1, "x")
+        assert store.failures() == [] and TASKS[0] not in store.pending(TASKS)
+
+
+def test_a_failing_method_ends_in_an_outcome(monkeypatch):
+    monkeypatch.setattr("bench.concept_bench.worker._world", SimpleNamespace)
+    [outcome] = outcomes([Task("miniature", "no such method", ("cat",), 0)], "x")
+    assert outcome.row is None and "KeyError: 'no such method'" in outcome.error
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(RuntimeError, match="pip install ray"):
+        list(outcomes(TASKS, "x", ray="local"))
+
+
+def shown(ask_concepts, ask_styles, seen, seen_styles) -> Pictures:
+    nothing, ask = torch.empty(0), Ask(["p"] * len(seen), list(range(len(seen))), ask_concepts, ask_styles)
+    return Pictures(ask, nothing, nothing, (ask_concepts, ask_styles), (seen, seen_styles))
+
+
+def test_accuracies_of_a_thing_by_hand():
+    pictures = {
+        "target": shown(["cat"] * 4, ["noto"] * 4, ["cat", "dog", "other", "house"], ["noto"] * 3 + ["fluent"]),
+        "synonym": shown(["cat"] * 2, ["noto"] * 2, ["cat", "dog"], ["noto"] * 2),
+        "others": shown(["dog", "tiger", "car", "owl", "fox"], ["noto"] * 5, ["dog", "tiger", "house", "owl", "fox"], ["noto"] * 4 + ["fluent"]),
+    }  # fmt: skip
+    found = accuracies_of(Task("miniature", "x", ("cat",), 0), pictures)
+    assert (found["UA"], found["IRA"], found["CRA"], found["generality"]) == (0.75, 0.8, 0.8, 0.5)
+    assert (found["context_kept"], found["neighbours"]) == (0.75, 1.0)
+    assert found["H_o"] == pytest.approx(3 / (1 / 0.75 + 1 / 0.8 + 1 / 0.5), abs=1e-6)
+    assert (found["UA_before"], found["H_o_before"], found["IRA_before"]) == (0, 0, 1)
+
+
+def test_accuracies_of_a_style_by_hand():
+    pictures = {
+        "target": shown(["cat", "dog"], ["noto"] * 2, ["cat", "dog"], ["fluent", "noto"]),
+        "synonym": shown(["cat", "dog"], ["noto"] * 2, ["cat", "dog"], ["fluent", "fluent"]),
+        "others": shown(["cat", "dog", "car", "owl"], ["fluent", "twemoji"] * 2, ["cat", "dog", "car", "fox"], ["fluent", "twemoji"] * 2),
+    }  # fmt: skip
+    found = accuracies_of(Task("miniature", "x", ("noto",), 0), pictures)
+    assert (found["UA"], found["IRA"], found["CRA"], found["context_kept"]) == (0.5, 1, 0.75, 1)
+    assert found["H_o"] == pytest.approx(3 / (1 / 0.5 + 1 + 1), abs=1e-6)
+
+
+def test_h_o_of_a_group_is_that_of_the_mean_accuracies():
+    tasks = tasks_of(["UCE"], [("cat",), ("car",)], 2)
+    erased, kept, general = (0.0, 0.5, 0.25, 0.25), (1.0, 0.6, 0.8, 0.8), (0.5, 0.5, 0.0, 0.2)
+    rows = [row(t, erased=e, IRA=k, generality=g, UA=1 - e) for t, e, k, g in zip(tasks, erased, kept, general)]
+    [found] = summaries(rows)
+    assert (found["method"], found["kind"], found["concepts"], found["cells"], found["seeds"]) == (
+        "UCE",
+        "object",
+        1,
+        4,
+        2,
+    )
+    assert found["UA"] == pytest.approx(0.75) and found["generality"] == pytest.approx(0.3)
+    assert found["H_o"] == pytest.approx(3 / (1 / 0.75 + 1 / 0.8 + 1 / 0.7))
+    assert found["H_o_low"] < found["H_o"] < found["H_o_high"] and found["UA_low"] < 0.75 < found["UA_high"]
+    assert found["attacked"] is None
+
+
+def test_the_interval_of_h_o_of_equal_cells_is_a_point():
+    cells = [{"erased": 0.25, "IRA": 0.8, "generality": 0.5}] * 5
+    assert erasure_interval(cells) == pytest.approx((3 / (1 / 0.75 + 1 / 0.8 + 1 / 0.5),) * 2)
+
+
+def test_groups_are_told_apart_and_several_from_one():
+    concepts = [("cat",), ("noto",), ("wizard",), ("cat", "car")]
+    found = summaries([row(t) for t in tasks_of(["UCE"], concepts, 1)])
+    assert [(r["kind"], r["concepts"]) for r in found] == [("object", 1), ("style", 1), ("identity", 1), ("object", 2)]
+
+
+@pytest.fixture
+def database(tmp_path):
+    path = tmp_path / "a.sqlite"
+    with Store(path) as store:
+        keep(store, in_this_process(TASKS[:-1], "x", done), 7, "x")
+        store.fail(TASKS[-1].key, "Traceback\nRuntimeError: out of luck", "x")
+        store.put(row(Task("miniature", "UCE", ("cat",), 0, "quick")))
+    return path
+
+
+def test_the_report_shows_scores_with_intervals_provenance_and_failures(database, tmp_path):
+    found = found_in(database)
+    write(found, tmp_path / "results")
+    text, kept = page(found), json.loads((tmp_path / "results" / "concept_bench.json").read_text())
+    assert (
+        "| closed form | 0.65 |" in text and "out of luck" in text and "python -m x" in text and "commit\nabc" in text
+    )
+    assert "UCE" not in text  # of another ask
+    assert len(kept["results"]) == 7 and {(r["method"], r["kind"]) for r in kept["rows"]} == {
+        (m, k) for m in ("nothing forgotten", "closed form") for k in ("object", "style")
+    }
+    assert all(r["command"] and r["git_commit"] and r["torch_version"] for r in kept["results"])
+    assert (tmp_path / "results" / "concept_bench.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "results" / "concept_bench.md").read_text() == text
+
+
+def test_columns_that_no_row_has_are_left_out():
+    rows = summaries([row(TASKS[0], attacked=0.5, m_score_after=0.2)])
+    assert "attacked" in table(rows, ("UA", "attacked", "fid")) and "fid" not in table(rows, ("UA", "attacked", "fid"))
+
+
+def test_a_database_without_results_is_said_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Expected a database"):
+        found_in(tmp_path / "none.sqlite")
+    Store(tmp_path / "a.sqlite").__exit__()
+    with pytest.raises(ValueError, match="Expected complete results"):
+        found_in(tmp_path / "a.sqlite")

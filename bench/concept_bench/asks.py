@@ -37,7 +37,7 @@ class Size:
 
 
 SIZES = {
-    "full": Size(per_style=2, stride=2, subjects=8, beside=5, steps=12),
+    "full": Size(per_style=2, stride=2, subjects=8, beside=5, steps=8),
     "quick": Size(per_style=1, stride=4, subjects=4, beside=3, steps=12),
     "tiny": Size(per_style=1, stride=17, subjects=2, beside=1, steps=2, costly=False),
 }

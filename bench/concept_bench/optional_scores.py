@@ -15,9 +15,9 @@ from fmn_core.scores.distances import distance
 from mini_sd.concepts import STYLE_NAMES, drawn_styles
 from mini_sd.image_text import MiniatureImageText
 
-# A pair of inversions costs more than all other scores together: for one seed only, short, from noise.
-M_SCORE_SEED, M_SCORE_ASK, M_SCORE_PICTURES = 0, "full", 4
-M_SCORE = {"steps": 40, "warmup": 4, "batch": 2, "learning_rate": 2e-2, "start": "noise", "seed": 0}
+# A pair of inversions that has learned enough to mean something costs more than all other scores together: of one concept, for one seed.
+M_SCORE_CONCEPT, M_SCORE_SEED, M_SCORE_ASK, M_SCORE_PICTURES = "cat", 0, "full", 4
+M_SCORE = {"tokens": 1, "steps": 100, "warmup": 10, "batch": 4, "learning_rate": 2e-2, "start": "noise", "seed": 0}
 
 
 @lru_cache(maxsize=1)
@@ -46,11 +46,12 @@ def distances(world: World, before: torch.Tensor, after: torch.Tensor) -> dict[s
 
 
 def m_scores(world: World, task: Task, model: Any) -> dict[str, float]:
-    """The M-Score of one concept, for one seed of a full run; nothing for several, or without a MODEL to invert on.
+    """The M-Score of M_SCORE_CONCEPT, for one seed of a full run; nothing for others, or without a MODEL to invert on.
 
     Text features: see m_score.pooled_features. Source: Zhang et al., Forget-Me-Not, section 4.
     """
-    if model is None or len(task.concepts) > 1 or (task.seed, task.ask) != (M_SCORE_SEED, M_SCORE_ASK):
+    measured_here = (task.concepts, task.seed, task.ask) == ((M_SCORE_CONCEPT,), M_SCORE_SEED, M_SCORE_ASK)
+    if model is None or not measured_here:
         return {}
     [name] = task.concepts
     core, kind = world.core, "style" if name in STYLE_NAMES else "object"

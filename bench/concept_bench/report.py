@@ -103,7 +103,7 @@ def page(found: dict[str, Any]) -> str:
     return f"""# ConceptBench on the miniature
 
 Made by {"; ".join(f"`{c}`" for c in about["command"])}, {about["made_at"][0][:10]} to {about["made_at"][-1][:10]}, on {"; ".join(about["machine"])}; version {", ".join(about["pack_version"])}, commit
-{", ".join(about["git_commit"])}; seeds {", ".join(map(str, seeds))} (training seed n, evaluation seeds from 70000 + 1000 n). Euler, 12 steps, guidance 3; shares are those of pictures
+{", ".join(about["git_commit"])}; seeds {", ".join(map(str, seeds))} (training seed n, evaluation seeds from 70000 + 1000 n). Euler, 8 steps, guidance 3; shares are those of pictures
 in which the judge, trained on artwork alone, sees what was asked. In brackets 95 % bootstrap intervals over cells (concept and seed).
 
 UA: target not seen. IRA, CRA: others of the same kind, and of the other kind, right. H_o: harmonic mean of erasure, specificity (IRA) and generality, of the

@@ -2,7 +2,7 @@
 # make test                           formatting, types, unit tests, tests through a real server and, where there is Chromium, a real browser
 # make browser                        the page in a real browser; needs Chromium
 # make js-types                       the page's scripts against the front end's types; needs npm
-# make slow                           every node on random full-size SD 1.5, 2.1 and XL; long, up to 20 GB memory, 7 GB disk
+# make slow                           every node on random full-size SD 1.5, 2.1 and XL, ConceptBench on Ray; long, up to 20 GB memory, 7 GB disk
 # FMN_COMFYUI=path                    use that ComfyUI instead of the one that setup unpacks
 PYTHON ?= python3
 VENV := .venv
@@ -52,7 +52,8 @@ js-types:
 	cd out/js_types && npm install --silent --no-audit --no-fund && npx tsc -p .
 
 slow: setup
-	$(PY) -m pytest -c tests/pytest.ini -m slow tests/slow
+	$(PY) -m pip install --quiet --disable-pip-version-check ray==2.60.0
+	$(PY) -m pytest -c tests/pytest.ini -m "slow or not slow" tests/slow tests/inprocess/test_concept_bench.py
 
 bench: setup
 	$(PY) -m bench.forget

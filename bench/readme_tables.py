@@ -1,6 +1,6 @@
 """Writes the README's tables from the results of the bench: python -m bench.readme_tables
 
-Reads bench/results/forget.json, correction.json, method.json, patches.json and speed.json; nothing in the tables is typed by hand.
+Reads bench/results/forget.json, correction.json, method.json, patches.json, speed.json and concept_bench.json; nothing in the tables is typed by hand.
 """
 
 from __future__ import annotations
@@ -149,6 +149,28 @@ def speed_table() -> str:
     return table(header, rows)
 
 
+def peers_table() -> str:
+    """Every method of ConceptBench: one concept of each kind, and ten objects at once."""
+    header = ["forgotten", "method", "H_o", "UA", "IRA", "CRA", "attacked", "drift", "seconds", "file"]
+
+    def shown(row: dict, name: str, digits: int = 2) -> str:
+        return "" if row.get(name) is None else f"{row[name]:.{digits}f}"
+
+    rows = [
+        [
+            f"{r['concepts']} {r['kind']}s at once" if r["concepts"] > 1 else r["kind"],
+            r["method"],
+            *(shown(r, name) for name in ("H_o", "UA", "IRA", "CRA", "attacked")),
+            shown(r, "drift", 4),
+            shown(r, "cpu_seconds", 1),
+            kilobytes(r["artefact_bytes"]),
+        ]
+        for r in load("concept_bench")
+        if r["method"] != "nothing forgotten"
+    ]
+    return table(header, rows)
+
+
 def put(text: str, marker: str, content: str) -> str:
     """Puts a table between its markers, after the sentence that may stand before it."""
     start, end = f"<!-- {marker} -->\n", f"<!-- /{marker} -->"
@@ -166,6 +188,7 @@ def main() -> None:
         "several": several_table,
         "patches": patches_table,
         "speed": speed_table,
+        "peers": peers_table,
     }
     for marker, make in made.items():
         if f"<!-- {marker} -->" in text:

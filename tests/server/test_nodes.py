@@ -31,6 +31,12 @@ NODES = {
     "FMN_GatedForgetPatch",
     "FMN_InstallPatchEmbedding",
     "FMN_ScheduleForgetPatch",
+    "FMN_LoadImageTextModel",
+    "FMN_ClipScore",
+    "FMN_ForgetAccuracies",
+    "FMN_MScore",
+    "FMN_PictureDistance",
+    "FMN_AttackForgetPatch",
 }
 
 

@@ -1,7 +1,8 @@
 """RECE: Reliable and Efficient Concept Erasure (Gong et al., ECCV 2024, arXiv 2407.12383), equations 6 to 10.
 
 UCE first; then rounds of: find in closed form the embedding that makes the edited layers act as the original ones did on the
-concept, and map it to the guide too. Nothing is trained. Defaults are those of the released train_object.py: 5 rounds, lambda
+concept, and map it to the guide. A round solves for its embeddings alone, as released: the concept's own are in the first solve only, and
+later rounds can move them again. Nothing is trained. Defaults are those of the released train_object.py: 5 rounds, lambda
 0.1, preserve_scale 0.1, regular_scale 1e-3, all rows of the concept's prompt, "" preserved.
 """
 

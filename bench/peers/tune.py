@@ -48,7 +48,14 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
         {"steps": 50, "batch": 4, "pictures": 16, "sampling_steps": 12, "guidance": 3.0}, {"rate": 1e-4}, {"rate": 3e-4}
     ),
     "ESD-u": _each(_ESD, {"rate": 3e-5}, {"rate": 1e-4}),
-    "SPM": _each({"iterations": 40, "sampling_steps": 8}, {"rate": 3e-3}, {"rate": 1e-2}),
+    "SPM": _each(
+        {"iterations": 40, "sampling_steps": 8},
+        {"rate": 3e-3},
+        {"rate": 1e-2},
+        {"rate": 1e-2, "anchoring": 1.0},
+        {"rate": 3e-2, "anchoring": 1.0},
+        {"rate": 3e-2, "anchoring": 30.0},
+    ),
     "UCE": _each({}, {}, {"preserve_scale": 1.0}),
 }
 

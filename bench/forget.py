@@ -66,10 +66,10 @@ def best_published_rate(world: World, concepts: list[str]) -> tuple[float, list[
     for rate in PUBLISHED_RATES:
         total = 0.0
         for concept in concepts:
+            evaluation = Evaluation(world, concept, other_concepts(concept), quick=True, seed=5000)
+            evaluation.measure()  # the pictures before, while the weights are what they were
             with published(learning_rate=rate)(world, concept) as applied:
-                figures = Evaluation(world, concept, other_concepts(concept), quick=True, seed=5000).measure(
-                    applied.model
-                )
+                figures = evaluation.measure(applied.model)
             total += figures["forget_after"] + figures["keep_drop"]
             lines.append(
                 f"{rate:g} {concept}: forget_after {figures['forget_after']:.2f}, keep_drop {figures['keep_drop']:.2f}"
@@ -99,6 +99,7 @@ def one_row(
     # one picture of a concept lost must not look like three points
     per_other = 4 if name.startswith("closed form") and not quick else 1
     evaluation = Evaluation(world, concept, others, quick, per_other=per_other)
+    evaluation.measure()  # the pictures before, while the weights are what they were
     with method(world, concept) as applied:
         figures = evaluation.measure(applied.model, applied.sampler)
     cost = {"seconds": round(applied.seconds, 2), "patch_bytes": applied.patch_bytes}

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from bench.published_loop import published_loop
-from bench.world import World, other_concepts
+from bench.world import Ask, World, other_concepts
 from mini_sd.concepts import BY_NAME, STYLE_NAMES
+from mini_sd.generate import generate
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Applied:
     seconds: float = 0.0
     patch_bytes: int = 0
     monitor: str = ""
+    patch: Any = None
 
 
 Method = Callable[..., contextlib.AbstractContextManager[Applied]]
@@ -38,7 +40,24 @@ def patched(world: World, patch: Any) -> Applied:
         size = world.core("patch_file").save_patch(patch, Path(folder) / "patch.safetensors")
     model, _ = world.host.apply_patch(world.model, patch.as_stored(), 1.0)
     drift = patch.figures.get("drift")
-    return Applied(model, None, patch.figures["seconds"], size, f"{drift[-1][1]:.3f}" if drift else "")
+    return Applied(
+        model, None, patch.figures["seconds"], size, f"{drift[-1][1]:.3f}" if drift else "", patch.as_stored()
+    )
+
+
+def gated(world: World, patch: Any) -> Callable[[Ask], torch.Tensor]:
+    """Pictures of an ask with the patch through Gated Forget Patch, at its own threshold."""
+    node = world.node("gated_patch").GatedForgetPatch
+
+    def gate(positive: Any, negative: Any) -> tuple[Any, Any]:
+        when = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+        inputs = {"positive": positive, "negative": negative, "forget_patch": patch, "patch_file": "", **when}
+        return node.execute(clip=world.clip, threshold=0.0, curve="step", **inputs).args[:2]
+
+    def sampler(ask: Ask) -> torch.Tensor:
+        return generate(world.model, world.clip, world.vae, ask.prompts, ask.seeds, steps=world.steps, conditions=gate)
+
+    return sampler
 
 
 def concept_of(world: World, adapter: Any, name: str, synonyms: bool = False) -> Any:

@@ -20,11 +20,10 @@ import torch
 
 from bench.forget import RESULTS, machine, markdown_table
 from bench.method import MANY
-from bench.methods import closed_form, concept_of
+from bench.methods import closed_form, concept_of, gated
 from bench.pages import grid_page
-from bench.world import Ask, Evaluation, World, other_concepts
+from bench.world import Evaluation, World, other_concepts
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES
-from mini_sd.generate import generate
 
 COLUMNS = ("case", "patches", "forget_after", "keep_drop", "drift", "seconds", "bytes")
 COUNTS = (1, 2, 5, 10, 100)
@@ -155,18 +154,8 @@ def gate_rows(world: World, quick: bool) -> list[dict]:
     """The patch of one concept, gated: on its concept and its synonym, and, gate off, on everything else."""
     name = MANY[0]
     patch = alone(world, name, other_concepts(name))
-    node = world.node("gated_patch").GatedForgetPatch
-
-    def sampler(ask: Ask) -> torch.Tensor:
-        def gate(positive: Any, negative: Any) -> tuple[Any, Any]:
-            when = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
-            inputs = {"positive": positive, "negative": negative, "forget_patch": patch, "patch_file": "", **when}
-            return node.execute(clip=world.clip, threshold=0.0, curve="step", **inputs).args[:2]
-
-        return generate(world.model, world.clip, world.vae, ask.prompts, ask.seeds, steps=world.steps, conditions=gate)
-
     started = time.perf_counter()
-    figures, _ = measured(world, (name,), None, sampler, quick)
+    figures, _ = measured(world, (name,), None, gated(world, patch), quick)
     seconds = round(time.perf_counter() - started, 1)
     size = stored_bytes(world, patch)
     on = {"case": "gate on", "patches": 1, "forget_after": figures["forget_after"], "keep_drop": "", "drift": ""}

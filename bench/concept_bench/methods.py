@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator
 
-from bench.methods import Applied, by_gradient, closed_form
+from bench.methods import Applied, by_gradient, closed_form, gated
 from bench.world import World
 from mini_sd.concepts import CONCEPT_NAMES, FALLBACK, STYLE_NAMES
 
@@ -36,6 +37,13 @@ def closed_form_substitute(world: World, *names: str, seed: int = 0) -> contextl
     return closed_form(lambda _: others_of_kind(names), target="substitute", substitute=substitute)(world, *names)
 
 
+@contextlib.contextmanager
+def closed_form_gated(world: World, *names: str, seed: int = 0) -> Iterator[Applied]:
+    """The default's patch through Gated Forget Patch, with the threshold that it finds; there is no MODEL to attack."""
+    with closed_form_default(world, *names) as applied:
+        yield dataclasses.replace(applied, model=None, sampler=gated(world, applied.patch))
+
+
 def re_steering(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:
     """Attention re-steering by gradient with the node's defaults, nothing listed to preserve."""
     return by_gradient(lambda _: [], rank=16, seed=seed)(world, *names)
@@ -51,6 +59,7 @@ OURS: dict[str, Method] = {
     "closed form": closed_form_default,
     "closed form, listed": closed_form_listed,
     "closed form, listed, substitute": closed_form_substitute,
+    "closed form, gated": closed_form_gated,
     "re-steering": re_steering,
 }
 

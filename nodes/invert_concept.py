@@ -13,7 +13,7 @@ from ..fmn_core.embedding_file import SUFFIX, Embedding, check_embedding_name, l
 from ..fmn_core.hooks import checkpointed
 from ..fmn_core.inversion import START_CHOICES, Inversion, InversionSettings, invert_concept
 from ..fmn_core.patch import fingerprint
-from . import files, host, pictures, references, shared_inputs
+from . import files, host, pictures, references, reports, shared_inputs
 from .api import CATEGORY, ForgetConceptType, io
 from .comfy_model import ComfyModel
 from .monitor import Monitor
@@ -177,8 +177,6 @@ def save(inversion: Inversion, stem: str, words: str, kind: str, base: dict[str,
 
 def report_of(inversion: Inversion, path: Path | None) -> str:
     f = inversion.figures
-    part = max(1, len(f["losses"]) // 5)
-    first, last = sum(f["losses"][:part]) / part, sum(f["losses"][-part:]) / part
     count = len(next(iter(inversion.word.values())))
     saved = f"saved {path.name}: write embedding:{path.stem} in a prompt" if path else "not saved: no file name"
-    return f"{count} vectors, {f['steps']} steps, {f['seconds']:.1f} s\nloss, first and last fifth: {first:.4g} -> {last:.4g}\n{saved}"
+    return f"{count} vectors, {f['steps']} steps, {f['seconds']:.1f} s\n{reports.fifths('loss', f['losses'])}\n{saved}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..fmn_core.patch import ForgetPatch
@@ -14,6 +15,13 @@ def of_training(patch: ForgetPatch, matched: int, path: Path | None) -> str:
     lines += _closed_form(f) if "layers" in f else _gradient(f)
     lines += [f"matched {matched} layers in {f['seconds']:.1f} s", *saved(path)]
     return "\n".join(lines)
+
+
+def fifths(name: str, losses: Sequence[float]) -> str:
+    """How a loss went, whose single values are noise: the means of its first and last fifth."""
+    part = max(1, len(losses) // 5)
+    first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
+    return f"{name}, first and last fifth: {first:.4g} -> {last:.4g}"
 
 
 def forgotten(patch: ForgetPatch) -> str:

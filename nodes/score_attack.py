@@ -16,7 +16,7 @@ from ..fmn_core.hooks import checkpointed
 from ..fmn_core.patch import fingerprint
 from ..fmn_core.scores.attack import Budget, search_embedding, search_tokens
 from ..fmn_core.templates import default_templates
-from . import files, host, pictures, references, score_rows, shared_inputs
+from . import files, host, pictures, references, reports, shared_inputs
 from .api import CATEGORY, ForgetConceptType, io
 from .comfy_model import ComfyModel
 from .monitor import Monitor
@@ -105,7 +105,7 @@ class AttackForgetPatch(io.ComfyNode):
         report = [
             f"{attack} attack: {len(losses)} steps of {budget.batch} draws, {time.perf_counter() - started:.1f} s"
         ]
-        report.append(score_rows.fifths("loss", losses))
+        report.append(reports.fifths("loss", losses))
         plot = pictures.to_image(pictures.curves({"loss": losses}, budget.steps, f"{attack} attack"))
         if isinstance(found, str):
             concept, named = concept_from_text(found, kind, images=images), found

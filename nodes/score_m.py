@@ -14,7 +14,7 @@ from ..fmn_core.errors import ForgetError
 from ..fmn_core.hooks import checkpointed
 from ..fmn_core.scores.m_score import MScore, TextFeatures, m_score, pooled_features
 from ..fmn_core.templates import default_templates
-from . import host, pictures, references, score_rows, shared_inputs
+from . import host, pictures, references, reports, score_rows, shared_inputs
 from .api import CATEGORY, io
 from .comfy_model import ComfyModel
 from .comfy_text import ComfyText
@@ -145,4 +145,4 @@ def rows_of(found: MScore, features: str, label: str) -> list[dict[str, Any]]:
 def losses_of(found: MScore) -> str:
     """What the inversions reached: one that did not learn says nothing of memory."""
     both = (("before", found.original), ("after", found.forgetting))
-    return "".join(f"\n{score_rows.fifths(f'loss {name}', inversion.figures['losses'])}" for name, inversion in both)
+    return "".join(f"\n{reports.fifths(f'loss {name}', inversion.figures['losses'])}" for name, inversion in both)

@@ -75,10 +75,3 @@ def checked_model(model: Any) -> Any:
             f"Expected an image-text model, got {type(model).__name__}. Connect the output of Load Image-Text Model."
         )
     return model
-
-
-def fifths(name: str, losses: Sequence[float]) -> str:
-    """How a loss went, whose single values are noise: the means of its first and last fifth."""
-    part = max(1, len(losses) // 5)
-    first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
-    return f"{name}, first and last fifth: {first:.4g} -> {last:.4g}"

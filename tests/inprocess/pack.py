@@ -1,8 +1,13 @@
 """This pack's modules as the host imports them."""
 
+import contextlib
+import itertools
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from mini_sd import comfy_host
 
@@ -12,3 +17,20 @@ def modules_of(nodes: Iterable[str], core: Iterable[str] = ()) -> SimpleNamespac
     comfy_host.load_pack()
     found = {n: sys.modules[f"{comfy_host.PACK_NAME}.nodes.{n}"] for n in nodes}
     return SimpleNamespace(**found, **{n: sys.modules[f"{comfy_host.PACK_NAME}.fmn_core.{n}"] for n in core})
+
+
+@contextlib.contextmanager
+def interrupted(pack: SimpleNamespace, monkeypatch: Any, at: int = 3) -> Iterator[None]:
+    """The user interrupts what runs inside, at the node's third look; it must not be swallowed."""
+    looks = itertools.count(1)
+
+    class StopError(Exception):
+        pass
+
+    def stop() -> None:
+        if next(looks) == at:
+            raise StopError
+
+    monkeypatch.setattr(pack.host, "check_interrupted", stop)
+    with pytest.raises(StopError):
+        yield

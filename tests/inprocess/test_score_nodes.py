@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from inprocess.pack import interrupted
 from untouched import assert_untouched, state
 
 from mini_sd import comfy_host
@@ -184,18 +185,9 @@ def test_embedding_attack_saves_what_a_prompt_can_name(pack, miniature, forgetti
 
 @pytest.mark.parametrize("attack", ["embedding", "tokens"])
 def test_an_interrupted_attack_leaves_everything_as_it_was(pack, miniature, pictures, monkeypatch, attack):
-    before, calls = loaded_state(*miniature[:2]), []
+    before = loaded_state(*miniature[:2])
 
-    class StopError(Exception):
-        pass
-
-    def stop():
-        calls.append(1)
-        if len(calls) == 3:
-            raise StopError
-
-    monkeypatch.setattr(pack.host, "check_interrupted", stop)
-    with pytest.raises(StopError):
+    with interrupted(pack, monkeypatch):
         run(pack.score_attack.AttackForgetPatch, **attack_inputs(miniature, pictures, attack=attack))
     assert_untouched(*miniature[:2], before)
 

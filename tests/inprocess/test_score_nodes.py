@@ -11,7 +11,7 @@ from inprocess.pack import interrupted
 from untouched import assert_untouched, state
 
 from mini_sd import comfy_host
-from mini_sd.concepts import CONCEPT_NAMES, drawn_styles
+from mini_sd.concepts import CONCEPT_NAMES, STYLE_NAMES, drawn_styles
 from mini_sd.generate import generate
 
 NAMES = ("host", "score_accuracies", "score_attack", "score_clip", "score_distance", "score_m", "score_model")
@@ -103,6 +103,19 @@ def test_accuracies_are_those_of_their_definitions(pack, image_text, pictures):
     )
     values = [s["value"] for s in scores]
     assert values[:3] == [0.75, 0.5, 0.5] and values[3] == pytest.approx(3 / (1 / 0.75 + 1 / 0.5 + 1 / 0.5))
+
+
+def test_what_is_of_another_kind_is_judged_among_its_own_labels(pack, image_text, pictures):
+    asked = [drawn_styles(c)[k] for c in CONCEPTS for k in range(2)]
+    inputs = {"forgotten": pictures[1], "concept": "frog", "labels": "\n".join(CONCEPTS), "image_text": image_text}
+    inputs |= {"cross": pictures[1], "cross_choices": "\n".join(STYLE_NAMES)}
+    node = pack.score_accuracies.ForgetAccuracies
+    scores, report = run(node, **inputs, cross_labels="\n".join(asked))
+    assert [s["score"] for s in scores] == ["UA", "CRA"] and scores[1]["value"] >= 0.75
+    assert "among 4 labels" in report
+    swapped = run(node, **inputs, cross_labels="\n".join(reversed(asked)))[0]
+    assert swapped[1]["value"] < scores[1]["value"]
+    refused(pack, node, "Expected for CRA one label", **inputs, cross_labels="frog")
 
 
 @pytest.mark.parametrize("measure", ["FID", "KID", "CMMD", "drift"])

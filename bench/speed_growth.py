@@ -21,11 +21,11 @@ from mini_sd.generate import generate
 PAIRS = 9
 
 
-def sampling_ratio(world: World) -> str:
+def sampling_ratio(world: World, count: int = PAIRS) -> str:
     """Time of sampling with a patch over time without, in turn, so that both meet the same machine."""
     times: dict[bool, list[float]] = {False: [], True: []}
     with closed_form()(world, ["zebra"]) as run:
-        for _ in range(PAIRS):
+        for _ in range(count):
             for patched in (False, True):
                 started = time.perf_counter()
                 generate(
@@ -38,7 +38,7 @@ def sampling_ratio(world: World) -> str:
                 times[patched].append(time.perf_counter() - started)
     pairs = [b / a for a, b in zip(times[False][1:], times[True][1:])]
     return (
-        f"sampling with a patch takes {statistics.median(pairs):.3f} of the time without (median of {PAIRS - 1} pairs, "
+        f"sampling with a patch takes {statistics.median(pairs):.3f} of the time without (median of {count - 1} pairs, "
         f"{min(pairs):.2f} to {max(pairs):.2f})"
     )
 

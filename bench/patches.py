@@ -132,7 +132,7 @@ def merge_row(world: World, case: str, count: int, single: dict[str, Any], quick
 
 def merge_rows(world: World, counts: Sequence[int], quick: bool) -> tuple[list[dict], dict]:
     """Every case of every number of patches; the patches of up to ten preserve each other's concepts, as their makers know of none."""
-    few = [name for name in MANY if min(counts) <= len(MANY)]
+    few = MANY if min(counts) <= len(MANY) else ()
     rows, shown, single = [], {}, {name: alone(world, name, other_concepts(name)) for name in few}
     for count in counts:
         if count == len(HUNDRED):

@@ -14,7 +14,7 @@ def revival(edit: torch.Tensor, metric: torch.Tensor, ridge: float = REVIVAL_RID
     """The map c -> c' to the input that makes the edited layers do what the layers before did to c: all concepts at once.
 
     c' minimises sum |W' c' - W c|^2 + lambda |c'|^2 over the layers, W' = W (I + E): c' = (lambda I + A^T G A)^-1 A^T G c with
-    A = I + E and G = `metric`, the sum of W^T W; lambda relative to G's mean eigenvalue. Source: RECE (Gong et al., ECCV 2024), equation 9.
+    A = I + E and G = `metric`, the sum of W^T W; lambda relative to G's mean eigenvalue. Source: RECE (Gong et al., ECCV 2024).
     """
     a = edit + torch.eye(len(edit), dtype=edit.dtype, device=edit.device)
     gram = a.T @ metric @ a

@@ -47,7 +47,7 @@ def template_pairs(
 
     `target`: the same template without the name (ablated prompt), zero, the empty prompt, or the same template with
     `substitute` in the name's place. `overshoot`: see Pair; BY_KIND is that of OVERSHOOTS where the target is the ablated prompt. Raises
-    ForgetError on another target, and on a substitute that is missing. Source of the overshoot: ESD's negative guidance, eq. 7.
+    ForgetError on another target, and on a substitute that is missing. Source of the overshoot: ESD's negative guidance.
     """
     check_target(target, substitute)
     by_kind = OVERSHOOTS if target == ABLATED else {}

@@ -48,7 +48,7 @@ def distances(world: World, before: torch.Tensor, after: torch.Tensor) -> dict[s
 def m_scores(world: World, task: Task, model: Any) -> dict[str, float]:
     """The M-Score of M_SCORE_CONCEPT, for one seed of a full run; nothing for others, or without a MODEL to invert on.
 
-    Text features: see m_score.pooled_features. Source: Zhang et al., Forget-Me-Not, section 4.
+    Text features: see m_score.pooled_features. Source: Zhang et al., Forget-Me-Not.
     """
     measured_here = (task.concepts, task.seed, task.ask) == ((M_SCORE_CONCEPT,), M_SCORE_SEED, M_SCORE_ASK)
     if model is None or not measured_here:

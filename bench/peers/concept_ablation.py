@@ -1,4 +1,4 @@
-"""Concept Ablation (Kumari et al., ICCV 2023, arXiv 2303.13516), model-based variant, equation 5.
+"""Concept Ablation (Kumari et al., ICCV 2023, arXiv 2303.13516), model-based variant.
 
 Keys and values of cross-attention are fine-tuned so that the prediction for a prompt with the concept is what the model
 predicts for the same prompt with an anchor in its place, on pictures of the anchor that the model made. Defaults are

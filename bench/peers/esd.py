@@ -1,4 +1,4 @@
-"""ESD: Erasing Concepts from Diffusion Models (Gandikota et al., ICCV 2023, arXiv 2303.07345), section 4, equation 7.
+"""ESD: Erasing Concepts from Diffusion Models (Gandikota et al., ICCV 2023, arXiv 2303.07345).
 
 Fine-tunes the UNet so that its prediction for the concept's prompt is the frozen model's prediction steered away from it, on x_t that the
 edited model samples itself with that prompt. ESD-x trains cross-attention, ESD-u everything else. Defaults are those of the released

@@ -1,4 +1,4 @@
-"""MACE: Mass Concept Erasure in Diffusion Models (Lu et al., CVPR 2024, arXiv 2403.06135), sections 3.1 to 3.4.
+"""MACE: Mass Concept Erasure in Diffusion Models (Lu et al., CVPR 2024, arXiv 2403.06135).
 
 First, in closed form, the words beside a concept get the keys and values (the released code refines both) that they have beside a word it is
 mapped to; then a
@@ -45,7 +45,7 @@ class Settings:
 
 
 def beside(adapter: Any, concept: Forgotten, settings: Settings) -> list[Rows]:
-    """Rows of the words beside the concept and those of the same words beside what it is mapped to (equation 2)."""
+    """Rows of the words beside the concept and those of the same words beside what it is mapped to."""
     mapped_to = settings.style_mapped_to if concept.kind == "style" else settings.mapped_to
     templates = default_templates(concept.kind)[: settings.prompts]
     encoded = (adapter.encode([t.format(name) for t in templates]) for name in (concept.phrase, mapped_to))
@@ -62,7 +62,7 @@ def beside(adapter: Any, concept: Forgotten, settings: Settings) -> list[Rows]:
 def fused(
     refined: torch.Tensor, changes: Sequence[tuple[torch.Tensor, torch.Tensor]], kept: Sequence[Rows], ridge: float
 ) -> torch.Tensor:
-    """W* that minimises sum_i |W* E_i - (W' + dW_i) E_i|^2 + preserved + ridge |W* - W'|^2 (equation 7): (dW_i, second moment of E_i)."""
+    """W* that minimises sum_i |W* E_i - (W' + dW_i) E_i|^2 + preserved + ridge |W* - W'|^2: (dW_i, second moment of E_i)."""
     dim = refined.shape[1]
     system = ridge * torch.eye(dim, dtype=torch.float64) + sum(moment for _, moment in changes)
     system = system + sum((w * p.double().T @ p.double() for w, p, _ in kept), torch.zeros_like(system))

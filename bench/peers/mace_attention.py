@@ -1,4 +1,4 @@
-"""The part of MACE that is trained: a LoRA for each concept that takes the attention from it (arXiv 2403.06135, sections 3.2 and 3.3)."""
+"""The part of MACE that is trained: a LoRA for each concept that takes the attention from it (arXiv 2403.06135)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def phrase_columns(adapter: Any, prompt: Any, phrase: str, end_token: str = "non
 
 
 def timestep_weights(count: int) -> torch.Tensor:
-    """xi(t) for every timestep, (T,): concept-focal importance sampling, section 3.3."""
+    """xi(t) for every timestep, (T,): concept-focal importance sampling."""
     t = torch.arange(count, dtype=torch.float64)
     return torch.sigmoid(0.05 * (t - 200)) - torch.sigmoid(0.05 * (t - 400))
 
@@ -72,7 +72,7 @@ def train_lora(adapter: Any, made: Pictures, settings: Any, seed: int) -> Adapte
 
 
 def _attention(adapter: Any, lora: Adapters, made: Pictures, generator: torch.Generator) -> torch.Tensor:
-    """Sum over the layers of the norm of the concept's attention inside the mask (equation 5)."""
+    """Sum over the layers of the norm of the concept's attention inside the mask."""
     p, k = (int(torch.randint(len(n), (1,), generator=generator)) for n in (made.prompts, made.masks))
     levels = adapter.sigmas()
     sigma = levels[torch.multinomial(timestep_weights(len(levels)), 1, generator=generator)]

@@ -1,4 +1,4 @@
-"""RECE: Reliable and Efficient Concept Erasure (Gong et al., ECCV 2024, arXiv 2407.12383), equations 6 to 10.
+"""RECE: Reliable and Efficient Concept Erasure (Gong et al., ECCV 2024, arXiv 2407.12383).
 
 UCE first; then rounds of: find in closed form the embedding that makes the edited layers act as the original ones did on the
 concept, and map it to the guide. A round solves for its embeddings alone, as released: the concept's own are in the first solve only, and
@@ -22,7 +22,7 @@ from fmn_core.robust import revival
 
 @dataclass(frozen=True)
 class Settings(uce.Settings):
-    """`rounds`: adversarial embeddings found one after another; `regular_scale` holds them near 0 (equation 9)."""
+    """`rounds`: adversarial embeddings found one after another; `regular_scale` holds them near 0."""
 
     ridge: float = 0.1
     rounds: int = 5

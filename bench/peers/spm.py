@@ -1,4 +1,4 @@
-"""SPM: One-dimensional Adapter to Rule Them All (Lyu et al., CVPR 2024, arXiv 2312.16145), sections 3.2 to 3.4.
+"""SPM: One-dimensional Adapter to Rule Them All (Lyu et al., CVPR 2024, arXiv 2312.16145).
 
 A rank-1 adapter for each concept on the linear layers and convolutions of the UNet's transformer blocks, trained to turn the concept's
 prediction away from itself on x_t sampled with the adapter on (as ESD), while contexts drawn at random around keep theirs (latent
@@ -42,7 +42,7 @@ class Settings:
 
 def transport(prompt: Any, erased: Any, vocabulary: Any) -> float:
     """gamma of a prompt: the larger of the cosine of both contexts, all rows as one vector, and the share of the erased
-    concept's tokens that the prompt holds (equations 8 to 10; infer_spm.py, metric clipcos_tokenuni)."""
+    concept's tokens that the prompt holds (infer_spm.py, metric clipcos_tokenuni)."""
     cosine = torch.cosine_similarity(prompt.context.flatten().float(), erased.context.flatten().float(), 0)
     overlap = 0.0
     for encoder, chunks in erased.tokens.items():

@@ -15,7 +15,7 @@ RESAMPLES = 9999
 def unlearning_accuracy(seen: Sequence[str], target: str) -> float:
     """UA: the share of pictures asked for the target that are NOT classified as it, 0..1; 1 is forgotten.
 
-    Raises ForgetError without pictures. Source: UnlearnCanvas, section 3.
+    Raises ForgetError without pictures. Source: UnlearnCanvas.
     """
     return 1 - retain_accuracy(seen, [target] * len(seen))
 
@@ -23,7 +23,7 @@ def unlearning_accuracy(seen: Sequence[str], target: str) -> float:
 def retain_accuracy(seen: Sequence[str], wanted: Sequence[str]) -> float:
     """IRA or CRA: the share of pictures of other concepts that are classified as what was asked for, 0..1.
 
-    Raises ForgetError without pictures, and when there are not as many labels as pictures. Source: UnlearnCanvas, section 3.
+    Raises ForgetError without pictures, and when there are not as many labels as pictures. Source: UnlearnCanvas.
     """
     if not seen or len(seen) != len(wanted):
         raise ForgetError(
@@ -37,7 +37,7 @@ def harmonic_mean_of_erasure(erased: float, specificity: float, generality: floa
 
     `erased`: Acc_e, the share in which the concept is still seen; `specificity`: Acc_s, the share of other concepts that is right;
     `generality`: Acc_g, the share in which it is still seen under its synonyms. Raises ForgetError on shares outside 0..1.
-    Source: MACE, eq. 12.
+    Source: MACE.
     """
     shares = {"erased": erased, "specificity": specificity, "generality": generality}
     for name, value in shares.items():

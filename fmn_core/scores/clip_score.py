@@ -53,7 +53,7 @@ def zero_shot(
 ) -> list[str]:
     """For each picture (B, H, W, 3) in 0..1 the label whose text is nearest; `template` has one `{}` for the label.
 
-    Raises ForgetError on fewer than two labels: a classifier of one sees it everywhere. Source: Radford et al., CLIP, section 3.1.
+    Raises ForgetError on fewer than two labels: a classifier of one sees it everywhere. Source: Radford et al., CLIP.
     """
     if len(set(labels)) < 2:
         raise ForgetError(

@@ -49,7 +49,7 @@ def drift(first: torch.Tensor, second: torch.Tensor) -> float:
 
 
 def frechet(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Frechet distance of the two Gaussians of features (N, D) and (M, D). Source: Heusel et al., eq. 6."""
+    """Frechet distance of the two Gaussians of features (N, D) and (M, D). Source: Heusel et al."""
     return float(_fed(_metrics().fid.FrechetInceptionDistance(feature=_AsGiven(first.shape[1])), first, second))
 
 
@@ -66,7 +66,7 @@ def kernel(first: torch.Tensor, second: torch.Tensor) -> float:
 def cmmd(first: torch.Tensor, second: torch.Tensor) -> float:
     """Squared MMD, times 1000, of features of length 1 with a Gaussian kernel of bandwidth 10.
 
-    Source: Jayasumana et al., Rethinking FID, section 4, in the biased form (with the diagonal) of its published figures.
+    Source: Jayasumana et al., Rethinking FID, in the biased form (with the diagonal) of its published figures.
     """
 
     def mean_kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -52,7 +52,7 @@ def m_score(
     the template naming the concept. `text_features(prompt, word)` -> (D,), the word standing at PLACEHOLDER; left out, the original
     model's own, see pooled_features. `ready(model)` is entered around each inversion. `progress` counts the steps of both.
     Raises ForgetError on a start from words, a phrase without tokens, no templates, and what invert_concept raises.
-    Source: Zhang et al., Forget-Me-Not, section 4 (Memorization score).
+    Source: Zhang et al., Forget-Me-Not (Memorization score).
     """
     settings = settings or InversionSettings(start="noise")
     _check(original, settings, concept_phrase, templates)

@@ -275,7 +275,7 @@ def test_it_holds_neither_where_the_host_disables_metadata(run, outputs, executi
     assert Image.open(outputs / "forget_me_not" / "report_00001_.png").text == {}
 
 
-@pytest.mark.parametrize("prefix", ["../outside", "/tmp/outside", "a/../../outside"])
+@pytest.mark.parametrize("prefix", ["../outside", "/outside", "a/../../outside"])
 def test_a_prefix_outside_the_output_folder(pack, run, outputs, prefix):
     with pytest.raises(pack.errors.ForgetError, match="^Expected a filename_prefix inside the output folder"):
         run(filename_prefix=prefix)

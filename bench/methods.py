@@ -46,7 +46,10 @@ def patched(world: World, patch: Any) -> Applied:
 
 
 def gated(world: World, patch: Any) -> Callable[[Ask], torch.Tensor]:
-    """Pictures of an ask with the patch through Gated Forget Patch, at its own threshold."""
+    """Pictures of an ask with the patch through Gated Forget Patch, at its own threshold.
+
+    Prompts for the same concept are sampled together: the host runs every set of acting patches over the whole batch.
+    """
     node = world.node("gated_patch").GatedForgetPatch
 
     def gate(positive: Any, negative: Any) -> tuple[Any, Any]:
@@ -55,7 +58,13 @@ def gated(world: World, patch: Any) -> Callable[[Ask], torch.Tensor]:
         return node.execute(clip=world.clip, threshold=0.0, curve="step", **inputs).args[:2]
 
     def sampler(ask: Ask) -> torch.Tensor:
-        return generate(world.model, world.clip, world.vae, ask.prompts, ask.seeds, steps=world.steps, conditions=gate)
+        made: dict[int, torch.Tensor] = {}
+        for concept in dict.fromkeys(ask.concepts if patch.parts else ()) or (None,):
+            rows = [n for n, name in enumerate(ask.concepts) if concept in (None, name)]
+            prompts, seeds = ([of[n] for n in rows] for of in (ask.prompts, ask.seeds))
+            images = generate(world.model, world.clip, world.vae, prompts, seeds, steps=world.steps, conditions=gate)
+            made |= zip(rows, images)
+        return torch.stack([made[n] for n in range(len(ask.prompts))])
 
     return sampler
 

@@ -1,6 +1,6 @@
 """Merged, gated and weakened patches on the miniature: python -m bench.patches [--quick] [--json FILE]
 
-Rows: case, patches, forget_after, keep_drop, drift, seconds, bytes. Cases: "fusion" and "sum" of 1, 2, 5, 10 and 100 patches that
+Rows: case, patches, forget_after, keep_drop, drift, seconds, bytes. Cases: "fusion", "sum" and, gated, "side by side" of 1, 2, 5, 10 and 100 patches that
 were solved one by one, "joint", one solve for all their concepts, and "alone", every concept under its own patch; "gate on" and "gate off", a gated
 patch on prompts of its concept and on others; "strength X". forget_after: mean over the concepts; keep_drop, drift: what is not forgotten. Writes
 bench/results/patches.md and patches.png (not with --quick).
@@ -40,6 +40,7 @@ HUNDRED = tuple(
 )[:100]
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 SHOWN = ("joint", "fusion", "sum")
+CASES = ("alone", *SHOWN, "side by side")
 KEEPING = ("keep_drop", "drift")
 
 
@@ -79,7 +80,8 @@ def merged(world: World, patches: list[Any], case: str) -> tuple[Any, float]:
         if len(patches) == 1:
             found = patches[0]
         else:
-            found = merge.fuse_patches(text, patches) if case == "fusion" else merge.sum_patches(patches)
+            ways = {"sum": merge.sum_patches, "side by side": world.core("side_by_side").side_by_side}
+            found = merge.fuse_patches(text, patches) if case == "fusion" else ways[case](patches)
     return found.as_stored(), time.perf_counter() - started
 
 
@@ -124,27 +126,32 @@ def joint_row(world: World, count: int, quick: bool) -> tuple[dict, Any]:
 def merge_row(world: World, case: str, count: int, single: dict[str, Any], quick: bool) -> tuple[dict, Any]:
     names = forgotten(count)
     patch, seconds = merged(world, [single[n] for n in names], case)
-    model, _ = world.host.apply_patch(world.model, patch, 1.0)
-    figures, pictures = measured(world, names, model, None, quick)
+    sampler = gated(world, patch) if case == "side by side" else None
+    model = None if sampler else world.host.apply_patch(world.model, patch, 1.0)[0]
+    figures, pictures = measured(world, names, model, sampler, quick)
     cost = {"seconds": round(seconds, 2), "bytes": stored_bytes(world, patch)}
     return {"case": case, "patches": count, **figures, **cost}, pictures
 
 
-def merge_rows(world: World, counts: Sequence[int], quick: bool) -> tuple[list[dict], dict]:
+def merge_rows(
+    world: World, counts: Sequence[int], quick: bool, cases: Sequence[str] = CASES
+) -> tuple[list[dict], dict]:
     """Every case of every number of patches; the patches of up to ten preserve each other's concepts, as their makers know of none."""
     few = MANY if min(counts) <= len(MANY) else ()
     rows, shown, single = [], {}, {name: alone(world, name, other_concepts(name)) for name in few}
     for count in counts:
         if count == len(HUNDRED):
             single = {name: alone(world, name, kept_beside(HUNDRED)) for name in HUNDRED}
-        if count > 2:
+        if count > 2 and "alone" in cases:
             rows.append(alone_row(world, count, single))
-        for case in SHOWN:
+        for case in cases:
+            if case == "alone" or (case == "side by side" and count == 1):
+                continue
             row, pictures = (
                 joint_row(world, count, quick) if case == "joint" else merge_row(world, case, count, single, quick)
             )
             rows.append(row)
-            if count <= len(MANY):
+            if count <= len(MANY) and case in SHOWN:
                 shown[case, count] = pictures
             print(json.dumps(row), flush=True)
     return rows, shown
@@ -186,7 +193,8 @@ def write_results(rows: list[dict], shown: dict) -> None:
 Made by `python -m bench.patches` on {machine()}, {time.strftime("%Y-%m-%d")}. Patches of single concepts in closed form, with the other
 concepts preserved; unseen seeds and templates, Euler, 12 steps, guidance 3. joint: one solve for all the concepts at once, what fusion is to reach
 from the files alone; alone: every concept under its own patch, means. 100: phrases, 30 concepts with their synonyms and variations of
-their names, of which ten concepts are looked at and four kept. seconds: of merging or solving; of sampling for the gate.
+their names, of which ten concepts are looked at and four kept. side by side: through Gated Forget Patch, each prompt with the patches that it is near.
+seconds: of merging or solving; of sampling for the gate.
 
 {markdown_table(rows, COLUMNS)}
 
@@ -206,6 +214,7 @@ def main() -> None:
         "--quick", action="store_true", help="fewer pictures, one and two patches; writes no results page"
     )
     parser.add_argument("--counts", help="numbers of patches, without gate and strengths; writes no results page")
+    parser.add_argument("--case", choices=CASES, help="with --counts: this case alone")
     parser.add_argument(
         "--merge", type=Path, nargs="+", help="JSON files of such runs, the whole one first, in place of measuring"
     )
@@ -218,7 +227,7 @@ def main() -> None:
     else:
         world = World()
         counts = [int(c) for c in args.counts.split(",")] if args.counts else COUNTS[:2] if args.quick else COUNTS
-        rows, shown = merge_rows(world, counts, args.quick)
+        rows, shown = merge_rows(world, counts, args.quick, (args.case,) if args.case else CASES)
         rows += [] if args.counts else gate_rows(world, args.quick) + strength_rows(world, args.quick)
     print(markdown_table(rows, COLUMNS))
     found = {"rows": rows, "machine": machine()}

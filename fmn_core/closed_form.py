@@ -16,7 +16,7 @@ from .key_shift import shifted_keys
 from .model import ForgetModel, TextModel
 from .moments import Moments, ratio
 from .patch import Factors, ForgetPatch, fingerprint, kohya_name
-from .preserve import IMAGINED_WORDS, encode_imagined, preserve_groups
+from .preserve import IMAGINED_WORDS, encode_imagined, imagined_in_all, preserve_groups
 from .queries import constant_directions
 from .robust import robust_moments
 from .shrink import balanced
@@ -48,7 +48,8 @@ class ClosedFormSettings:
     `ridge`: lambda relative to the mean eigenvalue of the system. `preserve_weight`: weight of the preserve prompts'
     mean second moment against the concept's. `preservation`: how much drift counts when these two are chosen, 1 = as
     measured to be balanced. `preserve_prompts`: prompts, and names of up to three words, which go through the templates
-    too. `rank`: upper bound for each concept; `tolerance`: energy that may be left behind. `imagined_words`: see preserve.imagined_words.
+    too. `rank`: upper bound for each concept; `tolerance`: energy that may be left behind. `imagined_words`: for each concept, see
+    preserve.imagined_words; a patch's settings say how many there were in all.
     `target`, `substitute`, `overshoot`: see targets.template_pairs. `logit_shift`: tau > 0 gives keys a target of their own, attention logits lower
     by tau; 0 moves them as values are. `robust_rounds`: see robust.robust_moments. `precision`: one of PRECISIONS.
     """
@@ -174,6 +175,7 @@ def forget_closed_form(
     started = time.perf_counter()
     tick(0, 4, {})
     check_concepts(model, concepts)
+    settings = replace(settings, imagined_words=imagined_in_all([settings.imagined_words] * len(concepts)))
     pairs = _pairs_of(concepts, settings) if pairs is None else pairs
     preserve = preserve_groups(model, concepts, settings.preserve_prompts, settings.use_everyday_captions)
     dtype = PRECISIONS[settings.precision]

@@ -1,4 +1,4 @@
-"""Several patches as one: by exact fusion, which keeps each one's effect on its own concept, or as a plain sum."""
+"""Several patches as one: by exact fusion, which keeps each one's effect on its own concept, or as a plain sum (see side_by_side too)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from .errors import ForgetError
 from .factors import matrix_root, moved_square
 from .model import TextModel
 from .moments import Moments
+from .parts import parts_of
 from .patch import Factors, ForgetPatch
-from .preserve import IMAGINED_WORDS, preserve_groups
+from .preserve import MOST_IMAGINED, imagined_in_all, preserve_groups
 from .shrink import reduced
 from .targets import SUBSTITUTE, TARGETS, Pair, template_pairs
 from .weight_choice import choose_weights
@@ -101,6 +102,16 @@ def check_mergeable(patches: Sequence[ForgetPatch], strengths: Sequence[float]) 
     return strengths
 
 
+def apart(patches: Sequence[ForgetPatch], strengths: Sequence[float]) -> tuple[list[ForgetPatch], list[float]]:
+    """The parts of all patches, each at its patch's strength; raises ForgetError on more than MOST_PATCHES."""
+    parts = [(part, s) for patch, s in zip(patches, strengths) for part in parts_of(patch)]
+    if len(parts) > MOST_PATCHES:
+        raise ForgetError(
+            f"Expected at most {MOST_PATCHES} patches, those side by side counted apart, got {len(parts)}. Leave some out."
+        )
+    return [p for p, _ in parts], [s for _, s in parts]
+
+
 def stacked(parts: Sequence[tuple[Factors, float, torch.Tensor | None]]) -> Factors:
     """The factors of sum_i s_i dW_i A_i: ups beside each other, downs (times A_i, if any) below each other; alpha = rank."""
     ups = [f.up.double().flatten(1) for f, _, _ in parts]
@@ -126,7 +137,7 @@ def sum_patches(patches: Sequence[ForgetPatch], settings: MergeSettings | None =
     for name in dict.fromkeys(n for p in patches for n in p.factors):
         parts = [(p.factors[name], s, None) for p, s in zip(patches, strengths) if name in p.factors]
         factors[name], _ = reduced(stacked(parts), settings.rank, settings.tolerance)
-    return _merged(patches, "sum", factors, {"strengths": strengths}, {})
+    return merged_patch(patches, "sum", factors, {"strengths": strengths}, {})
 
 
 def fuse_patches(
@@ -139,12 +150,12 @@ def fuse_patches(
 
     What a closed-form patch was solved from is recovered as dW_i M_i, where M_i, the second moment of its concept's and
     preserve prompts' token embeddings, is computed again from its metadata; the joint solve is then sum_i (n_i / n) dW_i M_i
-    M^-1, M being that of all of them together. Of patches trained by gradient, the effect on their concepts' tokens is kept:
+    M^-1, M being that of all of them together; patches side by side count apart. Of patches trained by gradient, the effect on their concepts' tokens is kept:
     dW_i C_i C_i^T / n_i in place of dW_i M_i. Raises ForgetError on patches without metadata, and on those that
     do not fit each other or the text encoders. Source: MACE's closed-form fusion (Lu et al., CVPR 2024), section 3.4, with the systems of UCE.
     """
     settings = settings or MergeSettings()
-    strengths = check_mergeable(patches, settings.strengths)
+    patches, strengths = apart(patches, check_mergeable(patches, settings.strengths))
     tick, text = progress or (lambda done, total: None), cast(TextModel, EncodedOnce(text))
     sources = []
     for number, (patch, strength) in enumerate(zip(patches, strengths)):
@@ -169,7 +180,7 @@ def fuse_patches(
     tick(len(patches) + 1, len(patches) + 1)
     figures |= {"effect_kept": _effect_kept(sources, factors)}
     named = {k: v for k, v in vars(joint).items() if k not in ("rank", "tolerance")}
-    return _merged(patches, "fusion", factors, {**named, "strengths": strengths}, figures)
+    return merged_patch(patches, "fusion", factors, {**named, "strengths": strengths}, figures)
 
 
 def _source(text: TextModel, patch: ForgetPatch, strength: float) -> _Source:
@@ -198,7 +209,7 @@ def _settings_of(patch: ForgetPatch) -> ClosedFormSettings:
             setattr(found, name, value)
     if found.target not in TARGETS or (found.target == SUBSTITUTE and not found.substitute.strip()):
         found = replace(found, target=TARGETS[0])
-    return replace(found, imagined_words=min(max(0, found.imagined_words), 4 * IMAGINED_WORDS))
+    return replace(found, imagined_words=min(max(0, found.imagined_words), MOST_IMAGINED))
 
 
 def _chosen_weights(patch: ForgetPatch) -> tuple[float, float] | None:
@@ -226,7 +237,7 @@ def _joint_settings(sources: list[_Source], settings: MergeSettings) -> ClosedFo
         preservation=settings.preservation,
         preserve_prompts=lines,
         use_everyday_captions=any(s.settings.use_everyday_captions for s in sources),
-        imagined_words=max(s.settings.imagined_words for s in sources),
+        imagined_words=imagined_in_all([s.settings.imagined_words for s in sources]),
     )
 
 
@@ -277,7 +288,7 @@ def _moved(patch: ForgetPatch, moment: torch.Tensor) -> float:
     return math.sqrt(max(0.0, total))
 
 
-def _merged(
+def merged_patch(
     patches: Sequence[ForgetPatch], method: str, factors: dict[str, Factors], settings: dict, figures: dict
 ) -> ForgetPatch:
     """A patch with everything that is known of its parts."""

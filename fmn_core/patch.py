@@ -55,7 +55,7 @@ class ForgetPatch:
 
     `concepts`: one dict per concept (phrases, kind). `base`: fingerprint of the model it was made on. `settings` and
     `figures`: what was asked for and what was measured, JSON-serialisable. `about`: what its maker says of it, by the names
-    in ABOUT. `tool`: what made it, and its version.
+    in ABOUT. `tool`: what made it, and its version. `parts`: of patches side by side, see side_by_side.parts_of.
     """
 
     factors: dict[str, Factors]
@@ -65,6 +65,7 @@ class ForgetPatch:
     figures: dict[str, Any] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
     tool: str = TOOL
+    parts: list[dict[str, Any]] = field(default_factory=list)
 
     def state_dict(self, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
         """The tensors as they are stored: kohya keys, contiguous, on the CPU."""
@@ -104,6 +105,7 @@ class ForgetPatch:
             "fmn.settings": json.dumps(self.settings, sort_keys=True),
             # seconds differ from run to run, and two runs with one seed must give one file
             "fmn.figures": json.dumps({k: v for k, v in self.figures.items() if k != "seconds"}, sort_keys=True),
+            **({"fmn.parts": json.dumps(self.parts, sort_keys=True)} if self.parts else {}),
         }
 
 

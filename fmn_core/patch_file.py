@@ -106,6 +106,7 @@ def _patch(factors: dict[str, Factors], metadata: dict[str, str]) -> ForgetPatch
         figures=_json(metadata, "fmn.figures", {}),
         about=_about(metadata),
         tool=metadata.get("fmn.tool", "unknown"),
+        parts=[p for p in _json(metadata, "fmn.parts", []) if isinstance(p, dict)],
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from .concept import Concept, Name
@@ -13,7 +15,7 @@ from .tokens import PLACEHOLDER, EncodedPrompt
 NAME_WORDS = 3
 TEMPLATES_PER_NAME = 8
 # Words that nobody listed are kept too, through words that nobody ever said: see imagined_words.
-IMAGINED_WORDS = 200
+IMAGINED_WORDS, MOST_IMAGINED = 200, 1000
 _ROWS_PER_DRAW = 4096
 
 
@@ -54,6 +56,14 @@ def imagined_words(model: TextModel, count: int, seed: int = 0) -> list[Name]:
     mixture = torch.randn(count, len(rows), generator=generator) / len(rows) ** 0.5
     draws = {name: t[rows].mean(0) + mixture @ (t[rows] - t[rows].mean(0)) for name, t in tables.items()}
     return [Name(PLACEHOLDER, {name: d[i : i + 1] for name, d in draws.items()}) for i in range(count)]
+
+
+def imagined_in_all(counts: Sequence[int]) -> int:
+    """How many words are imagined for several concepts at once, from how many each would have: their sum, up to MOST_IMAGINED.
+
+    An edit for many concepts moves more directions, and fewer draws than directions would leave some of them unseen.
+    """
+    return max(*counts, 0, min(sum(counts), MOST_IMAGINED))
 
 
 def encode_imagined(

@@ -50,7 +50,7 @@ def balanced(up: torch.Tensor, down: torch.Tensor) -> Factors:
 
 
 def shrink_patch(patch: ForgetPatch, rank: int, tolerance: float = 0.0) -> Shrunk:
-    """A patch of at most `rank` in every layer; what else is known of it stays.
+    """A patch of at most `rank` in every layer; what else is known of it stays. Patches side by side become one.
 
     `tolerance` (0..1): share of a layer's energy that may be left behind where a lower rank does. Raises ForgetError on a
     rank below 1.

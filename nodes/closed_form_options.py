@@ -71,7 +71,7 @@ def _solve_inputs() -> list:
             default=IMAGINED_WORDS,
             min=0,
             max=4 * IMAGINED_WORDS,
-            tooltip="Words that do not exist, preserved so that words in no list are kept too. Fewer are faster and keep less.",
+            tooltip="Words that do not exist, preserved so that words in no list are kept too: so many for each concept, up to 1000 in all. Fewer are faster and keep less.",
         ),
         io.Boolean.Input("everyday_captions", default=True, tooltip="Preserve the built-in everyday captions."),
         io.Float.Input(

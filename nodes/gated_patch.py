@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 
+from ..fmn_core.cached_encoding import EncodedOnce
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.gate import CURVES, ConceptGate, GateSettings
 from ..fmn_core.merge import concepts_of
+from ..fmn_core.parts import parts_of
 from ..fmn_core.patch import ForgetPatch
+from ..fmn_core.side_by_side import together
 from . import host, patch_source, reports
 from .api import CATEGORY, io
 from .chunk_memory import encoded_chunks
@@ -63,7 +66,7 @@ class GatedForgetPatch(patch_source.PatchFileNode):
             display_name="Gated Forget Patch",
             category=CATEGORY,
             description="Applies a patch only to prompts that are near what it forgets: other prompts give the very same "
-            "picture as without it. Works on conditionings; the MODEL stays as it is.",
+            "picture as without it. Of patches merged side by side it applies those that a prompt is near. Works on conditionings; the MODEL stays as it is.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP that encoded the prompts."),
                 _positive(),
@@ -95,15 +98,15 @@ class GatedForgetPatch(patch_source.PatchFileNode):
     ) -> io.NodeOutput:
         GateSettings(threshold, curve).strength(0.0)
         patch = patch_source.chosen(patch_file, forget_patch)
-        gate = ConceptGate(with_cache(ComfyText(clip)), concepts_of(patch))
-        settings = GateSettings(threshold, curve).resolved(gate)
-        hooks = _Hooks(patch, **when)
-        lines = [f"forgets: {reports.forgotten(patch)}", f"acts above similarity {settings.threshold:.2f}"]
+        parts = parts_of(patch)
+        gates = _Gates(with_cache(ComfyText(clip)), parts, GateSettings(threshold, curve))
+        hooks = _Hooks(parts, **when)
+        lines = [f"forgets: {reports.forgotten(patch)}", gates.thresholds()]
         both = []
         for name, conditioning in (("positive", positive), ("negative", negative)):
             found = []
             for number, cond in enumerate(conditioning or [], 1):
-                parts, said = _gated(gate, settings, hooks, cond)
+                parts, said = _gated(gates, hooks, cond)
                 found += parts
                 lines.append(f"{name} {number}: {said}")
             both.append(found)
@@ -138,34 +141,68 @@ class ScheduleForgetPatch(patch_source.PatchFileNode):
     @classmethod
     def execute(cls, positive, patch_file, apply_to, forget_patch=None, negative=None, **when) -> io.NodeOutput:
         patch = patch_source.chosen(patch_file, forget_patch)
-        hooks = _Hooks(patch, **when)
-        positive = [hooks.on(cond, 1.0) for cond in positive]
-        negative = [hooks.on(cond, 1.0) if apply_to == _BOTH else cond for cond in negative or []]
+        hooks = _Hooks([patch], **when)
+        positive = [hooks.on(cond, (1.0,)) for cond in positive]
+        negative = [hooks.on(cond, (1.0,)) if apply_to == _BOTH else cond for cond in negative or []]
         report = "\n".join([f"forgets: {reports.forgotten(patch)}", f"on {apply_to}", hooks.when()])
         return io.NodeOutput(positive, negative, report)
 
 
-class _Hooks:
-    """The host's hooks of one patch, one for each strength, so that conditionings of equal strength share a model pass."""
+class _Gates:
+    """One gate for each of the patches that stand side by side, each with its own threshold where none was chosen."""
 
-    def __init__(self, patch: ForgetPatch, strength: float, start_percent: float, end_percent: float, keyframes=None):
+    def __init__(self, text: Any, parts: list[ForgetPatch], settings: GateSettings):
+        text = EncodedOnce(text)
+        self.names = [reports.forgotten(part) for part in parts]
+        self.gates = [ConceptGate(text, concepts_of(part)) for part in parts]
+        self.settings = [settings.resolved(gate) for gate in self.gates]
+
+    def thresholds(self) -> str:
+        """What is said of them."""
+        found = sorted({f"{s.threshold:.2f}" for s in self.settings})
+        return f"acts above similarity {found[0]}" + (f" to {found[-1]}, by concept" if len(found) > 1 else "")
+
+    def of(self, context: torch.Tensor, tokens: Any) -> tuple[tuple[float, ...], str]:
+        """How strongly each part acts on a prompt, and what to say of those that do, or of the nearest."""
+        similarities = [gate.similarity(context, tokens) for gate in self.gates]
+        gammas = tuple(s.strength(x) for s, x in zip(self.settings, similarities))
+        acting = [n for n, gamma in enumerate(gammas) if gamma] or [similarities.index(max(similarities))]
+        several = len(gammas) > 1
+        said = (
+            f"similarity {similarities[n]:.2f}{f' to {self.names[n]}' if several else ''}, acts at {gammas[n]:.2f}"
+            for n in acting
+        )
+        return gammas, " and ".join(said)
+
+
+class _Hooks:
+    """The host's hooks of the parts of a patch, one for each set of strengths, so that conditionings of equal strengths share a model pass."""
+
+    def __init__(
+        self, parts: list[ForgetPatch], strength: float, start_percent: float, end_percent: float, keyframes=None
+    ):
         if not start_percent < end_percent:
             raise ForgetError(
                 f"Expected a start before the end, got {start_percent:g} and {end_percent:g}. Choose a start_percent below end_percent."
             )
-        self.patch, self.strength = patch, strength
+        self.parts, self.strength = parts, strength
         self.start, self.end, self.keyframes = start_percent, end_percent, keyframes
-        self._made: dict[float, Any] = {}
+        self._made: dict[tuple[float, ...], Any] = {}
 
-    def on(self, cond: Any, gamma: float) -> Any:
-        """The conditioning with the patch at gamma times the strength; itself at 0."""
-        strength = self.strength * gamma
-        if strength == 0:
+    def on(self, cond: Any, gammas: tuple[float, ...]) -> Any:
+        """The conditioning with every part at its gamma times the strength; itself where all are 0."""
+        if self.strength == 0 or not any(gammas):
             return cond
-        host.check_context_width(self.patch, cond[0].shape[-1])
-        if strength not in self._made:
-            self._made[strength] = host.patch_hooks(self.patch, strength, self.start, self.end, self.keyframes)
-        return host.with_hooks(cond, self._made[strength])
+        host.check_context_width(self.parts[0], cond[0].shape[-1])
+        if gammas not in self._made:
+            self._made[gammas] = self._hooks(gammas)
+        return host.with_hooks(cond, self._made[gammas])
+
+    def _hooks(self, gammas: tuple[float, ...]) -> Any:
+        when = self.start, self.end, self.keyframes
+        if len(self.parts) == 1:
+            return host.patch_hooks(self.parts[0], self.strength * gammas[0], *when)
+        return host.patch_hooks(together(self.parts, gammas), self.strength, *when)
 
     def when(self) -> str:
         if self.keyframes is not None:
@@ -173,21 +210,17 @@ class _Hooks:
         return f"strength {self.strength:g}, from {self.start:.0%} to {self.end:.0%} of the sampling"
 
 
-def _gated(gate: ConceptGate, settings: GateSettings, hooks: _Hooks, cond: Any) -> tuple[list[Any], str]:
+def _gated(gates: _Gates, hooks: _Hooks, cond: Any) -> tuple[list[Any], str]:
     """A conditioning with the patch as strong as it needs, prompt by prompt, and what to say of it."""
     context, values = cond
-    gammas = []
-    for row in context:
-        similarity = gate.similarity(row, _tokens(row, values, len(context)))
-        gammas.append((similarity, settings.strength(similarity)))
-    said = ", ".join(f"similarity {s:.2f}, acts at {g:.2f}" for s, g in gammas)
-    strengths = [g for _, g in gammas]
+    found = [gates.of(row, _tokens(row, values, len(context))) for row in context]
+    said, strengths = ", ".join(words for _, words in found), [gammas for gammas, _ in found]
     if len(set(strengths)) == 1:
         return [hooks.on(cond, strengths[0])], said
     parts = []
-    for gamma in dict.fromkeys(strengths):
-        rows = torch.tensor([g == gamma for g in strengths])
-        parts.append(hooks.on(host.only_rows(cond, rows), gamma))
+    for gammas in dict.fromkeys(strengths):
+        rows = torch.tensor([g == gammas for g in strengths])
+        parts.append(hooks.on(host.only_rows(cond, rows), gammas))
     return parts, said
 
 

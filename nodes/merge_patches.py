@@ -12,6 +12,7 @@ from ..fmn_core.errors import ForgetError
 from ..fmn_core.merge import MOST_PATCHES, MergeSettings, fuse_patches, preserve_cost, sum_patches
 from ..fmn_core.patch import ForgetPatch, base_difference
 from ..fmn_core.patch_file import load_patch
+from ..fmn_core.side_by_side import side_by_side
 from ..fmn_core.templates import parse_lines
 from . import files, host, reports, shared_inputs
 from .api import CATEGORY, ForgetPatchType, io
@@ -19,6 +20,7 @@ from .comfy_text import ComfyText
 from .patch_source import PATCH_SUFFIX
 from .references import with_cache
 
+METHODS = ("fusion", "sum", "side by side")
 SOCKETS = tuple(f"patch_{n}" for n in range(1, 5))
 
 
@@ -30,7 +32,7 @@ class MergeForgetPatches(io.ComfyNode):
             display_name="Merge Forget Patches",
             category=CATEGORY,
             description="Makes one patch of 2 to 100. Fusion does to every concept what its own patch does and keeps the rest as a joint training would; "
-            "a sum adds up what the patches do to everything else.",
+            "a sum adds up what the patches do to everything else; side by side they stay apart for Gated Forget Patch, which applies those that a prompt is near.",
             is_output_node=True,
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP of the patches' base model; encodes their concepts again."),
@@ -42,12 +44,17 @@ class MergeForgetPatches(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "method",
-                    options=["fusion", "sum"],
+                    options=list(METHODS),
                     default="fusion",
-                    tooltip="Fusion: exact, needs the patches' metadata. Sum: plain weighted sum, takes any LoRA.",
+                    tooltip="Fusion: exact, needs the patches' metadata. Sum: plain weighted sum, takes any LoRA. Side by side: for Gated Forget "
+                    "Patch, best for many concepts; applied without a gate it is the sum. Needs the metadata.",
                 ),
                 io.Int.Input(
-                    "rank", default=64, min=1, max=1024, tooltip="Upper bound of the merged patch's LoRA rank."
+                    "rank",
+                    default=64,
+                    min=1,
+                    max=1024,
+                    tooltip="Upper bound of the merged patch's LoRA rank; side by side the ranks add up.",
                 ),
                 shared_inputs.patch_file("merged"),
                 *(
@@ -111,6 +118,8 @@ def _merge(text: Any, given: list[ForgetPatch], method: str, settings: MergeSett
     merged = added
     if method == "fusion":
         merged = fuse_patches(text, given, settings, lambda done, total: bar.update(done, total + 1))
+    elif method == "side by side":
+        merged = side_by_side(given, settings)
     merged = merged.as_stored()
     lines = [f"{method} of {len(given)} patches", f"forgets: {reports.forgotten(merged)}"]
     lines.append(f"rank {max(f.rank for f in merged.factors.values())}, {len(merged.factors)} layers")
@@ -118,7 +127,11 @@ def _merge(text: Any, given: list[ForgetPatch], method: str, settings: MergeSett
         kept = merged.figures["effect_kept"]
         lines.append(f"effect on each patch's own concepts: {min(kept):.1%} to {max(kept):.1%} kept")
     costs = preserve_cost(text, given, [merged, added])
-    if costs:
+    if merged.parts:
+        lines.append(
+            f"{len(merged.parts)} patches that Gated Forget Patch applies one by one; without it they act as their sum"
+        )
+    elif costs:
         lines.append(f"preserve prompts move {costs[0]:.4f} as far as the concepts; by sum {costs[1]:.4f}")
     return merged, lines
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator
 
@@ -39,9 +38,18 @@ def closed_form_substitute(world: World, *names: str, seed: int = 0) -> contextl
 
 @contextlib.contextmanager
 def closed_form_gated(world: World, *names: str, seed: int = 0) -> Iterator[Applied]:
-    """The default's patch through Gated Forget Patch, with the threshold that it finds; there is no MODEL to attack."""
-    with closed_form_default(world, *names) as applied:
-        yield dataclasses.replace(applied, model=None, sampler=gated(world, applied.patch))
+    """The default's patch of each concept, several side by side, through Gated Forget Patch with the thresholds that it finds.
+
+    There is no MODEL to attack.
+    """
+    with contextlib.ExitStack() as stack:
+        made = [stack.enter_context(closed_form_default(world, name)) for name in names]
+        patch, size = made[0].patch, made[0].patch_bytes
+        if len(made) > 1:
+            patch = world.core("side_by_side").side_by_side([m.patch for m in made]).as_stored()
+            size = len(world.core("patch_file").patch_bytes(patch))
+        seconds = sum(m.seconds for m in made)
+        yield Applied(sampler=gated(world, patch), seconds=seconds, patch_bytes=size, patch=patch)
 
 
 def re_steering(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:

@@ -52,6 +52,9 @@ def scheduled(name, of, **changes):
     return {name: {"class_type": "FMN_ScheduleForgetPatch", "inputs": inputs | changes}} | text(f"{name}.said", name, 2)
 
 
+PATCHES = {name: f"{name}.safetensors" for name in ("zebra", "dog")} | {"horse": "zebra.safetensors"}
+
+
 def merge(**changes):
     inputs = {"clip": ["mini", 1], "patches": "zebra\ndog", "method": "fusion", "rank": 64, "file_name": "both"}
     return {"merge": {"class_type": "FMN_MergeForgetPatches", "inputs": inputs | changes}}
@@ -147,6 +150,31 @@ def test_a_merged_patch_forgets_both_and_keeps_the_rest(server, two, method):
     again = miniature() | {"stock": stock("forget_me_not/both.safetensors")}
     again |= sampled("zebra", ["stock", 0], ZEBRA, batch=4, steps=12)
     assert torch.equal(pictures(server, server.run(again), "zebra"), pictures(server, outputs, "zebra"))
+
+
+def test_side_by_side_each_prompt_meets_its_own_patch(server, two):
+    prompt = miniature() | merge(method="side by side")
+    for name, caption in (("zebra", ZEBRA), ("dog", DOG), ("horse", HORSE)):
+        prompt |= sampled(f"{name}.plain", ["mini", 0], caption, batch=2, steps=12)
+        for case, patch in (
+            ("", {"forget_patch": ["merge", 0]}),
+            (".file", {"patch_file": f"forget_me_not/{PATCHES[name]}"}),
+        ):
+            of = name + case
+            prompt |= sampled(of, ["mini", 0], caption, batch=2, steps=12)
+            prompt |= gated(f"{of}.gate", of, **{"forget_patch": None, **patch})
+            if case:
+                del prompt[f"{of}.gate"]["inputs"]["forget_patch"]
+            steered(prompt, of, f"{of}.gate")
+    outputs = server.run(prompt)
+    report = said(outputs, "merge")
+    assert "side by side of 2 patches" in report and "2 patches that Gated Forget Patch applies one by one" in report
+    found = {name: pictures(server, outputs, name) for name in ("zebra", "dog", "horse")}
+    assert torch.equal(found["horse"], pictures(server, outputs, "horse.plain"))
+    for name in ("zebra", "dog"):
+        assert judged(found[name]).count(name) == 0 and f"to {name}, acts at 1.00" in said(outputs, f"{name}.gate.said")
+        assert (found[name].float() - pictures(server, outputs, f"{name}.file").float()).abs().max() <= 1
+    assert len(load_patch(two / "both.safetensors").parts) == 2
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 
 from ..fmn_core.cached_encoding import EncodedOnce
 from ..fmn_core.errors import ForgetError
-from ..fmn_core.gate import CURVES, ConceptGate, GateSettings
+from ..fmn_core.gate import CURVES, Background, ConceptGate, GateSettings
 from ..fmn_core.merge import concepts_of
 from ..fmn_core.parts import parts_of
 from ..fmn_core.patch import ForgetPatch
@@ -78,8 +78,8 @@ class GatedForgetPatch(patch_source.PatchFileNode):
                     min=0.0,
                     max=0.99,
                     step=0.01,
-                    tooltip="Similarity of prompt and concept up to which the patch stays off. 0: half way from everyday captions to prompts "
-                    "that name the concept, as this CLIP encodes them; the report says which.",
+                    tooltip="Similarity of prompt and concept up to which the patch stays off. 0: half way from prompts without the concept to those "
+                    "that name it, as this CLIP encodes them; the report says which.",
                 ),
                 io.Combo.Input(
                     "curve",
@@ -154,7 +154,9 @@ class _Gates:
     def __init__(self, text: Any, parts: list[ForgetPatch], settings: GateSettings):
         text = EncodedOnce(text)
         self.names = [reports.forgotten(part) for part in parts]
-        self.gates = [ConceptGate(text, concepts_of(part)) for part in parts]
+        concepts = [concepts_of(part) for part in parts]
+        background = Background(text, [c for of_part in concepts for c in of_part])
+        self.gates = [ConceptGate(text, of_part, background) for of_part in concepts]
         self.settings = [settings.resolved(gate) for gate in self.gates]
 
     def thresholds(self) -> str:

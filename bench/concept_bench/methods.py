@@ -42,8 +42,18 @@ def closed_form_gated(world: World, *names: str, seed: int = 0) -> Iterator[Appl
 
     There is no MODEL to attack.
     """
+    yield from _gated(world, names, closed_form_default)
+
+
+@contextlib.contextmanager
+def closed_form_substitute_gated(world: World, *names: str, seed: int = 0) -> Iterator[Applied]:
+    """The same of patches with a named substitute."""
+    yield from _gated(world, names, closed_form_substitute)
+
+
+def _gated(world: World, names: tuple[str, ...], method: Method) -> Iterator[Applied]:
     with contextlib.ExitStack() as stack:
-        made = [stack.enter_context(closed_form_default(world, name)) for name in names]
+        made = [stack.enter_context(method(world, name)) for name in names]
         patch, size = made[0].patch, made[0].patch_bytes
         if len(made) > 1:
             patch = world.core("side_by_side").side_by_side([m.patch for m in made]).as_stored()
@@ -68,6 +78,7 @@ OURS: dict[str, Method] = {
     "closed form, listed": closed_form_listed,
     "closed form, listed, substitute": closed_form_substitute,
     "closed form, gated": closed_form_gated,
+    "closed form, listed, substitute, gated": closed_form_substitute_gated,
     "re-steering": re_steering,
 }
 

@@ -4,7 +4,8 @@ from toy_model import ToyModel
 
 from fmn_core.concept import Concept
 from fmn_core.errors import ForgetError
-from fmn_core.gate import CURVES, ConceptGate, GateSettings
+from fmn_core.gate import CURVES, Background, ConceptGate, GateSettings
+from fmn_core.preserve import encode_imagined
 from fmn_core.templates import everyday_captions
 
 TEMPLATES = ["a photo of a {} in the park", "a {} on a table"]
@@ -52,32 +53,62 @@ def test_overlap_is_the_share_of_a_phrase_in_the_prompt(model, gate):
     assert overlap("a teapot") == 0.0
 
 
-def test_automatic_threshold_lies_between_captions_and_the_concepts_own_prompts(model, gate):
+def brute_force(model, phrases=("red apple", "zebra")):
+    """unit(prompt) and directions, written out with an inverse square root in place of a Cholesky factor."""
+    concepts = [Concept([p], "object", TEMPLATES) for p in phrases]
+    captions = [p.context[-1].double() for p in model.encode(list(everyday_captions()))]
+    imagined = [p.context[-1].double() for p in encode_imagined(model, concepts)]
+    bare = [p.context[-1].double() for p in model.encode(["a photo of a in the park", "a on a table"])]
+    centre = sum(captions) / len(captions)
+    total, count = torch.zeros(model.dim, model.dim, dtype=torch.float64), 0
+    for group in (captions, imagined, bare):
+        mean = sum(group) / len(group)
+        for row in group:
+            total += torch.outer(row - mean, row - mean)
+            count += 1
+    total /= count
+    total += 0.3 * torch.trace(total) / model.dim * torch.eye(model.dim, dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(total)
+    root = vectors @ torch.diag(values**-0.5) @ vectors.T
+
+    def unit(context):
+        x = root @ (context[-1].double() - centre)
+        return x / x.norm()
+
+    directions = []
+    for phrase in phrases:
+        mean = sum(unit(model.encode([t.format(phrase)])[0].context) for t in TEMPLATES) / len(TEMPLATES)
+        directions.append(mean / mean.norm())
+    return unit, directions
+
+
+def test_cosine_against_a_brute_force_version(model, gate):
+    unit, directions = brute_force(model)
+    for text in ("a zebra under a tree", "a teapot", "red apple", "an apple and a zebra"):
+        context = model.encode([text])[0].context
+        assert gate.cosine(context) == pytest.approx(max(float(unit(context) @ d) for d in directions), abs=1e-5)
+
+
+def test_automatic_threshold_lies_between_other_prompts_and_the_concepts_own(model, gate):
     own = [gate.cosine(model.encode([t.format(p)])[0].context) for t in TEMPLATES for p in ("red apple", "zebra")]
-    captions = model.encode(everyday_captions())
-    plain = sorted(gate.cosine(c.context) for c in captions if gate.overlap(c.tokens) <= 0.5)
-    position = 0.99 * (len(plain) - 1)
-    low, high = plain[int(position)], plain[min(int(position) + 1, len(plain) - 1)]
-    quantile = low + (position - int(position)) * (high - low)
-    expected = min(min(own), (min(own) + quantile) / 2)
+    others = [gate.cosine(p.context) for p in gate.background.prompts if gate.overlap(p.tokens) <= 0.5]
+    assert len(others) > len(everyday_captions()) + 100
+    highest = float(torch.tensor(others, dtype=torch.float64).quantile(0.99))
+    expected = min(min(own), (min(own) + highest) / 2)
     assert gate.threshold == pytest.approx(min(0.95, max(0.05, expected)), abs=1e-5)
     assert GateSettings().resolved(gate).threshold == gate.threshold
     assert GateSettings(0.3).resolved(gate) == GateSettings(0.3)
 
 
-def test_cosine_against_a_brute_force_version(model, gate):
-    centre = sum(model.encode([c])[0].context[-1] for c in everyday_captions()) / len(everyday_captions())
-    prompt = model.encode(["a zebra under a tree"])[0].context
-    x = prompt[-1] - centre
-    best = -2.0
-    for phrase in ("red apple", "zebra"):
-        units = []
-        for template in TEMPLATES:
-            row = model.encode([template.format(phrase)])[0].context[-1] - centre
-            units.append(row / row.norm())
-        mean = sum(units) / len(units)
-        best = max(best, float(x @ mean / x.norm() / mean.norm()))
-    assert gate.cosine(prompt) == pytest.approx(best, abs=1e-5)
+def test_a_shared_background_gives_the_same_gate(model):
+    apple, zebra = (Concept([p], "object", TEMPLATES) for p in ("red apple", "zebra"))
+    shared = Background(model, [apple, zebra])
+    context = model.encode(["a zebra under a tree"])[0].context
+    own = ConceptGate(model, [zebra], Background(model, [zebra]))
+    assert own.cosine(context) == ConceptGate(model, [zebra]).cosine(context)
+    both = ConceptGate(model, [apple, zebra], shared).cosine(context)
+    each = max(ConceptGate(model, [c], shared).cosine(context) for c in (apple, zebra))
+    assert both == pytest.approx(each, abs=1e-9)
 
 
 def test_the_chunk_that_names_the_concept_counts(model, gate):

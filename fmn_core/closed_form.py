@@ -49,7 +49,7 @@ class ClosedFormSettings:
     mean second moment against the concept's. `preservation`: how much drift counts when these two are chosen, 1 = as
     measured to be balanced. `preserve_prompts`: prompts, and names of up to three words, which go through the templates
     too. `rank`: upper bound for each concept; `tolerance`: energy that may be left behind. `imagined_words`: for each concept, see
-    preserve.imagined_words; a patch's settings say how many there were in all.
+    preserve.imagined_in_all.
     `target`, `substitute`, `overshoot`: see targets.template_pairs. `logit_shift`: tau > 0 gives keys a target of their own, attention logits lower
     by tau; 0 moves them as values are. `robust_rounds`: see robust.robust_moments. `precision`: one of PRECISIONS.
     """
@@ -80,7 +80,7 @@ def collect_moments(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> tuple[Moments, Moments]:
-    """Encodes every pair, the groups of prompts to preserve, and imagined words.
+    """Encodes every pair, the groups of prompts to preserve, and `imagined` words for each concept.
 
     `pairs`: template_pairs(concepts) unless given. `dtype`, `device`: of the moments. Returns the moments of one half of the templates and preserve
     groups, and of the other half; a single template is in both. Raises ForgetError when a phrase is not found in its own
@@ -103,8 +103,10 @@ def collect_moments(
     for text, n in half_of.items():
         halves[n].add_preserved(kept[text].context, row_weights(kept[text], model.vocabulary))
     if imagined:
-        for n, prompt in enumerate(encode_imagined(model, concepts, imagined, PADDING)):
-            halves[n % 2].add_preserved(prompt.context, row_weights(prompt, model.vocabulary))
+        drawn = imagined_in_all(imagined, len(concepts))
+        for n, prompt in enumerate(encode_imagined(model, concepts, drawn, PADDING)):
+            # More draws are a better estimate of the same: they do not count for more against what was listed.
+            halves[n % 2].add_preserved(prompt.context, row_weights(prompt, model.vocabulary) * (imagined / drawn))
     return halves[0], halves[1]
 
 
@@ -175,7 +177,6 @@ def forget_closed_form(
     started = time.perf_counter()
     tick(0, 4, {})
     check_concepts(model, concepts)
-    settings = replace(settings, imagined_words=imagined_in_all([settings.imagined_words] * len(concepts)))
     pairs = _pairs_of(concepts, settings) if pairs is None else pairs
     preserve = preserve_groups(model, concepts, settings.preserve_prompts, settings.use_everyday_captions)
     dtype = PRECISIONS[settings.precision]

@@ -19,7 +19,7 @@ from .model import TextModel
 from .moments import Moments
 from .parts import parts_of
 from .patch import Factors, ForgetPatch
-from .preserve import MOST_IMAGINED, imagined_in_all, preserve_groups
+from .preserve import IMAGINED_WORDS, preserve_groups
 from .shrink import reduced
 from .targets import SUBSTITUTE, TARGETS, Pair, template_pairs
 from .weight_choice import choose_weights
@@ -209,7 +209,7 @@ def _settings_of(patch: ForgetPatch) -> ClosedFormSettings:
             setattr(found, name, value)
     if found.target not in TARGETS or (found.target == SUBSTITUTE and not found.substitute.strip()):
         found = replace(found, target=TARGETS[0])
-    return replace(found, imagined_words=min(max(0, found.imagined_words), MOST_IMAGINED))
+    return replace(found, imagined_words=min(max(0, found.imagined_words), 4 * IMAGINED_WORDS))
 
 
 def _chosen_weights(patch: ForgetPatch) -> tuple[float, float] | None:
@@ -237,7 +237,7 @@ def _joint_settings(sources: list[_Source], settings: MergeSettings) -> ClosedFo
         preservation=settings.preservation,
         preserve_prompts=lines,
         use_everyday_captions=any(s.settings.use_everyday_captions for s in sources),
-        imagined_words=imagined_in_all([s.settings.imagined_words for s in sources]),
+        imagined_words=max(s.settings.imagined_words for s in sources),
     )
 
 

@@ -24,7 +24,7 @@ class Moments:
     nn: torch.Tensor  # sum n n^T
     names: int = 0
     sources: int = 0
-    preserved: int = 0
+    preserved: float = 0.0
 
     @classmethod
     def empty(cls, dim: int, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Moments:
@@ -57,8 +57,8 @@ class Moments:
         self.sources += count
 
     def add_preserved(self, rows: torch.Tensor, weight: torch.Tensor | None = None) -> None:
-        """Adds rows (n, dim) to keep; `weight` as in add_pair."""
-        count = len(rows) if weight is None else round(float(weight.sum()))
+        """Adds rows (n, dim) to keep; `weight` (n,): for how many rows each stands, 1 if not given."""
+        count = float(len(rows) if weight is None else weight.sum())
         rows = _weighted(rows, weight).to(self.pp)
         self.pp += rows.T @ rows
         self.preserved += count

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from .concept import Concept, Name
@@ -58,12 +56,12 @@ def imagined_words(model: TextModel, count: int, seed: int = 0) -> list[Name]:
     return [Name(PLACEHOLDER, {name: d[i : i + 1] for name, d in draws.items()}) for i in range(count)]
 
 
-def imagined_in_all(counts: Sequence[int]) -> int:
-    """How many words are imagined for several concepts at once, from how many each would have: their sum, up to MOST_IMAGINED.
+def imagined_in_all(per_concept: int, concepts: int) -> int:
+    """How many words are imagined for several concepts at once: so many for each, up to MOST_IMAGINED.
 
-    An edit for many concepts moves more directions, and fewer draws than directions would leave some of them unseen.
+    An edit for many concepts moves more directions, and few draws would leave some of them unseen.
     """
-    return max(*counts, 0, min(sum(counts), MOST_IMAGINED))
+    return max(per_concept, min(per_concept * concepts, MOST_IMAGINED))
 
 
 def encode_imagined(

@@ -1,8 +1,11 @@
+import dataclasses
+
 import pytest
 import torch
 from toy_model import ToyModel
 
 from fmn_core.closed_form import (
+    PADDING,
     ClosedFormSettings,
     collect_moments,
     forget_closed_form,
@@ -15,11 +18,13 @@ from fmn_core.preserve import (
     IMAGINED_WORDS,
     TEMPLATES_PER_NAME,
     encode_imagined,
+    imagined_in_all,
     imagined_words,
     preserve_groups,
     without_concepts,
 )
 from fmn_core.targets import steered_pair
+from fmn_core.tokens import row_weights
 from fmn_core.weight_choice import DRIFT_PRICE, PRESERVE_WEIGHTS, RIDGES, choose_weights
 
 pytestmark = pytest.mark.usefixtures("whole_prompts")
@@ -298,3 +303,22 @@ def test_imagined_words_stand_where_the_phrase_would(model, zebra):
     prompts = encode_imagined(model, [zebra], 8)
     assert all(sum(i < 0 for i in prompt.tokens["l"][0]) == 1 for prompt in prompts)
     assert len({prompt.text for prompt in prompts}) == len(TEMPLATES)
+
+
+def test_more_concepts_draw_more_words_that_weigh_no_more(model, zebra):
+    concepts = [zebra, *(dataclasses.replace(zebra, phrases=[name]) for name in ("teapot", "wizard"))]
+    assert [imagined_in_all(200, n) for n in (1, 3, 5, 9)] == [200, 600, 1000, 1000]
+    assert imagined_in_all(0, 4) == 0 and imagined_in_all(1500, 3) == 1500
+    none, some = (sum_of(collect_moments(model, concepts, [[""]], n)) for n in (0, 20))
+    pp, rows = torch.zeros_like(none.pp), 0.0
+    for prompt in encode_imagined(model, concepts, 60, PADDING):
+        weight = row_weights(prompt, model.vocabulary) / 3
+        context = prompt.context.double()
+        pp += (context * weight[:, None]).T @ context
+        rows += float(weight.sum())
+    torch.testing.assert_close(some.pp - none.pp, pp, atol=1e-6, rtol=1e-6)
+    assert some.preserved - none.preserved == pytest.approx(rows)
+
+
+def sum_of(halves):
+    return halves[0] + halves[1]

@@ -75,7 +75,7 @@ def test_fusion_of_trained_patches_minimises_what_it_says(model, alone):
     fused = fuse_patches(model, given, MergeSettings(**EXACT))
     concepts, lines = [concept("zebra"), concept("teapot")], ["a red barn"]
     one = [sum_halves(collect_moments(model, [c], preserve_groups(model, [c], lines, True), 40)) for c in concepts]
-    both = sum_halves(collect_moments(model, concepts, preserve_groups(model, concepts, lines, True), 80))
+    both = sum_halves(collect_moments(model, concepts, preserve_groups(model, concepts, lines, True), 40))
     ridge, weight = fused.figures["ridge"], fused.figures["preserve_weight"]
     n, p = sum(m.sources for m in one), both.preserved
     absolute = ridge * (both.cc / n + weight * both.pp / p).trace() / model.dim

@@ -135,3 +135,15 @@ def test_what_does_not_say_what_it_forgets_is_refused(alone):
 def test_more_than_a_hundred_parts_are_refused(alone):
     with pytest.raises(ForgetError, match="Expected at most 100 patches, those side by side counted apart, got 120"):
         side_by_side([side_by_side([alone[0]] * 60), side_by_side([alone[0]] * 60)])
+
+
+@pytest.mark.parametrize(
+    "parts", ["nonsense", "{}", '[1, null, "x", {}]', "[" * 9999, '[{"ranks": {"x": [1]}, "concepts": {}}]']
+)
+def test_parts_of_a_strangers_file_are_not_believed(alone, tmp_path, monkeypatch, parts):
+    path = tmp_path / "odd.safetensors"
+    metadata = side_by_side(alone).metadata() | {"fmn.parts": parts}
+    monkeypatch.setattr(ForgetPatch, "metadata", lambda self: metadata)
+    save_patch(side_by_side(alone), path)
+    loaded = load_patch(path)
+    assert parts_of(loaded) == [loaded] and len(loaded.concepts) == 4

@@ -35,8 +35,8 @@ def preserve_groups(
 
 
 def spread_templates(concepts: list[Concept]) -> list[str]:
-    """Some of the concepts' templates, spread over all of them."""
-    templates = [t for c in concepts for t in c.templates]
+    """Some of the concepts' templates, spread over all of them; one that several concepts have counts once."""
+    templates = list(dict.fromkeys(t for c in concepts for t in c.templates))
     return templates[:: max(1, len(templates) // TEMPLATES_PER_NAME)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +14,10 @@ from typing import Any
 
 import torch
 
+from bench.names import names_of
 from bench.published_loop import published_loop
 from bench.world import Ask, World, other_concepts
-from mini_sd.concepts import BY_NAME, STYLE_NAMES
+from mini_sd.concepts import BY_NAME
 from mini_sd.generate import generate
 
 
@@ -57,22 +59,26 @@ def gated(world: World, patch: Any) -> Callable[[Ask], torch.Tensor]:
         inputs = {"positive": positive, "negative": negative, "forget_patch": patch, "patch_file": "", **when}
         return node.execute(clip=world.clip, threshold=0.0, curve="step", **inputs).args[:2]
 
+    if hasattr(world, "draw"):
+        draw = world.draw
+    else:
+        draw = functools.partial(generate, world.model, world.clip, world.vae, steps=world.steps)
+
     def sampler(ask: Ask) -> torch.Tensor:
         made: dict[int, torch.Tensor] = {}
         for concept in dict.fromkeys(ask.concepts if patch.parts else ()) or (None,):
             rows = [n for n, name in enumerate(ask.concepts) if concept in (None, name)]
             prompts, seeds = ([of[n] for n in rows] for of in (ask.prompts, ask.seeds))
-            images = generate(world.model, world.clip, world.vae, prompts, seeds, steps=world.steps, conditions=gate)
-            made |= zip(rows, images)
+            made |= zip(rows, draw(prompts, seeds, conditions=gate))
         return torch.stack([made[n] for n in range(len(ask.prompts))])
 
     return sampler
 
 
 def concept_of(world: World, adapter: Any, name: str, synonyms: bool = False) -> Any:
-    phrases = "\n".join((name, *BY_NAME[name].synonyms) if synonyms else (name,))
-    kind = "style" if name in STYLE_NAMES else BY_NAME[name].kind if name in BY_NAME else "object"
-    return world.core("concept").make_concept(adapter, phrases, kind)
+    names = names_of(world)
+    phrases = (names.phrase(name), *(names.synonyms(name) if synonyms else ()))
+    return world.core("concept").make_concept(adapter, "\n".join(phrases), names.kind(name))
 
 
 def closed_form(preserve: Callable[[str], list[str]], synonyms: bool = False, **settings) -> Method:
@@ -107,7 +113,8 @@ def by_gradient(
         with torch.inference_mode(False):
             chosen = core.GradientSettings(preserve_prompts=preserve(names[0]), **settings)
             concepts = [dataclasses.replace(concept_of(world, adapter, n), end_token=end_token) for n in names]
-            latents, masks = torch.zeros(1, 4, 16, 16), None
+            size = adapter.native_latent_size()
+            latents, masks = torch.zeros(1, adapter.latent_channels(), size, size), None
             if pictured is not None:
                 latents, masks = adapter.encode_images(world.vae, pictured[0].clone()), pictured[1]
             with adapter.ready_for_gradients():

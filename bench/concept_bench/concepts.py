@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 GROUPS = ("identity", "object", "style")
-LISTS = ("miniature", "stable_diffusion")
+MINIATURE, STABLE_DIFFUSION = LISTS = ("miniature", "stable_diffusion")
 _FOLDER = Path(__file__).resolve().parent
 
 
@@ -39,6 +39,11 @@ def load_list(name: str) -> dict[str, BenchConcept]:
         for n, own in shared["concepts"].items()
     ]
     return {concept.name: concept for concept in found}
+
+
+def list_of(model: str) -> str:
+    """The list that a model of this label is asked from."""
+    return MINIATURE if model == MINIATURE else STABLE_DIFFUSION
 
 
 def _concept(name: str, group: str, given: dict[str, Any]) -> BenchConcept:

@@ -7,8 +7,8 @@ import importlib.util
 from collections.abc import Callable, Iterator
 
 from bench.methods import Applied, by_gradient, closed_form, gated
+from bench.names import names_of
 from bench.world import World
-from mini_sd.concepts import CONCEPT_NAMES, FALLBACK, STYLE_NAMES
 
 NOTHING = "nothing forgotten"
 # Method(world, *names, seed=0) gives a context in which the names are forgotten.
@@ -27,13 +27,14 @@ def closed_form_default(world: World, *names: str, seed: int = 0) -> contextlib.
 
 def closed_form_listed(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:
     """The same with all other concepts of the same kind listed to preserve."""
-    return closed_form(lambda _: others_of_kind(names))(world, *names)
+    return closed_form(lambda _: names_of(world).others_of_kind(names))(world, *names)
 
 
 def closed_form_substitute(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:
-    """The same with a named substitute: the next style for a style, a house for things."""
-    substitute = STYLE_NAMES[STYLE_NAMES.index(names[0]) - 1] if names[0] in STYLE_NAMES else FALLBACK
-    return closed_form(lambda _: others_of_kind(names), target="substitute", substitute=substitute)(world, *names)
+    """The same with a named substitute: see Names.substitute."""
+    known = names_of(world)
+    settings = {"target": "substitute", "substitute": known.substitute(names[0])}
+    return closed_form(lambda _: known.others_of_kind(names), **settings)(world, *names)
 
 
 @contextlib.contextmanager
@@ -65,11 +66,6 @@ def _gated(world: World, names: tuple[str, ...], method: Method) -> Iterator[App
 def re_steering(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:
     """Attention re-steering by gradient with the node's defaults, nothing listed to preserve."""
     return by_gradient(lambda _: [], rank=16, seed=seed)(world, *names)
-
-
-def others_of_kind(names: tuple[str, ...]) -> list[str]:
-    """The other styles of a style, the other things of things."""
-    return [n for n in (STYLE_NAMES if names[0] in STYLE_NAMES else CONCEPT_NAMES) if n not in names]
 
 
 OURS: dict[str, Method] = {

@@ -23,10 +23,14 @@ STORE_BYTES = 80 * 1024**2  # what Ray asks for at least; a row is a few kB
 def on_ray(
     tasks: list[Task], command: str, address: str = LOCAL, workers: int = 2, do: Work = work
 ) -> Iterator[Outcome]:
-    """Outcomes as they come; a task is given out again when its worker dies. Raises RuntimeError when Ray is not installed."""
+    """Outcomes as they come; a task is given out again when its worker dies. Raises RuntimeError when Ray is not installed.
+
+    A checkpoint's worker gets a GPU of its own where the cluster has one, and needs the checkpoint and the judge at the same paths.
+    """
     ray = _started(address, workers)
     try:
-        remote = ray.remote(num_cpus=1, max_retries=RETRIES)(do)
+        gpus = 1 if any(t.checkpoint for t in tasks) and ray.cluster_resources().get("GPU") else 0
+        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(do)
         asked = {remote.remote(task, command): task for task in tasks}
         while asked:
             [done], _ = ray.wait(list(asked), num_returns=1)

@@ -1,4 +1,4 @@
-"""Scores that look at pictures through the miniature's image-text model, and the M-Score."""
+"""Scores that look at pictures through an image-text model, and the M-Score."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from bench.concept_bench.tasks import Task
 from bench.world import Ask, World
 from fmn_core.errors import ForgetError
-from fmn_core.scores.clip_score import clip_score
+from fmn_core.scores.clip_score import ImageTextModel, clip_score
 from fmn_core.scores.distances import distance
 from mini_sd.concepts import STYLE_NAMES, drawn_styles
 from mini_sd.image_text import MiniatureImageText
@@ -21,16 +21,17 @@ M_SCORE = {"tokens": 1, "steps": 100, "warmup": 10, "batch": 4, "learning_rate":
 
 
 @lru_cache(maxsize=1)
-def _image_text(world: World) -> MiniatureImageText:
-    return MiniatureImageText(world.clip)
+def _image_text(world: Any) -> ImageTextModel:
+    """The judge of a checkpoint's world, the miniature's own model."""
+    return getattr(world, "image_text", None) or MiniatureImageText(world.clip)
 
 
-def clip_scores(world: World, name: str, images: torch.Tensor, prompts: list[str]) -> dict[str, float]:
+def clip_scores(world: Any, name: str, images: torch.Tensor, prompts: list[str]) -> dict[str, float]:
     """The mean cosine of pictures and their prompts under `name`."""
     return {name: clip_score(_image_text(world), images, prompts)}
 
 
-def distances(world: World, before: torch.Tensor, after: torch.Tensor) -> dict[str, float]:
+def distances(world: Any, before: torch.Tensor, after: torch.Tensor) -> dict[str, float]:
     """KID and CMMD of pictures before and after on the image tower's features; KID only where its package is installed.
 
     Of so few pictures they tell methods apart, and compare with nothing published.

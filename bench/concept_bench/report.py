@@ -1,6 +1,7 @@
-"""Tables and a plot of a ConceptBench database: python -m bench.concept_bench.report DATABASE [--ask full] [--json FILE]
+"""Tables and a plot of a ConceptBench database: python -m bench.concept_bench.report DATABASE [--model LABEL] [--ask ASK] [--json FILE]
 
-Writes bench/results/concept_bench.md, .png and .json; with --json FILE only that file, and the tables go to the terminal. Rows: method, kind, concepts (how many
+One model and one way of asking it a page: --model and --ask choose where the database holds several (of the miniature "full" if it is there). Writes
+bench/results/concept_bench.md, .png and .json, of a checkpoint concept_bench-LABEL.md and so on; with --json FILE only that file, and the tables go to the terminal. Rows: method, kind, concepts (how many
 at once), H_o, UA, IRA, CRA, attacked, drift, seconds, artefact_bytes and the rest, means with `_low` and `_high` (95 %); `results` holds every cell as it
 was measured, with seed, command, version, commit and machine.
 """
@@ -9,36 +10,57 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from bench.concept_bench.concepts import GROUPS
+from bench.concept_bench.concepts import GROUPS, MINIATURE
 from bench.concept_bench.plot import plot_seconds
 from bench.concept_bench.store import Store
 from bench.concept_bench.summary import FIRST, concept_rows, summaries
 from bench.forget import RESULTS
 
+FULL = "full"
 BASE_COLUMNS = (*FIRST, "generality", "neighbours", "context_kept", "peak_mb")
 SCORE_COLUMNS = (
     "clip_target_before", "clip_target_after", "clip_others_before", "clip_others_after", "attacked_base", "m_score_before", "m_score_after",
     "fid", "kid", "cmmd", "cpu_seconds",
 )  # fmt: skip
+# A label may hold spaces, which a link of the page may not.
+_NOT_IN_NAMES = re.compile(r"[^\w.-]")
 _DIGITS = {"drift": 4, "kid": 4, "cmmd": 4, "peak_mb": 0, "seconds": 1, "cpu_seconds": 1}
 
 
-def found_in(database: Path, ask: str = "full") -> dict[str, Any]:
-    """Rows, single results and failures of a database. Raises FileNotFoundError where there is none, ValueError where it has no complete result."""
+def found_in(database: Path, ask: str | None = FULL, model: str | None = MINIATURE) -> dict[str, Any]:
+    """Rows, single results and failures of one model, asked in one way; None for what is the only one in the database.
+
+    Raises FileNotFoundError where there is no database, ValueError where it has no complete result or there are several to choose from.
+    """
     if not database.is_file():
         raise FileNotFoundError(
             f"Expected a database in {database}, found none. Run python -m bench.concept_bench.run first."
         )
     with Store(database) as store:
-        results, failures = [r for r in store.results() if r["ask"] == ask], store.failures()
-    failures = [f for f in failures if f"/{ask}/" in f["key"]]
+        results, failures = store.results(), store.failures()
+    model = _chosen("model", model, results)
+    results = [r for r in results if r["model"] == model]
+    ask = _chosen("ask", ask, results, FULL)
+    results = [r for r in results if r["ask"] == ask]
+    failures = [f for f in failures if f["key"].startswith(f"{model}/{ask}/")]
     if not results:
-        raise ValueError(f"Expected complete results of the ask {ask!r} in {database}, found none.")
+        raise ValueError(f"Expected complete results of {model!r}, asked {ask!r}, in {database}, found none.")
     rows = sorted(summaries(results), key=lambda r: (GROUPS.index(r["kind"]), r["concepts"], -r["H_o"]))
     return {"rows": rows, "results": results, "failures": failures}
+
+
+def _chosen(name: str, value: str | None, results: list[dict[str, Any]], preferred: str = "") -> str:
+    """A model or an ask: the given one, else the preferred one or the only one that results are of."""
+    there = sorted({r[name] for r in results})
+    if value is not None or not there:
+        return value or "any"
+    if preferred not in there and len(there) > 1:
+        raise ValueError(f"Expected --{name}, since the database holds several: {'; '.join(there)}.")
+    return preferred if preferred in there else there[0]
 
 
 def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
@@ -93,18 +115,32 @@ def _last_line(error: str) -> str:
     return error.strip().splitlines()[-1]
 
 
+_MINIATURE = """Euler, 8 steps, guidance 3; shares are those of pictures
+in which the judge, trained on artwork alone, sees what was asked."""
+_CHECKPOINT = """Euler, {steps} steps, guidance {guidance:g}, {size} px, on {checkpoint}
+(SHA-256 {sha256}); shares are those of pictures for which the judge, the CLIP {judge}, finds what was asked the nearest of its labels: the concept, its neighbours
+and the other names of its group; of styles also a photograph. IRA counts neighbours too; CRA, of styles, is the share in which it finds the subject. Peers have
+their published settings; nothing was attacked."""
+
+
+def _measured(found: dict[str, Any]) -> str:
+    """How pictures were made and judged."""
+    setting = found["results"][0]["figures"].get("setting")
+    return _MINIATURE if setting is None else _CHECKPOINT.format(**setting)
+
+
 def page(found: dict[str, Any]) -> str:
     """The results page."""
+    model = found["results"][0]["model"]
     about = {
         c: sorted({r[c] for r in found["results"]})
         for c in ("command", "pack_version", "git_commit", "machine", "made_at")
     }
     seeds = sorted({r["seed"] for r in found["results"]})
-    return f"""# ConceptBench on the miniature
+    return f"""# ConceptBench on {"the miniature" if model == MINIATURE else model}
 
 Made by {"; ".join(f"`{c}`" for c in about["command"])}, {about["made_at"][0][:10]} to {about["made_at"][-1][:10]}, on {"; ".join(about["machine"])}; version {", ".join(about["pack_version"])}, commit
-{", ".join(about["git_commit"])}; seeds {", ".join(map(str, seeds))} (training seed n, evaluation seeds from 70000 + 1000 n). Euler, 8 steps, guidance 3; shares are those of pictures
-in which the judge, trained on artwork alone, sees what was asked. In brackets 95 % bootstrap intervals over cells (concept and seed).
+{", ".join(about["git_commit"])}; seeds {", ".join(map(str, seeds))} (training seed n, evaluation seeds from 70000 + 1000 n). {_measured(found)} In brackets 95 % bootstrap intervals over cells (concept and seed).
 
 UA: target not seen. IRA, CRA: others of the same kind, and of the other kind, right. H_o: harmonic mean of erasure, specificity (IRA) and generality, of the
 mean accuracies. generality: still seen under synonyms, of a style in other words. neighbours: look-alikes right. context_kept: style (of a style: object) of the target's pictures right. attacked:
@@ -114,16 +150,22 @@ The row "nothing forgotten" is the model itself.
 
 {tables(found)}
 
-![H_o against seconds](concept_bench.png)
+![H_o against seconds]({_stem(found)}.png)
 """
+
+
+def _stem(found: dict[str, Any]) -> str:
+    """The name of the files of a model."""
+    model = found["results"][0]["model"]
+    return "concept_bench" if model == MINIATURE else f"concept_bench-{_NOT_IN_NAMES.sub('_', model)}"
 
 
 def write(found: dict[str, Any], folder: Path = RESULTS) -> None:
     """The page, its plot and its figures."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "concept_bench.md").write_text(page(found))
-    write_json(found, folder / "concept_bench.json")
-    plot_seconds(found["rows"], folder / "concept_bench.png")
+    (folder / f"{_stem(found)}.md").write_text(page(found))
+    write_json(found, folder / f"{_stem(found)}.json")
+    plot_seconds(found["rows"], folder / f"{_stem(found)}.png")
 
 
 def write_json(found: dict[str, Any], path: Path) -> None:
@@ -133,10 +175,11 @@ def write_json(found: dict[str, Any], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("database", type=Path)
-    parser.add_argument("--ask", default="full", help="full or quick")
+    parser.add_argument("--model", help="miniature, or a checkpoint's name without its ending")
+    parser.add_argument("--ask", help="full or quick; of a checkpoint what its keys say")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    found = found_in(args.database, args.ask)
+    found = found_in(args.database, args.ask, args.model)
     print(tables(found))
     if args.json:
         write_json(found, args.json)

@@ -1,7 +1,11 @@
-"""ConceptBench on the miniature: python -m bench.concept_bench.run [--concepts cat,noto,cat+car] [--methods A,B] [--seeds 3] [--workers N] [--database FILE] [--ray [ADDRESS]]
+"""ConceptBench: python -m bench.concept_bench.run [--concepts cat,noto,cat+car] [--methods A,B] [--seeds 3] [--workers N] [--database FILE] [--ray [ADDRESS]]
 
 Every method forgets every concept once for each seed; what is in the database is not done again, what failed is tried again. "cat+car": both at
 once; without --concepts the whole list, one at a time, and its ten objects at once. Then: python -m bench.concept_bench.report FILE
+
+It runs on the miniature, or on a Stable Diffusion 1.x, 2.x or XL checkpoint in one file, with any CLIP that transformers loads from a local folder as
+judge, on a GPU where there is one. Peers have their published settings there:
+    python -m bench.concept_bench.run --model FILE.safetensors --judge FOLDER [--concepts "a zebra,Claude Monet"] [--size 512] [--steps 20] [--guidance 7.5] [--pictures 10]
 """
 
 from __future__ import annotations
@@ -10,20 +14,21 @@ import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.concept_bench.concepts import load_list
+from bench.concept_bench.concepts import MINIATURE, STABLE_DIFFUSION, load_list
+from bench.concept_bench.kept import digest_of
 from bench.concept_bench.local import in_processes, in_this_process
 from bench.concept_bench.provenance import this_command
 from bench.concept_bench.store import Store
-from bench.concept_bench.tasks import Task, tasks_of
+from bench.concept_bench.tasks import Checkpoint, Task, tasks_of
 from bench.concept_bench.worker import Outcome
 from mini_sd.comfy_host import REPOSITORY
 
 DATABASE = REPOSITORY / "out" / "concept_bench" / "table.sqlite"
 
 
-def default_concepts(name: str = "miniature") -> list[tuple[str, ...]]:
-    """Every concept of a list, and all its objects at once."""
-    listed = load_list(name).values()
+def default_concepts(name: str = MINIATURE) -> list[tuple[str, ...]]:
+    """Every concept of a list, and all its objects at once; placeholders are left out."""
+    listed = [c for c in load_list(name).values() if not c.placeholder]
     return [(c.name,) for c in listed] + [tuple(c.name for c in listed if c.group == "object")]
 
 
@@ -89,18 +94,55 @@ def add_arguments(parser: argparse.ArgumentParser, database: Path | None = DATAB
     )
 
 
-def parsed_concepts(text: str | None) -> list[tuple[str, ...]]:
-    return default_concepts() if text is None else [tuple(part.split("+")) for part in text.split(",")]
+def parsed_concepts(text: str | None, name: str = MINIATURE) -> list[tuple[str, ...]]:
+    if text is None:
+        return default_concepts(name)
+    return [tuple(one.strip() for one in part.split("+")) for part in text.split(",")]
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    given = parser.add_argument_group("a checkpoint in place of the miniature")
+    given.add_argument("--model", type=Path, help="one file with UNet, text encoders and VAE")
+    given.add_argument("--judge", type=Path, help="folder of a CLIP for transformers")
+    given.add_argument("--size", type=int, default=Checkpoint.size, help="width and height in pixels")
+    given.add_argument("--steps", type=int, default=Checkpoint.steps)
+    given.add_argument("--guidance", type=float, default=Checkpoint.guidance)
+    given.add_argument("--pictures", type=int, default=Checkpoint.pictures, help="of each concept by its name")
+
+
+def checkpoint_of(args: argparse.Namespace) -> Checkpoint | None:
+    """The checkpoint that the arguments name. Raises ValueError where it or its judge is not there, or a number is too small."""
+    if args.model is None:
+        return None
+    if not args.model.is_file():
+        raise ValueError(f"Expected a checkpoint in {args.model}, found no file.")
+    if args.judge is None or not (args.judge / "config.json").is_file():
+        raise ValueError(f"Expected a folder of a CLIP with its config.json for --judge, got {args.judge}.")
+    if args.model.stem == MINIATURE:
+        raise ValueError(f"Expected a checkpoint of another name than {MINIATURE}. Rename the file.")
+    if args.size < 64 or args.size % 64 or min(args.steps, args.pictures) < 1:
+        raise ValueError(
+            f"Expected a size in steps of 64, and steps and pictures from 1, got {args.size}, {args.steps} and {args.pictures}."
+        )
+    files = str(args.model.resolve()), digest_of(args.model), str(args.judge.resolve())
+    return Checkpoint(*files, args.size, args.steps, args.guidance, args.pictures)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
+    add_arguments(parser, None)
+    add_checkpoint(parser)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
-    tasks = tasks_of(chosen_methods(args.methods), parsed_concepts(args.concepts), args.seeds)
+    try:
+        checkpoint = checkpoint_of(args)
+    except ValueError as error:
+        parser.error(str(error))
+    concepts = parsed_concepts(args.concepts, MINIATURE if checkpoint is None else STABLE_DIFFUSION)
+    tasks = tasks_of(chosen_methods(args.methods), concepts, args.seeds, checkpoint=checkpoint)
+    database = args.database or (DATABASE if checkpoint is None else DATABASE.with_name(f"{checkpoint.label}.sqlite"))
     command = this_command("bench.concept_bench.run")
-    raise SystemExit(1 if run(tasks, args.database, command, args.workers, args.ray) else 0)
+    raise SystemExit(1 if run(tasks, database, command, args.workers, args.ray) else 0)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.concept_bench.concepts import load_list
+from bench.concept_bench.concepts import list_of, load_list
 from fmn_core.scores.accuracies import harmonic_mean_of_erasure, interval
 
 RESAMPLES, LEVEL = 2000, 0.95
@@ -18,7 +18,7 @@ TERMS = ("erased", "IRA", "generality")
 
 def group_of(row: dict[str, Any]) -> str:
     """identity, object or style; the group of the first where several are forgotten at once."""
-    return load_list(row["model"])[row["concepts"][0]].group
+    return load_list(list_of(row["model"]))[row["concepts"][0]].group
 
 
 def summaries(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

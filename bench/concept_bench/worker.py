@@ -1,4 +1,4 @@
-"""A task as any process does it: the world is loaded once, and the answer is a row for the store or an error."""
+"""A task as any process does it: its world is loaded once, and the answer is a row for the store or an error."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 import sys
 import traceback
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
-from bench.concept_bench.tasks import Task
+from bench.concept_bench.tasks import Checkpoint, Task
 
 
 @dataclass
@@ -22,11 +22,12 @@ class Outcome:
     process: int = 0
 
 
-@cache
-def _world() -> Any:
+@lru_cache(maxsize=1)
+def _world(checkpoint: Checkpoint | None) -> Any:
+    from bench.concept_bench.checkpoint import CheckpointWorld
     from bench.concept_bench.untouched import BenchWorld
 
-    return BenchWorld()
+    return BenchWorld() if checkpoint is None else CheckpointWorld(checkpoint)
 
 
 def work(task: Task, command: str) -> Outcome:
@@ -42,7 +43,7 @@ def row_of(task: Task, command: str) -> dict[str, Any]:
     from bench.concept_bench.cell import measure
     from bench.concept_bench.provenance import provenance
 
-    figures = measure(_world(), task)
+    figures = measure(_world(task.checkpoint), task)
     about = {"key": task.key, **task.as_dict(), "concepts": list(task.concepts), **provenance(command)}
     return {**about, "seconds": figures["seconds"], "figures": figures}
 

@@ -1,7 +1,7 @@
-"""The other concept-erasing methods, written from their papers, on the miniature: PEERS maps names to `peer(world, *names, seed=0)`.
+"""The other concept-erasing methods, written from their papers: PEERS maps names to `peer(world, *names, seed=0)`.
 
 A peer is a context manager that gives what bench.methods.Applied says; the world is as before when it ends. `chosen`, a Settings
-of the peer's module, replaces the settings found for the miniature.
+of the peer's module, replaces the settings of bench.peers.settings.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import partial
 
 from bench.peers import concept_ablation, esd, fmn, mace, rece, uce
 from bench.peers.applying import Peer, adapting, editing
-from bench.peers.settings import miniature
+from bench.peers.settings import settings_of
 
 _MODULES = {
     "FMN as released": fmn,
@@ -22,6 +22,6 @@ _MODULES = {
     "MACE": mace,
 }
 PEERS: dict[str, Peer] = {
-    **{name: editing(module, partial(miniature, name)) for name, module in _MODULES.items()},
-    "SPM": adapting(partial(miniature, "SPM")),
+    **{name: editing(module, partial(settings_of, name)) for name, module in _MODULES.items()},
+    "SPM": adapting(partial(settings_of, "SPM")),
 }

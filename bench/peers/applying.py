@@ -1,4 +1,4 @@
-"""The peers' results on the miniature in ComfyUI, as bench.methods has them."""
+"""The peers' results in ComfyUI, as bench.methods has them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ def edited_model(world: World, changed: dict[str, torch.Tensor]) -> Any:
     return model
 
 
-def editing(method: Any, settings: Callable[[], Any]) -> Peer:
+def editing(method: Any, settings: Callable[[World], Any]) -> Peer:
     """A peer that changes weights; its artefact is the changed weights in half precision."""
 
     @contextlib.contextmanager
     def peer(world: World, *names: str, seed: int = 0, chosen: Any = None) -> Iterator[Applied]:
         with torch.inference_mode(False):
             adapter, started = world.adapter(), time.perf_counter()
-            changed = method.forget(adapter, forgotten(names), chosen or settings(), seed, preserved(names))
+            given = forgotten(world, names), chosen or settings(world), seed, preserved(world, names)
+            changed = method.forget(adapter, *given)
             seconds = time.perf_counter() - started
         try:
             yield Applied(edited_model(world, changed), None, seconds, sum(2 * w.numel() for w in changed.values()))
@@ -43,15 +44,15 @@ def editing(method: Any, settings: Callable[[], Any]) -> Peer:
     return peer
 
 
-def adapting(settings: Callable[[], Any]) -> Peer:
+def adapting(settings: Callable[[World], Any]) -> Peer:
     """SPM: an adapter a name, gated for every prompt by its own similarity; the artefact is the adapters in half precision."""
 
     @contextlib.contextmanager
     def peer(world: World, *names: str, seed: int = 0, chosen: Any = None) -> Iterator[Applied]:
-        wanted = chosen or settings()
+        wanted = chosen or settings(world)
         with torch.inference_mode(False):
             adapter, started = world.adapter(), time.perf_counter()
-            trained = [(spm.train(adapter, c, wanted, seed), c.phrase) for c in forgotten(names)]
+            trained = [(spm.train(adapter, c, wanted, seed), c.phrase) for c in forgotten(world, names)]
             seconds = time.perf_counter() - started
         size = sum(one.bytes_in_half() for one, _ in trained)
         yield Applied(None, lambda ask: gated_pictures(world, adapter, trained, ask), seconds, size)
@@ -61,9 +62,9 @@ def adapting(settings: Callable[[], Any]) -> Peer:
 
 def gated_pictures(world: World, adapter: Any, trained: Sequence[tuple[Adapters, str]], ask: Ask) -> torch.Tensor:
     """Pictures of an ask, every adapter on as far as each prompt is near the bare phrase that the adapter erases."""
-    images = []
-    for start in range(0, len(ask.prompts), BATCH):
-        prompts, seeds = ask.prompts[start : start + BATCH], ask.seeds[start : start + BATCH]
+    images, batch = [], getattr(world, "batch", BATCH)
+    for start in range(0, len(ask.prompts), batch):
+        prompts, seeds = ask.prompts[start : start + batch], ask.seeds[start : start + batch]
         encoded = adapter.encode(prompts)
         with contextlib.ExitStack() as stack:
             for one, erased in trained:

@@ -8,28 +8,33 @@ from typing import Any, NamedTuple
 
 import torch
 
+from bench.names import MINIATURE, names_of
 from fmn_core.templates import default_templates
-from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLE_NAMES
 
 STYLE_PROMPT = "an image in the style of {}"
 _IN_STYLE = re.compile(r"(,| in)? (the style of \{\}|\{\} style)$")
 
 
 class Forgotten(NamedTuple):
-    """A phrase to be forgotten and its kind: object, identity or style."""
+    """A phrase to be forgotten and its kind: object, identity or style.
+
+    `anchors`: phrases of that kind, one of which may stand in its place; without any, the miniature's.
+    """
 
     phrase: str
     kind: str
+    anchors: tuple[str, ...] = ()
 
 
-def forgotten(names: Sequence[str]) -> list[Forgotten]:
-    """Names of the miniature with their kinds."""
-    return [Forgotten(name, "style" if name in STYLE_NAMES else BY_NAME[name].kind) for name in names]
+def forgotten(world: Any, names: Sequence[str]) -> list[Forgotten]:
+    """Names of a world's concepts as phrases with their kinds."""
+    known = names_of(world)
+    return [Forgotten(known.phrase(name), known.kind(name), tuple(known.anchors(name))) for name in names]
 
 
-def preserved(names: Sequence[str]) -> list[str]:
-    """The miniature's other concepts and styles: what methods that take a list to preserve are given."""
-    return [name for name in (*CONCEPT_NAMES, *STYLE_NAMES) if name not in names]
+def preserved(world: Any, names: Sequence[str]) -> list[str]:
+    """The world's other concepts and styles: what methods that take a list to preserve are given."""
+    return names_of(world).all_others(names)
 
 
 def prompt_of(concept: Forgotten, template: str = "{}") -> str:
@@ -42,7 +47,8 @@ def neighbour(adapter: Any, concept: Forgotten, excluded: Sequence[str] = ()) ->
 
     Cosine of the last row of "a picture of a X", the mean over all names taken off, which most of the rows have in common.
     """
-    names = [n for n in CONCEPT_NAMES if BY_NAME[n].kind == concept.kind and n not in excluded and n != concept.phrase]
+    candidates = concept.anchors or MINIATURE.of_kind(concept.kind)
+    names = [n for n in candidates if n not in excluded and n != concept.phrase]
     prompts = adapter.encode([f"a picture of a {name}" for name in (concept.phrase, *names)])
     rows = torch.stack([p.context[-1] for p in prompts])
     own, *others = torch.nn.functional.normalize(rows - rows.mean(0), dim=1)

@@ -33,7 +33,7 @@ def forget(
     # The loop wants of its world no more than this.
     world = SimpleNamespace(core={"hooks": hooks, "tokens": tokens}.__getitem__, adapter=lambda: adapter)
     try:
-        with published_loop(world, dict(concepts), settings.rate, settings.steps, seed=seed):
+        with published_loop(world, {c.phrase: c.kind for c in concepts}, settings.rate, settings.steps, seed=seed):
             return {n: p.detach().clone() for n, p in adapter.unet.named_parameters()}
     finally:
         adapter.unet.zero_grad()

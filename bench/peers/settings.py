@@ -1,4 +1,4 @@
-"""What each peer is run with on the miniature: found by bench.peers.tune, kept with its figures in bench/results/peers.json.
+"""What each peer is run with: published values, but on the miniature what bench.peers.tune found, kept with its figures in bench/results/peers.json.
 
 The published values are the defaults of each peer's own Settings. They were made for SD 1.x, with 100 times the weights; the miniature's
 sets run fewer steps at higher rates, so that a concept takes at most about 40 seconds on one thread.
@@ -10,6 +10,7 @@ import dataclasses
 import json
 from typing import Any
 
+from bench.names import MINIATURE, names_of
 from bench.peers import concept_ablation, esd, fmn, mace, rece, spm, uce
 from mini_sd.comfy_host import REPOSITORY
 
@@ -31,3 +32,8 @@ def miniature(name: str) -> Any:
     """A peer's settings on the miniature. Raises KeyError where bench.peers.tune has not found any."""
     found = json.loads(FILE.read_text())["peers"][name]["settings"]
     return dataclasses.replace(PUBLISHED[name], **found)
+
+
+def settings_of(name: str, world: Any) -> Any:
+    """A peer's settings on a world: the miniature's own, the published ones on every other."""
+    return miniature(name) if names_of(world) is MINIATURE else PUBLISHED[name]

@@ -1,0 +1,74 @@
+"""Pictures and figures of an untouched model: made once, kept on disk for every process and the next run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from mini_sd.comfy_host import REPOSITORY
+
+FOLDER = REPOSITORY / "out" / "concept_bench" / "untouched"
+
+
+def digest_of(*files: Path) -> str:
+    """The SHA-256 of files one after another, read piece by piece."""
+    found = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 24):
+                found.update(piece)
+    return found.hexdigest()
+
+
+class Kept:
+    """A folder of them. `about`: what all of them depend on; `in_memory`: how many batches of pictures are not read again."""
+
+    def __init__(self, folder: Path, about: list[Any], in_memory: int = 8) -> None:
+        self.folder, self.about, self.in_memory = folder, about, in_memory
+        self._recent: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+    def images(self, about: list[Any], make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What `make` gives, a tensor of any type, made once for what it is `about`."""
+        key = self._key("pictures", about)
+        if key not in self._recent:
+            path = self.folder / f"{key}.safetensors"
+            if not path.exists():
+                made = {"images": make().contiguous()}
+                _write_whole(path, lambda file: save_file(made, file))
+            self._recent[key] = load_file(path)["images"]
+            while len(self._recent) > self.in_memory:
+                self._recent.popitem(last=False)
+        self._recent.move_to_end(key)
+        return self._recent[key]
+
+    def figures(self, name: str, about: list[Any], make: Callable[[], Any]) -> Any:
+        """What `make` gives, a JSON value, made once for what it is `about`."""
+        path = self.folder / f"{self._key(name, about)}.json"
+        if not path.exists():
+            _write_whole(path, lambda file: file.write_text(json.dumps(make())))
+        return json.loads(path.read_text())
+
+    def _key(self, name: str, about: list[Any]) -> str:
+        text = json.dumps([*self.about, name, about])
+        return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Two processes may make the same file: each writes its own and puts it in place at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    os.close(handle)
+    try:
+        write(Path(name))
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)

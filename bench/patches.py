@@ -12,7 +12,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +187,11 @@ def strength_rows(world: World, quick: bool) -> list[dict]:
     return rows
 
 
+def in_order(rows: Iterable[dict]) -> list[dict]:
+    """By the number of patches; gate and strengths, which are of one patch, last."""
+    return sorted(rows, key=lambda r: (0, r["patches"], CASES.index(r["case"])) if r["case"] in CASES else (1, 0, 0))
+
+
 def write_results(rows: list[dict], shown: dict) -> None:
     text = f"""# Merged, gated and weakened patches on the miniature
 
@@ -223,7 +228,7 @@ def main() -> None:
     shown: dict = {}
     if args.merge:
         parts = [json.loads(f.read_text())["rows"] for f in args.merge]
-        rows = list({(r["case"], r["patches"]): r for part in parts for r in part}.values())
+        rows = in_order({(r["case"], r["patches"]): r for part in parts for r in part}.values())
     else:
         world = World()
         counts = [int(c) for c in args.counts.split(",")] if args.counts else COUNTS[:2] if args.quick else COUNTS

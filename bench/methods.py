@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,6 @@ from bench.names import names_of
 from bench.published_loop import published_loop
 from bench.world import Ask, World, other_concepts
 from mini_sd.concepts import BY_NAME
-from mini_sd.generate import generate
 
 
 @dataclass
@@ -59,17 +57,12 @@ def gated(world: World, patch: Any) -> Callable[[Ask], torch.Tensor]:
         inputs = {"positive": positive, "negative": negative, "forget_patch": patch, "patch_file": "", **when}
         return node.execute(clip=world.clip, threshold=0.0, curve="step", **inputs).args[:2]
 
-    if hasattr(world, "draw"):
-        draw = world.draw
-    else:
-        draw = functools.partial(generate, world.model, world.clip, world.vae, steps=world.steps)
-
     def sampler(ask: Ask) -> torch.Tensor:
         made: dict[int, torch.Tensor] = {}
         for concept in dict.fromkeys(ask.concepts if patch.parts else ()) or (None,):
             rows = [n for n, name in enumerate(ask.concepts) if concept in (None, name)]
             prompts, seeds = ([of[n] for n in rows] for of in (ask.prompts, ask.seeds))
-            made |= zip(rows, draw(prompts, seeds, conditions=gate))
+            made |= zip(rows, world.draw(prompts, seeds, conditions=gate))
         return torch.stack([made[n] for n in range(len(ask.prompts))])
 
     return sampler

@@ -98,6 +98,11 @@ class World(Pack):
             self._images[key] = generate(self.model, self.clip, self.vae, ask.prompts, ask.seeds, **setting)
         return self._images[key]
 
+    def draw(self, prompts: list[str], seeds: list[int], conditions: Any = None) -> torch.Tensor:
+        """Pictures of the untouched model with conditionings that `conditions` makes, see mini_sd.generate."""
+        setting = {"steps": self.steps, "guidance": self.guidance}
+        return generate(self.model, self.clip, self.vae, prompts, seeds, conditions=conditions, **setting)
+
     def seen(self, images: torch.Tensor) -> tuple[list[str], list[str]]:
         return classify(self.judge, images)
 

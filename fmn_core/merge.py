@@ -1,4 +1,4 @@
-"""Several patches as one: by exact fusion, which keeps each one's effect on its own concept, or as a plain sum (see side_by_side too)."""
+"""Several patches as one: by exact fusion, which keeps each one's effect on its own concept, or as a plain sum."""
 
 from __future__ import annotations
 
@@ -150,8 +150,8 @@ def fuse_patches(
 
     What a closed-form patch was solved from is recovered as dW_i M_i, where M_i, the second moment of its concept's and
     preserve prompts' token embeddings, is computed again from its metadata; the joint solve is then sum_i (n_i / n) dW_i M_i
-    M^-1, M being that of all of them together; patches side by side count apart. Of patches trained by gradient, the effect on their concepts' tokens is kept:
-    dW_i C_i C_i^T / n_i in place of dW_i M_i. Raises ForgetError on patches without metadata, and on those that
+    M^-1, M being that of all of them together. Of patches trained by gradient, the effect on their concepts' tokens is kept:
+    dW_i C_i C_i^T / n_i in place of dW_i M_i. Patches side by side count apart. Raises ForgetError on patches without metadata, and on those that
     do not fit each other or the text encoders. Source: MACE's closed-form fusion (Lu et al., CVPR 2024), section 3.4, with the systems of UCE.
     """
     settings = settings or MergeSettings()

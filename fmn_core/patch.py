@@ -55,7 +55,7 @@ class ForgetPatch:
 
     `concepts`: one dict per concept (phrases, kind). `base`: fingerprint of the model it was made on. `settings` and
     `figures`: what was asked for and what was measured, JSON-serialisable. `about`: what its maker says of it, by the names
-    in ABOUT. `tool`: what made it, and its version. `parts`: of patches side by side, see side_by_side.parts_of.
+    in ABOUT. `tool`: what made it, and its version. `parts`: of patches side by side, see parts.parts_of.
     """
 
     factors: dict[str, Factors]

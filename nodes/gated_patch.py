@@ -106,8 +106,8 @@ class GatedForgetPatch(patch_source.PatchFileNode):
         for name, conditioning in (("positive", positive), ("negative", negative)):
             found = []
             for number, cond in enumerate(conditioning or [], 1):
-                parts, said = _gated(gates, hooks, cond)
-                found += parts
+                conds, said = _gated(gates, hooks, cond)
+                found += conds
                 lines.append(f"{name} {number}: {said}")
             both.append(found)
         report = "\n".join([*lines, hooks.when()])

@@ -113,25 +113,24 @@ def _entry(line: str) -> tuple[str, float]:
 
 
 def _merge(text: Any, given: list[ForgetPatch], method: str, settings: MergeSettings) -> tuple[ForgetPatch, list[str]]:
-    bar = host.Progress(len(given) + 2)
-    added = sum_patches(given, settings)
-    merged = added
+    if method == "side by side":
+        merged = added = side_by_side(given, settings)
+    else:
+        merged = added = sum_patches(given, settings)
     if method == "fusion":
+        bar = host.Progress(len(given) + 2)
         merged = fuse_patches(text, given, settings, lambda done, total: bar.update(done, total + 1))
-    elif method == "side by side":
-        merged = side_by_side(given, settings)
     merged = merged.as_stored()
     lines = [f"{method} of {len(given)} patches", f"forgets: {reports.forgotten(merged)}"]
     lines.append(f"rank {max(f.rank for f in merged.factors.values())}, {len(merged.factors)} layers")
     if "effect_kept" in merged.figures:
         kept = merged.figures["effect_kept"]
         lines.append(f"effect on each patch's own concepts: {min(kept):.1%} to {max(kept):.1%} kept")
-    costs = preserve_cost(text, given, [merged, added])
     if merged.parts:
         lines.append(
             f"{len(merged.parts)} patches that Gated Forget Patch applies one by one; without it they act as their sum"
         )
-    elif costs:
+    elif costs := preserve_cost(text, given, [merged, added]):
         lines.append(f"preserve prompts move {costs[0]:.4f} as far as the concepts; by sum {costs[1]:.4f}")
     return merged, lines
 

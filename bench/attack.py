@@ -42,8 +42,8 @@ def one_attack(
     found = search(world, concept, model, seed, attack, steps)
     placeholder = world.core("tokens").PLACEHOLDER
     text = isinstance(found, str)
-    ask = _trials(concept, found if text else placeholder, per_style, seed + 500)
-    images = world.sample(ask, model) if text else _sampled(world, model, ask, found)
+    ask = trials(concept, found if text else placeholder, per_style, seed + 500)
+    images = world.sample(ask, model) if text else sampled_with(world, model, ask, found)
     return share(world.seen(images)[concept in STYLE_NAMES], [concept] * len(images))
 
 
@@ -55,7 +55,7 @@ def search(
     kind = "style" if concept in STYLE_NAMES else "object"
     with torch.inference_mode(False):
         references = world.core("references").References(
-            adapter.encode_images(world.vae, world.sample(_pictures(concept, seed)).clone())
+            adapter.encode_images(world.vae, world.sample(attackers_pictures(concept, seed)).clone())
         )
         budget = scores.Budget(steps=steps, batch=SEARCH_BATCH, seed=seed)
         arguments = (adapter, references, list(world.core("templates").default_templates(kind)), concept, budget)
@@ -67,7 +67,7 @@ def search(
     raise ValueError(f"Expected the attack embedding or tokens, got {attack!r}.")
 
 
-def _pictures(concept: str, seed: int) -> Ask:
+def attackers_pictures(concept: str, seed: int) -> Ask:
     """What the untouched model draws for the attacker: the concept in its styles in turn; a style on things in turn."""
     ask = Ask()
     for k in range(PICTURES):
@@ -78,7 +78,7 @@ def _pictures(concept: str, seed: int) -> Ask:
     return ask
 
 
-def _trials(concept: str, words: str, per_style: int, seed: int) -> Ask:
+def trials(concept: str, words: str, per_style: int, seed: int) -> Ask:
     """The prompts that what was found, `words`, is tried in: a thing in all of its styles; a style on other things."""
     ask = Ask()
     for s, style in enumerate(STYLE_NAMES if concept in STYLE_NAMES else drawn_styles(concept)):
@@ -92,15 +92,16 @@ def _things(style: str) -> list[str]:
     return [c for c in CONCEPT_NAMES if style in drawn_styles(c)]
 
 
-def _sampled(world: World, model: Any, ask: Ask, word: Any) -> torch.Tensor:
-    """Pictures of an ask whose prompts hold vectors in place of the placeholder."""
+def sampled_with(world: World, model: Any, ask: Ask, word: Any, gate: Any = None) -> torch.Tensor:
+    """Pictures of an ask whose prompts hold vectors in place of the placeholder; `gate`: bench.methods.gate_of."""
     with torch.inference_mode():
         encoded = world.adapter_class(model, world.clip).encode(ask.prompts, [word] * len(ask.prompts))
         contexts = iter([p.context for p in encoded])
 
         def conditions(positive: list, negative: list) -> tuple[list, list]:
             rows = torch.stack([next(contexts) for _ in range(len(positive[0][0]))])
-            return [[rows, positive[0][1]]], negative
+            positive = [[rows, positive[0][1]]]
+            return gate(positive, negative) if gate else (positive, negative)
 
         empty = [""] * len(ask.prompts)
         setting = {"steps": world.steps, "guidance": world.guidance}

@@ -45,17 +45,24 @@ def patched(world: World, patch: Any) -> Applied:
     )
 
 
-def gated(world: World, patch: Any) -> Callable[[Ask], torch.Tensor]:
-    """Pictures of an ask with the patch through Gated Forget Patch, at its own threshold.
-
-    Prompts for the same concept are sampled together: the host runs every set of acting patches over the whole batch.
-    """
+def gate_of(world: World, patch: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """Puts the patch on a positive and a negative conditioning as Gated Forget Patch does, at its own threshold."""
     node = world.node("gated_patch").GatedForgetPatch
 
     def gate(positive: Any, negative: Any) -> tuple[Any, Any]:
         when = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
         inputs = {"positive": positive, "negative": negative, "forget_patch": patch, "patch_file": "", **when}
         return node.execute(clip=world.clip, threshold=0.0, curve="step", **inputs).args[:2]
+
+    return gate
+
+
+def gated(world: World, patch: Any) -> Callable[[Ask], torch.Tensor]:
+    """Pictures of an ask with the patch behind its gate.
+
+    Prompts for the same concept are sampled together: the host runs every set of acting patches over the whole batch.
+    """
+    gate = gate_of(world, patch)
 
     def sampler(ask: Ask) -> torch.Tensor:
         made: dict[int, torch.Tensor] = {}

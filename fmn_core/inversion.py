@@ -14,7 +14,7 @@ from .errors import ForgetError
 from .masks import check_mask, mask_to_grid
 from .model import ForgetModel
 from .references import References
-from .tokens import PLACEHOLDER, Word
+from .tokens import PLACEHOLDER, EncodedPrompt, Word
 
 START_CHOICES = ("words", "noise", "mean")
 CONTINUED_RATE = 1e-4  # the released code's for continuation
@@ -129,8 +129,12 @@ class Inverter:
         masks = mask_to_grid(check_mask(self.references.masks), (h, w)).view(-1, 1, h, w)
         return masks.expand(len(self.references.latents), -1, -1, -1)
 
-    def step(self) -> float:
-        """One step on `batch` draws; returns its loss. Raises ForgetError when it is not finite."""
+    def encoded(self, template: str) -> EncodedPrompt:
+        """A template with the vectors as they are now, with gradients."""
+        return self.model.encode([template.format(PLACEHOLDER)], [dict(self.word)])[0]
+
+    def loss(self) -> torch.Tensor:
+        """The denoising loss, a scalar, on `batch` draws of a reference, noise and a template."""
         s, latents = self.settings, self.references.latents
         picked = torch.randint(len(latents), (s.batch,), generator=self.generator)
         sigma = self.sigmas[torch.randint(len(self.sigmas), (s.batch,), generator=self.generator)]
@@ -138,10 +142,13 @@ class Inverter:
         x = x0 + sigma.view(-1, 1, 1, 1) * torch.randn(x0.shape, generator=self.generator)
         template = self.templates[int(torch.randint(len(self.templates), (1,), generator=self.generator))]
         device = self.model.device
-        [prompt] = self.model.encode([template.format(PLACEHOLDER)], [dict(self.word)])
-        predicted = self.model.denoise(x.to(device), sigma.to(device), [prompt] * s.batch).float()
+        predicted = self.model.denoise(x.to(device), sigma.to(device), [self.encoded(template)] * s.batch).float()
         mask = None if self.masks is None else self.masks[picked].to(device)
-        loss = denoising_loss(predicted, x0.to(device), sigma.to(device), mask)
+        return denoising_loss(predicted, x0.to(device), sigma.to(device), mask)
+
+    def step(self) -> float:
+        """One step; returns its loss. Raises ForgetError when it is not finite."""
+        loss = self.loss()
         if not torch.isfinite(loss):
             raise ForgetError(
                 "Expected a finite loss, got NaN or infinity. Lower the learning rate, or use fp32; nothing was saved."

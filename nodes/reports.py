@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..fmn_core.patch import ForgetPatch
+from ..fmn_core.targets import ABLATED
 
 
 def of_training(patch: ForgetPatch, matched: int, path: Path | None) -> str:
@@ -13,8 +14,16 @@ def of_training(patch: ForgetPatch, matched: int, path: Path | None) -> str:
     f = patch.figures
     lines = [f"method: {patch.settings['method']}", f"forgets: {forgotten(patch)}"]
     lines += _closed_form(f) if "layers" in f else _gradient(f)
+    lines += _advice(patch)
     lines += [f"matched {matched} layers in {f['seconds']:.1f} s", *saved(path)]
     return "\n".join(lines)
+
+
+def _advice(patch: ForgetPatch) -> list[str]:
+    """What a style's target leaves to chance, and what to do about it."""
+    if patch.settings.get("target") != ABLATED or not any(c.get("kind") == "style" for c in patch.concepts):
+        return []
+    return ["without a style the model may draw any, seldom the forgotten one: Closed Form Options takes a substitute"]
 
 
 def fifths(name: str, losses: Sequence[float]) -> str:

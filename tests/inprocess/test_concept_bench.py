@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from bench.concept_bench.local import in_processes, in_this_process
-from bench.concept_bench.on_ray import on_ray
+from bench.concept_bench.on_ray import STORE_BYTES, on_ray
 from bench.concept_bench.run import keep
 from bench.concept_bench.store import Store
 from bench.concept_bench.tasks import tasks_of
@@ -96,3 +96,36 @@ def test_nothing_is_lost_and_nothing_counts_twice_when_a_ray_worker_is_killed(re
     assert len(killed) == 1, "no worker was killed while it worked"
     assert os.getpid() not in processes and len(processes - set(killed)) >= 2, processes
     assert_same(results(tmp_path / "a.sqlite"), reference)
+
+
+@pytest.fixture
+def two_machines():
+    """The address of a cluster of two nodes with a core each, as two machines would join it."""
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    cluster.add_node(**{k: v for k, v in node.items() if k != "include_dashboard"})
+    cluster.wait_for_nodes()
+    yield cluster.address
+    cluster.shutdown()
+
+
+@needs_ray
+def test_a_cluster_that_is_given_by_its_address(reference, two_machines, tmp_path):
+    import ray
+
+    with Store(tmp_path / "a.sqlite") as store:
+        found, processes, nodes = on_ray(store.pending(TASKS[:4]), "x", two_machines), set(), 0
+
+        def watched():
+            nonlocal nodes
+            for outcome in found:
+                processes.add(outcome.process)
+                nodes = len([n for n in ray.nodes() if n["Alive"]])
+                yield outcome
+
+        assert keep(store, watched(), 4, "x") == 0
+    assert nodes == 2 and len(processes) == 2 and os.getpid() not in processes
+    assert not ray.is_initialized()
+    assert_same(results(tmp_path / "a.sqlite"), {t.key: reference[t.key] for t in TASKS[:4]})

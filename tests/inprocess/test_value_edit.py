@@ -54,10 +54,10 @@ def test_values_solved_to_zero_are_zero_attention(pack, miniature):
 
 @pytest.fixture
 def trained(pack, miniature):
-    def run(train="auto", method="closed form", **changes):
+    def run(train="auto", method="closed form", phrase="zebra", kind="object", **changes):
         options = pack.closed_form_options.ClosedFormOptions.execute(**(DEFAULTS | changes)).args[0]
         inputs = {
-            "phrase": "zebra", "kind": "object", "method": method, "preserve_prompts": "", "preservation": 1.0, "steps": 1,
+            "phrase": phrase, "kind": kind, "method": method, "preserve_prompts": "", "preservation": 1.0, "steps": 1,
             "learning_rate": 0.0, "rank": 32, "train": train, "loss": "paper", "end_token": "first", "target_mass": 0.0, "seed": 0,
         }  # fmt: skip
         node = pack.train_patch.TrainForgetPatch
@@ -105,3 +105,11 @@ def test_choices_without_effect_are_refused(pack, trained):
         trained(logit_shift=1.0)
     with pytest.raises(pack.errors.ForgetError, match="Type one, such as"):
         trained(target="substitute")
+
+
+def test_the_report_advises_a_substitute_for_a_style_alone(trained):
+    advice = "Closed Form Options takes a substitute"
+    assert advice in trained(phrase="noto", kind="style")[3]
+    assert advice not in trained(phrase="noto", kind="style", target="substitute", substitute="fluent")[3]
+    assert advice not in trained()[3]
+    assert advice not in trained(phrase="noto", kind="style", method="attention re-steering")[3]

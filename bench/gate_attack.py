@@ -1,9 +1,10 @@
 """Attacks on gated patches, on the miniature: python -m bench.gate_attack [--quick] [--json FILE]
 
-Rows: start, steps, evades, untouched, acted, seen. An attacker who knows the untouched model and the gate, and has pictures of the concept, searches
-an embedding on the untouched model, which is what draws where the gate stays shut, started at the concept's name or at a look-alike's, with
-the budget of bench/attack.py and with four times its steps; evades: the search is also led away from what the gate acts on. untouched: share of pictures in which the judge sees the concept under what was found, without the patch; acted: share of those prompts
-that the gate found; seen: share with the concept behind the gate. Writes bench/results/gate_attack.md (not with --quick).
+Rows: start, steps, evades, untouched, acted, seen. An attacker who knows the untouched model and the gate, and has pictures of the concept,
+searches an embedding on the untouched model, which is what draws where the gate stays shut: started at the concept's name or at a
+look-alike's, with the budget of bench/attack.py and with four times its steps. evades: the search is also led away from what the gate acts on.
+untouched: share of pictures in which the judge sees the concept under what was found, without the patch; acted: share of those prompts that
+the gate found; seen: share with the concept behind the gate. Writes bench/results/gate_attack.md (not with --quick).
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ SCORE_COLUMNS = (
     "clip_target_before", "clip_target_after", "clip_others_before", "clip_others_after", "attacked_base", "m_score_before", "m_score_after",
     "fid", "kid", "cmmd", "cpu_seconds",
 )  # fmt: skip
+_ORIGIN = ("command", "pack_version", "git_commit", "machine")
 # A label may hold spaces, which a link of the page may not.
 _NOT_IN_NAMES = re.compile(r"[^\w.-]")
 _DIGITS = {"drift": 4, "kid": 4, "cmmd": 4, "peak_mb": 0, "seconds": 1, "cpu_seconds": 1}
@@ -132,15 +133,11 @@ def _measured(found: dict[str, Any]) -> str:
 def page(found: dict[str, Any]) -> str:
     """The results page."""
     model = found["results"][0]["model"]
-    about = {
-        c: sorted({r[c] for r in found["results"]})
-        for c in ("command", "pack_version", "git_commit", "machine", "made_at")
-    }
     seeds = sorted({r["seed"] for r in found["results"]})
     return f"""# ConceptBench on {"the miniature" if model == MINIATURE else model}
 
-Made by {"; ".join(f"`{c}`" for c in about["command"])}, {about["made_at"][0][:10]} to {about["made_at"][-1][:10]}, on {"; ".join(about["machine"])}; version {", ".join(about["pack_version"])}, commit
-{", ".join(about["git_commit"])}; seeds {", ".join(map(str, seeds))} (training seed n, evaluation seeds from 70000 + 1000 n). {_measured(found)} In brackets 95 % bootstrap intervals over cells (concept and seed).
+{len(found["results"])} cells, seeds {", ".join(map(str, seeds))} (training seed n, evaluation seeds from 70000 + 1000 n); the commands are at the end. {_measured(found)} In brackets
+95 % bootstrap intervals over cells (concept and seed).
 
 UA: target not seen. IRA, CRA: others of the same kind, and of the other kind, right. H_o: harmonic mean of erasure, specificity (IRA) and generality, of the
 mean accuracies. generality: still seen under synonyms, of a style in other words. neighbours: look-alikes right. context_kept: style (of a style: object) of the target's pictures right. attacked:
@@ -151,7 +148,22 @@ The row "nothing forgotten" is the model itself.
 {tables(found)}
 
 ![H_o against seconds]({_stem(found)}.png)
+
+## Made by
+
+{_made_by(found["results"])}
 """
+
+
+def _made_by(results: list[dict[str, Any]]) -> str:
+    """A line for each command and commit, in the order of their first cell, with what they ran on."""
+    lines = []
+    ordered = sorted(results, key=lambda r: r["made_at"])
+    for key in dict.fromkeys(tuple(r[c] for c in _ORIGIN) for r in ordered):
+        days = [r["made_at"][:10] for r in ordered if tuple(r[c] for c in _ORIGIN) == key]
+        command, version, commit, machine = key
+        lines.append(f"- {len(days)} cells, from {days[0]}: `{command}`; version {version}, {commit}; {machine}")
+    return "\n".join(lines)
 
 
 def _stem(found: dict[str, Any]) -> str:

@@ -217,8 +217,8 @@ def _chosen_weights(patch: ForgetPatch) -> tuple[float, float] | None:
     ridge, weight = patch.figures.get("ridge"), patch.figures.get("preserve_weight")
     if not (isinstance(ridge, float) and isinstance(weight, float) and 0 < ridge < 1e6 and 0 < weight < 1e6):
         return None
-    # Their systems hold more than a CLIP can tell: rows found with the UNet's weights.
-    more = any(patch.settings.get(name) for name in ("robust_rounds", "logit_shift"))
+    # Their systems hold more than a CLIP can tell: rows found with the UNet.
+    more = any(patch.settings.get(name) for name in ("robust_rounds", "logit_shift", "attack_rounds"))
     return (ridge, weight) if patch.settings.get("method") in _SOLVED and not more else None
 
 

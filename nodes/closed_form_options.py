@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..fmn_core.closed_form import PRECISIONS
+from ..fmn_core.hardening import MOST_ROUNDS
 from ..fmn_core.preserve import IMAGINED_WORDS
 from ..fmn_core.targets import BY_KIND, TARGETS
 from .api import CATEGORY, TrainingOptionsType, io
@@ -82,6 +83,14 @@ def _solve_inputs() -> list:
             step=0.05,
             tooltip="How much further than the target, away from the concept: 0 ends at the target, 0.5 goes half as far again. -1: 0.5 for a "
             "style, whose fallback may be drawn in that very style, and 0 for everything else.",
+        ),
+        io.Int.Input(
+            "attack_rounds",
+            default=0,
+            min=0,
+            max=MOST_ROUNDS,
+            tooltip="Rounds that search, on the patched model and by gradient, for embeddings that bring the concept back, and forget them too. "
+            "0: none, no gradient is needed. Searches on the connected images, or on pictures that the model draws.",
         ),
     ]
 

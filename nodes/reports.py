@@ -14,6 +14,10 @@ def of_training(patch: ForgetPatch, matched: int, path: Path | None) -> str:
     f = patch.figures
     lines = [f"method: {patch.settings['method']}", f"forgets: {forgotten(patch)}"]
     lines += _closed_form(f) if "layers" in f else _gradient(f)
+    if attack := patch.settings.get("attack"):
+        each = f"{attack['searches']} searches of {attack['budget']['steps']} steps for each concept"
+        rounds = f"{attack['rounds']} round{'s' if attack['rounds'] > 1 else ''}"
+        lines.append(f"attacked in {rounds} by {each}; what they found is forgotten too")
     lines += _advice(patch)
     lines += [f"matched {matched} layers in {f['seconds']:.1f} s", *saved(path)]
     return "\n".join(lines)

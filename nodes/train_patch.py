@@ -13,9 +13,12 @@ from ..fmn_core.concept import Concept, check_concepts, concept_from_text
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.gradient import forget_by_gradient
 from ..fmn_core.gradient_settings import TRAIN_CHOICES, GradientSettings, check_settings
+from ..fmn_core.hardening import Hardening, check_hardening, forget_hardened
+from ..fmn_core.hooks import checkpointed
 from ..fmn_core.losses import LOSS_FORMS
 from ..fmn_core.patch import ForgetPatch
 from ..fmn_core.references import Pairs, References
+from ..fmn_core.scores.attack import Budget
 from ..fmn_core.templates import parse_lines
 from ..fmn_core.tokens import END_TOKEN_CHOICES
 from . import files, host, pictures, references, reports, shared_inputs
@@ -33,6 +36,8 @@ CLOSED_FORM, RESTEERING, VISUAL, BOTH = METHODS = (
 )
 AUTO = "auto"
 PAIR_STEPS, PAIR_GUIDANCE = 20, 3.0
+# Pictures of each concept that attacks on a closed form are made on where no images are connected.
+ATTACKED_PICTURES = 8
 
 
 def _required_inputs() -> list[Any]:
@@ -194,21 +199,50 @@ def _closed_form(adapter: ComfyModel, concepts: list[Concept], options: dict[str
         raise ForgetError(
             f"Expected the closed form to train {' or '.join(PROJECTIONS)}, got {train!r}. Choose one of these, auto, or a method by gradient."
         )
+    chosen = dict((options.get("options") or {}).get(CLOSED_FORM_KEY, {}))
+    rounds = chosen.pop("attack_rounds", 0)
     settings = ClosedFormSettings(
         train=train,
         preservation=options["preservation"],
         rank=options["rank"],
         preserve_prompts=parse_lines(options["preserve_prompts"]),
-        **(options.get("options") or {}).get(CLOSED_FORM_KEY, {}),
+        **chosen,
     )
-    bar, model, side = host.Progress(4), references.with_cache(adapter), adapter.native_latent_size()
+    side = adapter.native_latent_size()
+    size = (adapter.latent_channels(), side, side)
+    if rounds:
+        return _hardened(
+            adapter, concepts, settings, Hardening(rounds, budget=Budget(seed=options["seed"])), size, options
+        )
+    bar, model = host.Progress(4), references.with_cache(adapter)
     with torch.no_grad():
         if settings.logit_shift:
             host.load(adapter.patcher)
-        size = (adapter.latent_channels(), side, side)
         return forget_closed_form(
             model, concepts, settings, lambda done, total, figures: bar.update(done, total), size=size
         )
+
+
+def _hardened(
+    adapter: ComfyModel,
+    concepts: list[Concept],
+    settings: ClosedFormSettings,
+    hardening: Hardening,
+    size: tuple[int, int, int],
+    options: dict[str, Any],
+) -> ForgetPatch:
+    """The closed form between attacks on it, on the concepts' images or on pictures that the model draws."""
+    check_hardening(hardening)
+    made = [
+        references.references_of(adapter, options.get("vae"), c, AugmentSettings(), options["seed"], ATTACKED_PICTURES)
+        for c in concepts
+    ]
+    total = hardening.rounds * hardening.searches * hardening.budget.steps * len(concepts)
+    blocks = adapter.blocks() if host.casts_weights(adapter.patcher) else []
+    title = f"attacks on {', '.join(c.label() for c in concepts)}"
+    with Monitor(title, total) as monitor, adapter.ready_for_gradients(text=True), checkpointed(blocks):
+        told = _told(monitor, adapter, title)
+        return forget_hardened(references.with_cache(adapter), concepts, made, settings, hardening, told, size)
 
 
 def _by_gradient(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any]) -> ForgetPatch:
@@ -233,9 +267,10 @@ def _told(monitor: Monitor, adapter: ComfyModel, title: str) -> Callable[[int, i
     names = {"loss": "loss", "mass": "attention mass", "target": "target", "drift": "drift"}
 
     def progress(done: int, total: int, figures: dict) -> bool:
-        series["loss"].append(figures["loss"])
-        series["attention mass"].append(figures["mass"])
-        bar.update(done, total, pictures.curves(series, total, title))
+        for curve, name in (("loss", "loss"), ("attention mass", "mass")):
+            if name in figures:
+                series[curve].append(figures[name])
+        bar.update(done, total, pictures.curves({k: v for k, v in series.items() if v}, total, title))
         latents = figures.get("preview")
         picture = None if latents is None else pictures.of_latents(adapter.patcher, latents)
         return monitor.update(done, {label: figures[k] for k, label in names.items() if figures.get(k)}, picture)

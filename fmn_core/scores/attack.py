@@ -53,7 +53,7 @@ def search_embedding(
     `references`: pictures of the concept, for example from the model before it forgot. Raises what invert_concept raises.
     Source: Pham et al., Circumventing Concept Erasure Methods; the budget here is far smaller.
     """
-    return invert_concept(model, references, templates, _settings(model, phrase, budget), progress=progress).word
+    return invert_concept(model, references, templates, attack_settings(model, phrase, budget), progress=progress).word
 
 
 def search_tokens(
@@ -79,9 +79,9 @@ def search_tokens(
     return search.best()
 
 
-def _settings(model: ForgetModel, phrase: str, budget: Budget) -> InversionSettings:
-    """An inversion of this budget; its checks are those of both searches."""
-    count = max(len(ids) for ids in model.phrase_tokens(phrase).values())
+def attack_settings(model: ForgetModel, phrase: str, budget: Budget, start: Word | None = None) -> InversionSettings:
+    """An inversion of this budget, from a phrase or from vectors; its checks are those of all searches."""
+    count = max(len(ids) for ids in (start or model.phrase_tokens(phrase)).values())
     if count == 0:
         raise ForgetError(
             f"Expected the phrase that was forgotten, got {phrase!r}, which has no tokens. Type its name."
@@ -159,7 +159,7 @@ class TokenSearch:
         budget: Budget,
         vocabulary: Mapping[int, str],
     ):
-        count = _settings(model, phrase, budget).tokens
+        count = attack_settings(model, phrase, budget).tokens
         self.model, self.references, self.templates, self.budget = model, references, templates, budget
         self.generator = torch.Generator().manual_seed(budget.seed)
         self.tables, self.vocabulary = model.token_embeddings(), vocabulary

@@ -53,6 +53,7 @@ def chosen(**changes):
     return options(**changes)["options"]["inputs"]
 
 
+ATTACKED = {"closed_form": {"attack_rounds": 1, "imagined_words": 20}}
 RUNS = {
     "inversion": ("invert", {}),
     "correction": ("correct", {}),
@@ -60,6 +61,7 @@ RUNS = {
     "bf16, whole UNet": ("train", {"method": RESTEERING, "train": "whole UNet", "options": chosen(precision="bf16")}),
     "checkpointing": ("train", {"method": BOTH, "options": chosen(checkpointing=True, weights="full delta")}),
     "pairs": ("pairs", {}),
+    "attacks": ("train", {"options": ATTACKED}),
 }
 
 
@@ -89,12 +91,13 @@ def prediction(model):
         return model.model.apply_model(x, torch.tensor([2.0]), c_crossattn=context).clone()
 
 
-@pytest.mark.parametrize("node", ["invert", "correct", "pairs"])
+@pytest.mark.parametrize("node", ["invert", "correct", "pairs", "train"])
 def test_an_interrupted_run_leaves_model_and_clip_untouched(pack, run, miniature, monkeypatch, node):
     before = state(*miniature[:2])
 
     with interrupted(pack, monkeypatch):
-        run(node, seed=99)  # pairs of other seeds are in the cache
+        # pairs and pictures of other seeds are in the cache
+        run(node, seed=99, **({"options": ATTACKED} if node == "train" else {}))
     assert_untouched(*miniature[:2], before)
 
 

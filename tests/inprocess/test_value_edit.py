@@ -113,3 +113,17 @@ def test_the_report_advises_a_substitute_for_a_style_alone(trained):
     assert advice not in trained(phrase="noto", kind="style", target="substitute", substitute="fluent")[3]
     assert advice not in trained()[3]
     assert advice not in trained(phrase="noto", kind="style", method="attention re-steering")[3]
+
+
+def test_attacks_between_solves_change_the_patch_and_are_reported(trained):
+    plain, attacked = trained(), trained(attack_rounds=1)
+    assert "attacked in 1 round by 2 searches of 15 steps" in attacked[3] and "attacked" not in plain[3]
+    assert attacked[1].settings["attack_rounds"] == 1 and attacked[1].concepts == plain[1].concepts
+    name = next(iter(plain[1].factors))
+    before, after = (found[1].factors[name].delta() for found in (plain, attacked))
+    assert (after - before).norm() > 0.02 * before.norm()
+
+
+def test_attack_rounds_out_of_range_are_refused(pack, trained):
+    with pytest.raises(pack.errors.ForgetError, match="attack rounds from 1 to 10, got 11"):
+        trained(attack_rounds=11)

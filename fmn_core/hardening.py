@@ -1,0 +1,126 @@
+"""Closed forms that were attacked: what a search finds on the patched model is forgotten too."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import torch
+
+from .closed_form import ClosedFormSettings, forget_closed_form
+from .concept import Concept
+from .errors import ForgetError
+from .inversion import invert_concept
+from .model import ForgetModel
+from .patch import Factors, ForgetPatch, kohya_name
+from .references import References
+from .scores.attack import Budget, attack_settings
+from .templates import default_templates
+
+MOST_ROUNDS, MOST_SEARCHES = 10, 16
+
+
+@dataclass(frozen=True)
+class Hardening:
+    """`rounds`, in each of which every concept is attacked by `searches` of this budget, each with draws of its own."""
+
+    rounds: int = 1
+    searches: int = 2
+    budget: Budget = field(default_factory=Budget)
+
+
+def forget_hardened(
+    model: ForgetModel,
+    concepts: list[Concept],
+    references: Sequence[References],
+    settings: ClosedFormSettings | None = None,
+    hardening: Hardening | None = None,
+    progress: Callable[[int, int, dict], None] | None = None,
+    size: tuple[int, int, int] | None = None,
+) -> ForgetPatch:
+    """A closed form that is attacked with embeddings and solved again with what they found, round after round.
+
+    Each search starts at a concept's first name and learns, on the model with the patch of the round before, vectors with which it draws
+    the `references` of that concept; they join the concept's names in the next solve, and are not kept in the patch. `progress(done,
+    total, figures)` is called every step of a search and may raise to interrupt. `size`: see forget_closed_form. The model must
+    allow gradients through its text encoder. Raises ForgetError on settings out of range, and what forget_closed_form and invert_concept
+    raise. Source: adversarial training, with the searches of Pham et al., Circumventing Concept Erasure Methods, in place of RECE's algebra.
+    """
+    hardening = hardening or Hardening()
+    check_hardening(hardening)
+    settings, tick = settings or ClosedFormSettings(), progress or (lambda done, total, figures: None)
+    started, found = time.perf_counter(), list[Concept]()
+    total = hardening.rounds * hardening.searches * len(concepts) * hardening.budget.steps
+    patch = _solved(model, concepts, settings, size)
+    for number in range(hardening.rounds):
+        with _patched(model, patch):
+            for k in range(hardening.searches):
+                budget = replace(hardening.budget, seed=hardening.budget.seed + number * hardening.searches + k)
+                for concept, pictures in zip(concepts, references, strict=True):
+                    done = len(found) * budget.steps
+                    found.append(_revived(model, concept, pictures, budget, lambda n, f, d=done: tick(d + n, total, f)))
+        patch = _solved(model, [*concepts, *found], settings, size)
+    patch.concepts = [c.as_dict() for c in concepts]
+    patch.settings |= {"attack_rounds": hardening.rounds, "attack": asdict(hardening)}
+    patch.figures["seconds"] = time.perf_counter() - started
+    return patch
+
+
+def check_hardening(hardening: Hardening) -> None:
+    """Raises ForgetError on rounds or searches out of range; the budget is checked by the search."""
+    for name, most in (("rounds", MOST_ROUNDS), ("searches", MOST_SEARCHES)):
+        if not 1 <= getattr(hardening, name) <= most:
+            raise ForgetError(f"Expected attack {name} from 1 to {most}, got {getattr(hardening, name)}.")
+
+
+def _solved(
+    model: ForgetModel, concepts: list[Concept], settings: ClosedFormSettings, size: tuple[int, int, int] | None
+) -> ForgetPatch:
+    with torch.no_grad():
+        return forget_closed_form(model, concepts, settings, size=size)
+
+
+def _revived(
+    model: ForgetModel,
+    concept: Concept,
+    references: References,
+    budget: Budget,
+    tick: Callable[[int, dict], None],
+) -> Concept:
+    """The concept under vectors that a search finds, and under nothing else."""
+    first = concept.names()[0]
+    start = None if first.word is None else first.word
+    settings = attack_settings(model, concept.phrases[0] if concept.phrases else "", budget, start)
+    templates = list(default_templates(concept.kind))
+    found = invert_concept(
+        model, references, templates, settings, start, lambda done, total, figures: tick(done, figures)
+    )
+    return replace(concept, phrases=[], embedding=found.word)
+
+
+@contextlib.contextmanager
+def _patched(model: ForgetModel, patch: ForgetPatch) -> Iterator[None]:
+    """The model with the patch added to its layers' outputs while the context lasts; no weight is changed."""
+    handles = []
+
+    def add(factors: Factors) -> Callable:
+        up = factors.up.to(model.device) * (factors.alpha / factors.rank)
+        down = factors.down.to(model.device)
+
+        def hook(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+            return output + (inputs[0].to(down.dtype) @ down.T @ up.T).to(output.dtype)
+
+        return hook
+
+    try:
+        for layer in model.cross_attention():
+            for projection, module in layer.projections.items():
+                factors = patch.factors.get(kohya_name(layer.name, projection))
+                if factors is not None:
+                    handles.append(module.register_forward_hook(add(factors)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

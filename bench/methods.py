@@ -99,6 +99,29 @@ def closed_form(preserve: Callable[[str], list[str]], synonyms: bool = False, **
     return method
 
 
+def hardened(rounds: int, pictures: int = 8, seed: int = 0) -> Method:
+    """The closed form with attack rounds, nothing listed to preserve, on pictures that the model draws."""
+
+    @contextlib.contextmanager
+    def method(world: World, *names: str) -> Iterator[Applied]:
+        core, references, adapter = world.core("hardening"), world.core("references"), world.adapter()
+        budget, side = world.core("scores.attack").Budget(seed=seed), adapter.native_latent_size()
+        concepts, size = [concept_of(world, adapter, n) for n in names], (adapter.latent_channels(), side, side)
+        with torch.inference_mode(False), adapter.ready_for_gradients(text=True):
+            started, made = time.perf_counter(), []
+            for concept in concepts:
+                with torch.no_grad():
+                    prompts = world.core("trainer").concept_prompts(adapter, concept).encoded
+                    latents = references.made_latents(adapter, prompts, size, pictures, seed)
+                made.append(references.References(latents))
+            chosen = core.Hardening(rounds, budget=budget)
+            patch = core.forget_hardened(adapter, concepts, made, hardening=chosen, size=size)
+            patch.figures["seconds"] = time.perf_counter() - started
+        yield patched(world, patch)
+
+    return method
+
+
 def by_gradient(
     preserve: Callable[[str], list[str]],
     pictured: tuple[torch.Tensor, torch.Tensor | None] | None = None,

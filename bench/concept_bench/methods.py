@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator
 
-from bench.methods import Applied, by_gradient, closed_form, gated
+from bench.methods import Applied, by_gradient, closed_form, gated, hardened
 from bench.names import names_of
 from bench.world import World
 
@@ -23,6 +23,11 @@ def nothing_forgotten(world: World, *names: str, seed: int = 0) -> Iterator[Appl
 def closed_form_default(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:
     """Train Forget Patch as it stands, nothing listed to preserve. It draws nothing, so the seed changes nothing."""
     return closed_form(lambda _: [])(world, *names)
+
+
+def closed_form_hardened(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:
+    """The same with two attack rounds: see Closed Form Options. Its searches draw from other seeds than those of the table's attack."""
+    return hardened(rounds=2, seed=seed)(world, *names)
 
 
 def closed_form_listed(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:
@@ -71,6 +76,7 @@ def re_steering(world: World, *names: str, seed: int = 0) -> contextlib.Abstract
 OURS: dict[str, Method] = {
     NOTHING: nothing_forgotten,
     "closed form": closed_form_default,
+    "closed form, hardened": closed_form_hardened,
     "closed form, listed": closed_form_listed,
     "closed form, listed, substitute": closed_form_substitute,
     "closed form, gated": closed_form_gated,

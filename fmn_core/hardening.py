@@ -15,8 +15,10 @@ from .errors import ForgetError
 from .inversion import invert_concept
 from .model import ForgetModel
 from .patch import Factors, ForgetPatch, kohya_name
+from .preserve import spread_templates
 from .references import References
 from .scores.attack import Budget, attack_settings
+from .targets import template_pairs
 from .templates import default_templates
 
 MOST_ROUNDS, MOST_SEARCHES = 10, 16
@@ -53,7 +55,7 @@ def forget_hardened(
     settings, tick = settings or ClosedFormSettings(), progress or (lambda done, total, figures: None)
     started, found = time.perf_counter(), list[Concept]()
     total = hardening.rounds * hardening.searches * len(concepts) * hardening.budget.steps
-    patch = _solved(model, concepts, settings, size)
+    patch = _solved(model, concepts, [], settings, size)
     for number in range(hardening.rounds):
         with _patched(model, patch):
             for k in range(hardening.searches):
@@ -61,7 +63,7 @@ def forget_hardened(
                 for concept, pictures in zip(concepts, references, strict=True):
                     done = len(found) * budget.steps
                     found.append(_revived(model, concept, pictures, budget, lambda n, f, d=done: tick(d + n, total, f)))
-        patch = _solved(model, [*concepts, *found], settings, size)
+        patch = _solved(model, concepts, found, settings, size)
     patch.concepts = [c.as_dict() for c in concepts]
     patch.settings |= {"attack_rounds": hardening.rounds, "attack": asdict(hardening)}
     patch.figures["seconds"] = time.perf_counter() - started
@@ -76,10 +78,17 @@ def check_hardening(hardening: Hardening) -> None:
 
 
 def _solved(
-    model: ForgetModel, concepts: list[Concept], settings: ClosedFormSettings, size: tuple[int, int, int] | None
+    model: ForgetModel,
+    concepts: list[Concept],
+    found: list[Concept],
+    settings: ClosedFormSettings,
+    size: tuple[int, int, int] | None,
 ) -> ForgetPatch:
+    """The closed form of the concepts and of what was found, which ends at the target: its vectors are no words to go further from."""
+    aim = settings.target, settings.substitute
+    pairs = template_pairs(concepts, *aim, settings.overshoot) + template_pairs(found, *aim, max(0, settings.overshoot))
     with torch.no_grad():
-        return forget_closed_form(model, concepts, settings, size=size)
+        return forget_closed_form(model, [*concepts, *found], settings, pairs=pairs, size=size)
 
 
 def _revived(
@@ -89,15 +98,17 @@ def _revived(
     budget: Budget,
     tick: Callable[[int, dict], None],
 ) -> Concept:
-    """The concept under vectors that a search finds, and under nothing else."""
+    """The concept under vectors that a search finds, and under nothing else.
+
+    In some of its templates: vectors that were found lie anywhere, and in all of them they would move the other words further.
+    """
     first = concept.names()[0]
-    start = None if first.word is None else first.word
-    settings = attack_settings(model, concept.phrases[0] if concept.phrases else "", budget, start)
+    settings = attack_settings(model, first.text, budget, first.word)
     templates = list(default_templates(concept.kind))
     found = invert_concept(
-        model, references, templates, settings, start, lambda done, total, figures: tick(done, figures)
+        model, references, templates, settings, first.word, lambda done, total, figures: tick(done, figures)
     )
-    return replace(concept, phrases=[], embedding=found.word)
+    return replace(concept, phrases=[], embedding=found.word, templates=spread_templates([concept]))
 
 
 @contextlib.contextmanager

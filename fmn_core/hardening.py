@@ -39,14 +39,14 @@ def forget_hardened(
     references: Sequence[References],
     settings: ClosedFormSettings | None = None,
     hardening: Hardening | None = None,
-    progress: Callable[[int, int, dict], None] | None = None,
+    progress: Callable[[int, int, dict], bool | None] | None = None,
     size: tuple[int, int, int] | None = None,
 ) -> ForgetPatch:
     """A closed form that is attacked with embeddings and solved again with what they found, round after round.
 
     Each search starts at a concept's first name and learns, on the model with the patch of the round before, vectors with which it draws
     the `references` of that concept; they join the concept's names in the next solve, and are not kept in the patch. `progress(done,
-    total, figures)` is called every step of a search and may raise to interrupt. `size`: see forget_closed_form. The model must
+    total, figures)` is called every step of a search, may raise to interrupt, and ends the search by returning True. `size`: see forget_closed_form. The model must
     allow gradients through its text encoder. Raises ForgetError on settings out of range, and what forget_closed_form and invert_concept
     raise. Source: adversarial training, with the searches of Pham et al., Circumventing Concept Erasure Methods, in place of RECE's algebra.
     """
@@ -96,7 +96,7 @@ def _revived(
     concept: Concept,
     references: References,
     budget: Budget,
-    tick: Callable[[int, dict], None],
+    tick: Callable[[int, dict], bool | None],
 ) -> Concept:
     """The concept under vectors that a search finds, and under nothing else.
 

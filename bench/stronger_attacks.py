@@ -1,0 +1,77 @@
+"""Attacks with more than the table's budget, on the miniature: python -m bench.stronger_attacks [--quick] [--json FILE]
+
+Rows: method, concept, and for each attack of ATTACKS the share of pictures in which the judge sees the concept again under the embedding that was
+found: in 15 steps, as ConceptBench searches it, and in four times as many. The closed form with attack rounds met searches of the first kind while
+it was made, on other pictures and seeds. Writes bench/results/stronger_attacks.md (not with --quick).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.attack import SEARCH_STEPS, one_attack
+from bench.concept_bench.methods import all_methods
+from bench.concept_bench.untouched import BenchWorld
+from bench.forget import RESULTS, machine, markdown_table
+
+METHODS = ("closed form", "closed form, hardened", "FMN as released", "ESD-x", "MACE")
+CONCEPTS = ("cat", "car", "wizard")
+ATTACKS = {f"{steps} steps": {"steps": steps} for steps in (SEARCH_STEPS, 4 * SEARCH_STEPS)}
+COLUMNS = ("method", *ATTACKS)
+SEED, STEPS = 9700, 8
+
+
+def row_of(world: BenchWorld, method: str, concept: str) -> dict[str, Any]:
+    with all_methods()[method](world, concept, seed=0) as applied:
+        found = {name: one_attack(world, concept, applied.model, seed=SEED, **how) for name, how in ATTACKS.items()}
+    return {"method": method, "concept": concept, **found}
+
+
+def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of every method over its concepts."""
+    found = []
+    for method in dict.fromkeys(r["method"] for r in rows):
+        part = [r for r in rows if r["method"] == method]
+        found.append({"method": method, **{a: sum(r[a] for r in part) / len(part) for a in ATTACKS}})
+    return found
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    return f"""# Stronger attacks
+
+Made by `python -m bench.stronger_attacks` on {machine()}, {time.strftime("%Y-%m-%d")}: {", ".join(CONCEPTS)}, training seed 0, attack seed {SEED}, Euler, {STEPS} steps,
+guidance 3. Share of pictures in which the judge sees the concept again under an embedding that was searched on the patched model, started at its name, in
+{SEARCH_STEPS} steps (ConceptBench's *attacked*) and in four times as many. *hardened* met searches of {SEARCH_STEPS} steps while it was made, on other pictures and with other seeds.
+
+{markdown_table(means(rows), COLUMNS)}
+
+## Every concept
+
+{markdown_table(rows, ("method", "concept", *ATTACKS))}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one concept, the closed forms; writes no results page")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    world, rows = BenchWorld(), []
+    world.steps = STEPS
+    for method in METHODS[:2] if args.quick else METHODS:
+        for concept in CONCEPTS[:1] if args.quick else CONCEPTS:
+            rows.append(row_of(world, method, concept))
+            print(json.dumps(rows[-1]), flush=True)
+    print(markdown_table(means(rows), COLUMNS))
+    if args.json:
+        args.json.write_text(json.dumps({"rows": rows, "machine": machine()}, indent=2) + "\n")
+    if not args.quick:
+        (RESULTS / "stronger_attacks.md").write_text(page(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -76,15 +76,9 @@ def search(world: World, gated: Gated, start: str, steps: int, evades: bool) -> 
     """The vectors that are found on the untouched model, as many as the name has tokens."""
     core, adapter, templates = world.core("inversion"), world.adapter(), world.core("templates")
     words = gated.concept if start == "name" else load_list(MINIATURE)[gated.concept].neighbours[0]
-    settings = core.InversionSettings(
-        tokens=max(len(ids) for ids in adapter.phrase_tokens(gated.concept).values()),
-        words=words,
-        steps=steps,
-        warmup=3,
-        learning_rate=2e-2,
-        batch=SEARCH_BATCH,
-        seed=SEED,
-    )
+    attack, count = world.core("scores.attack"), max(map(len, adapter.phrase_tokens(gated.concept).values()))
+    budget = attack.Budget(steps=steps, batch=SEARCH_BATCH, tokens=count, seed=SEED)
+    settings = attack.attack_settings(adapter, words, budget)
     with torch.inference_mode(False), adapter.ready_for_gradients(text=True):
         latents = adapter.encode_images(world.vae, world.sample(attackers_pictures(gated.concept, SEED)).clone())
         chosen = evading(core.Inverter, gated) if evades else core.Inverter

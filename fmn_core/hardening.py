@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
@@ -20,6 +20,7 @@ from .references import References
 from .scores.attack import Budget, attack_settings
 from .targets import template_pairs
 from .templates import default_templates
+from .trainable import injected
 
 MOST_ROUNDS, MOST_SEARCHES = 10, 16
 
@@ -111,27 +112,13 @@ def _revived(
     return replace(concept, phrases=[], embedding=found.word, templates=spread_templates([concept]))
 
 
-@contextlib.contextmanager
-def _patched(model: ForgetModel, patch: ForgetPatch) -> Iterator[None]:
+def _patched(model: ForgetModel, patch: ForgetPatch) -> contextlib.AbstractContextManager[None]:
     """The model with the patch added to its layers' outputs while the context lasts; no weight is changed."""
-    handles = []
+    layers = {kohya_name(a.name, p): m for a in model.cross_attention() for p, m in a.projections.items()}
+    return injected(layers, {name: _effect(f, model.device) for name, f in patch.factors.items()})
 
-    def add(factors: Factors) -> Callable:
-        up = factors.up.to(model.device) * (factors.alpha / factors.rank)
-        down = factors.down.to(model.device)
 
-        def hook(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-            return output + (inputs[0].to(down.dtype) @ down.T @ up.T).to(output.dtype)
-
-        return hook
-
-    try:
-        for layer in model.cross_attention():
-            for projection, module in layer.projections.items():
-                factors = patch.factors.get(kohya_name(layer.name, projection))
-                if factors is not None:
-                    handles.append(module.register_forward_hook(add(factors)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _effect(factors: Factors, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """x -> dW x of a linear layer, in float32."""
+    up, down = factors.up.float().to(device) * (factors.alpha / factors.rank), factors.down.float().to(device)
+    return lambda x: x.to(down.dtype) @ down.T @ up.T

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -90,8 +90,10 @@ def _convolution(layer: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def injected(layers: dict[str, torch.nn.Module], trained: dict[str, Trainable]) -> Iterator[None]:
-    """Adds the trained parts' output to their layers' output while the context lasts."""
+def injected(
+    layers: Mapping[str, torch.nn.Module], trained: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
+) -> Iterator[None]:
+    """Adds the parts' output, trained ones or any function of a layer's input, to their layers' output while the context lasts."""
     handles = []
 
     def add(part: Callable[[torch.Tensor], torch.Tensor]):

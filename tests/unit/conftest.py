@@ -1,6 +1,21 @@
 """What unit tests of several modules share."""
 
 import pytest
+import torch
+from toy_model import ToyModel
+
+from fmn_core.references import References
+
+
+@pytest.fixture
+def model():
+    return ToyModel()
+
+
+@pytest.fixture
+def references():
+    """Two latents of noise for the toy."""
+    return References(torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(3)))
 
 
 @pytest.fixture(scope="module")

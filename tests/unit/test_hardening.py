@@ -9,23 +9,12 @@ from fmn_core.concept import Concept
 from fmn_core.errors import ForgetError
 from fmn_core.hardening import Hardening, forget_hardened
 from fmn_core.patch import kohya_name
-from fmn_core.references import References
 from fmn_core.scores.attack import Budget, search_embedding
 from fmn_core.templates import default_templates
 
 TEMPLATES = ["a photo of a {}", "a {} in the park", "{} on a table"]
 SETTINGS = ClosedFormSettings(imagined_words=8, preserve_prompts=["teapot"], use_everyday_captions=False)
 BUDGET = Budget(steps=3, batch=2, seed=5)
-
-
-@pytest.fixture
-def model():
-    return ToyModel()
-
-
-@pytest.fixture
-def references():
-    return References(torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(3)))
 
 
 def concepts():

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from toy_model import ToyModel
 
 from fmn_core.errors import ForgetError
 from fmn_core.inversion import InversionSettings, Inverter, denoising_loss, invert_concept, starting_vectors
@@ -8,16 +7,6 @@ from fmn_core.references import References
 from fmn_core.tokens import PLACEHOLDER
 
 TEMPLATES = ["a photo of a {}", "a {} in the park"]
-
-
-@pytest.fixture
-def model():
-    return ToyModel()
-
-
-@pytest.fixture
-def references():
-    return References(torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(3)))
 
 
 def mean_loss(model, references, word, draws=30):

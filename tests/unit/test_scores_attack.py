@@ -14,22 +14,12 @@ TEMPLATES = ["a photo of a {}", "a {} in the park"]
 PHRASE = "zebra stripes"
 
 
-@pytest.fixture
-def model():
-    return ToyModel()
-
-
 @pytest.fixture(scope="module")
 def vocabulary():
     """Words of the toy by their ids."""
     letters = "abcdefgh"
     words = [a + b + c + d for a in letters for b in letters for c in letters for d in letters]
     return {i: f"{w}</w>" for w in [*words, *PHRASE.split()] for i in ToyModel().ids(w)}
-
-
-@pytest.fixture
-def references():
-    return References(torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(3)))
 
 
 def generator(seed):

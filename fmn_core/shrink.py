@@ -44,9 +44,9 @@ def reduced(
 
 
 def balanced(up: torch.Tensor, down: torch.Tensor) -> Factors:
-    """Factors of equal norm, so that both survive half precision; alpha = rank."""
+    """Factors of equal norm, so that both survive half precision, on the CPU, wherever they were solved; alpha = rank."""
     scale = (down.norm() / up.norm().clamp_min(1e-30)).sqrt()
-    return Factors((up * scale).float(), (down / scale.clamp_min(1e-30)).float(), float(down.shape[0]))
+    return Factors((up * scale).float().cpu(), (down / scale.clamp_min(1e-30)).float().cpu(), float(down.shape[0]))
 
 
 def shrink_patch(patch: ForgetPatch, rank: int, tolerance: float = 0.0) -> Shrunk:

@@ -135,20 +135,53 @@ class ComfyModel(ComfyText):
         host.require_floats(self.unet)
         with host.gradients(), contextlib.ExitStack() as stack:
             host.load(self.patcher)
-            _thaw(self.unet)
-            _thaw(self.patcher.model.model_sampling)
+            _thaw(self.unet, self.device)
+            _thaw(self.patcher.model.model_sampling, self.device)
             if text:
                 host.load(self.clip.patcher)
-                _thaw(self.clip.cond_stage_model)
+                _thaw(self.clip.cond_stage_model, self.clip.patcher.load_device)
                 stack.enter_context(_kept_for_backward(self.clip.cond_stage_model))
+                stack.enter_context(_own_copies(self.clip.cond_stage_model, self.clip.patcher.load_device))
+            stack.enter_context(_own_copies(self.unet, self.device))
             yield self
 
 
-def _thaw(root: torch.nn.Module) -> None:
+@contextlib.contextmanager
+def _own_copies(root: torch.nn.Module, device: torch.device):
+    """Layers whose weights the host brings to the device for each call compute with copies of their own.
+
+    Newer hosts bring them to memory that the next layer's take too, or that is given to somebody else: a backward pass would find other weights.
+    """
+    kept = []
+    for module in root.modules():
+        weight = module._parameters.get("weight")
+        if weight is None or not hasattr(module, "weight_function") or not (hasattr(module, "_v") or weight.device != device):
+            continue
+        kept.append((module, module.weight_function, module.bias_function))
+        module.weight_function = [*module.weight_function, torch.clone]
+        module.bias_function = [*module.bias_function, torch.clone]
+    try:
+        yield
+    finally:
+        for module, weight_function, bias_function in kept:
+            module.weight_function, module.bias_function = weight_function, bias_function
+
+
+def _thaw(root: torch.nn.Module, device: torch.device) -> None:
+    """Makes what a backward pass meets fit for it: parameters on the device and buffers.
+
+    Weights that the host keeps elsewhere stay as they are, since it may have pinned their memory; it computes with copies of them.
+    """
     for module in root.modules():
         for name, parameter in module._parameters.items():
-            if parameter is not None and (parameter.is_inference() or parameter.requires_grad):
-                module._parameters[name] = torch.nn.Parameter(parameter.detach().clone(), requires_grad=False)
+            if parameter is None or not (parameter.is_inference() or parameter.requires_grad):
+                continue
+            if hasattr(module, "weight_function") and parameter.device != device:
+                parameter.requires_grad_(False)
+            else:
+                fresh = torch.nn.Parameter(parameter.detach().clone(), requires_grad=False)
+                fresh.__dict__.update(parameter.__dict__)  # newer hosts note the precision to load it in
+                module._parameters[name] = fresh
         for name, buffer in module._buffers.items():
             if buffer is not None and buffer.is_inference():
                 module._buffers[name] = buffer.detach().clone()

@@ -100,8 +100,9 @@ def _miniature_model(config: dict[str, Any], weights: dict[str, torch.Tensor]) -
     model_config.set_inference_dtype(dtype, manual_cast)
     kind = comfy.model_base.ModelType.V_PREDICTION if config["prediction"] == "v" else comfy.model_base.ModelType.EPS
     model = comfy.model_base.BaseModel(model_config, model_type=kind, device=management.unet_offload_device())
-    model.diffusion_model.to(dtype)
     model.diffusion_model.load_state_dict(weights)
+    # After: with DynamicVRAM the host's layers have no weights before, and take the file's precision.
+    model.diffusion_model.to(dtype)
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=management.unet_offload_device())
 
 

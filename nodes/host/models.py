@@ -35,8 +35,12 @@ def require_unet(patcher: Any) -> Any:
 
 
 def load(patcher: Any) -> torch.device:
-    """Brings a model to its compute device, as sampling does."""
-    comfy.model_management.load_models_gpu([patcher])
+    """Brings a model to its compute device, as sampling does: in inference mode.
+
+    Outside of it, a parameter made in inference mode that is moved comes out neither an inference tensor nor one that autograd takes.
+    """
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([patcher])
     return patcher.load_device
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import tempfile
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,9 +59,9 @@ def closed_form(warm: bool = False, listed: bool = False, **settings) -> Method:
     def method(subject: Pack, names: list[str]) -> Iterator[Run]:
         core, adapter = subject.core("closed_form"), subject.adapter()
         chosen = core.ClosedFormSettings(preserve_prompts=preserved(subject, names) if listed else [], **settings)
-        with tempfile.TemporaryDirectory() as folder, torch.inference_mode(False):
+        with torch.inference_mode(False):
             if warm:
-                cache = subject.core("cache").Cache(Path(folder), 2**33)
+                cache = subject.core("cache").Cache(2**33)
                 adapter = subject.core("cached_encoding").CachedEncoding(adapter, cache)
                 core.forget_closed_form(adapter, concepts_of(subject, adapter, [WARM]), chosen)
             with measured() as cost:

@@ -1,4 +1,4 @@
-"""Text encoders that meet a prompt once: kept in the cache across runs, or in memory for one piece of work."""
+"""Text encoders that meet a prompt once: kept in the cache across runs, or for one piece of work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from .cache import Cache, Tensors, content_key, text_key
+from .cache import Cache, Tensors
+from .content_key import content_key, text_key
 from .model import TextModel
 from .tokens import EncodedPrompt, Word
 

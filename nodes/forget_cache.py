@@ -1,9 +1,8 @@
-"""Clear Forget Cache: frees the disk space of what trainings keep for the next run."""
+"""Clear Forget Cache: frees the memory of what trainings keep for the next run."""
 
 from __future__ import annotations
 
-from ..fmn_core.cache import Cache
-from . import host
+from . import references
 from .api import CATEGORY, io
 
 
@@ -14,12 +13,10 @@ class ClearForgetCache(io.ComfyNode):
             node_id="FMN_ClearForgetCache",
             display_name="Clear Forget Cache",
             category=CATEGORY,
-            description="Removes what this pack's nodes keep in ComfyUI's temporary folder to be faster the next time. Nothing else is lost.",
+            description="Frees the memory of what this pack's nodes keep to be faster the next time. Nothing else is lost.",
             is_output_node=True,
             inputs=[],
-            outputs=[
-                io.String.Output(display_name="report", tooltip="The folder, and how much disk space was freed in it.")
-            ],
+            outputs=[io.String.Output(display_name="report", tooltip="How much memory was freed.")],
         )
 
     @classmethod
@@ -29,11 +26,5 @@ class ClearForgetCache(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        cache = Cache(host.cache_folder())
-        freed, left = cache.clear(), cache.size()
-        report = f"freed {freed / 1e6:.1f} MB in {cache.folder}"
-        if left:
-            report += (
-                f"\n{left / 1e6:.1f} MB could not be removed: another program uses them, or the folder is read-only"
-            )
+        report = f"freed {references.cache().clear() / 1e6:.1f} MB of memory"
         return io.NodeOutput(report, ui={"text": (report,)})

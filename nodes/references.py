@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from ..fmn_core.augment import AugmentSettings, augment
-from ..fmn_core.cache import Cache, content_key, model_key
+from ..fmn_core.cache import Cache
 from ..fmn_core.cached_encoding import CachedEncoding
 from ..fmn_core.concept import Concept, chain
+from ..fmn_core.content_key import content_key, model_key
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.masks import check_mask
 from ..fmn_core.references import Pairs, References, made_latents, make_pairs
@@ -22,9 +23,12 @@ from .comfy_text import ComfyText
 from .mask_overlay import check_images
 
 
+_shared_cache = Cache()
+
+
 def cache() -> Cache:
-    """The pack's cache, under the host's temp folder."""
-    return Cache(host.cache_folder())
+    """The cache of this process: encoded images, pairs and prompts. In memory, where no upload and no other user reaches it."""
+    return _shared_cache
 
 
 def with_cache(adapter: ComfyText) -> Any:

@@ -14,7 +14,6 @@ from .execution import (
 )
 from .files import (
     PATCH_FOLDER,
-    cache_folder,
     embedding_files,
     embedding_path,
     embedding_root,
@@ -77,7 +76,6 @@ __all__ = [
     "apply_patch",
     "attention",
     "attention_blocks",
-    "cache_folder",
     "casts_weights",
     "check_context_width",
     "check_interrupted",

@@ -8,7 +8,7 @@ import folder_paths
 
 from ...fmn_core.errors import ForgetError
 
-PATCH_FOLDER = CACHE_FOLDER = "forget_me_not"
+PATCH_FOLDER = "forget_me_not"
 IMAGE_TEXT_FOLDER = "clip_score"
 folder_paths.add_model_folder_path(IMAGE_TEXT_FOLDER, str(Path(folder_paths.models_dir) / IMAGE_TEXT_FOLDER))
 
@@ -32,11 +32,6 @@ def patch_path(name: str) -> Path:
             f"Expected a patch file from the list, {name!r} is not there. Refresh the list or train the patch first."
         )
     return Path(path)
-
-
-def cache_folder() -> Path:
-    """forget_me_not in the host's temporary folder, which the host empties when it starts."""
-    return Path(folder_paths.get_temp_directory()) / CACHE_FOLDER
 
 
 def embedding_files() -> list[str]:

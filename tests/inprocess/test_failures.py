@@ -38,8 +38,8 @@ def pack():
 
 @pytest.fixture
 def folders(pack, monkeypatch, tmp_path):
-    """Folders of this test's own for patches, embeddings and the cache."""
-    for name in ("patch_root", "embedding_root", "cache_folder"):
+    """Folders of this test's own for patches and embeddings."""
+    for name in ("patch_root", "embedding_root"):
         monkeypatch.setattr(pack.host, name, lambda name=name: tmp_path / name)
     return [tmp_path / "patch_root", tmp_path / "embedding_root"]
 

@@ -1,22 +1,32 @@
-"""Clear Forget Cache through the real server."""
+"""What trainings keep for the next run, through the real server: in memory, and freed by Clear Forget Cache."""
 
-import torch
+import re
 
-from fmn_core.cache import Cache
+from prompts import options, reference, train, uncached
 
 CLEAR = {"clear": {"class_type": "FMN_ClearForgetCache", "inputs": {}}}
 
 
-def test_the_cache_is_cleared_every_time_and_nothing_else(server):
-    cache = Cache(server.base / "temp" / "forget_me_not")
-    cache.clear()  # of what other tests left in it
-    for expected in (3_000_000, 1_000_000):
-        assert cache.put("k", {"x": torch.zeros(expected // 4)}) and cache.size() > expected
-        other = cache.folder / "mine.safetensors"
-        other.write_text("mine")
-        prompt = CLEAR | {"show": {"class_type": "PreviewAny", "inputs": {"source": ["clear", 0]}}}
-        outputs = server.run(prompt)
-        report = f"freed {expected / 1e6:.1f} MB in {cache.folder}"
-        assert outputs["clear"]["text"] == [report] and outputs["show"]["text"] == [report]
-        assert cache.size() == 0 and other.read_text() == "mine"
-    assert server.run(CLEAR)["clear"]["text"][0].startswith("freed 0.0 MB in ")
+def freed(server) -> float:
+    """Megabytes that Clear Forget Cache frees."""
+    prompt = CLEAR | {"show": {"class_type": "PreviewAny", "inputs": {"source": ["clear", 0]}}}
+    outputs = server.run(prompt)
+    [report] = outputs["clear"]["text"]
+    assert outputs["show"]["text"] == [report]
+    return float(re.fullmatch(r"freed (\d+\.\d) MB of memory", report)[1])
+
+
+def test_what_a_training_keeps_is_in_memory_and_is_freed(server, patches):
+    freed(server)
+    assert freed(server) == 0
+    prompt = reference() | train(
+        method="attention re-steering", images=["ref.decode", 0], vae=["mini", 2], options=["options", 0], file_name=""
+    )
+    server.run(uncached(prompt | options()))
+    kept = freed(server)
+    assert kept > 0 and freed(server) == 0
+    for _ in range(2):  # the second training takes what the first one kept
+        server.run(uncached(prompt | options()))
+    assert freed(server) == kept
+    assert not list((server.base / "temp").rglob("*.safetensors"))
+    assert not (server.base / "temp" / "forget_me_not").exists()

@@ -22,7 +22,6 @@ from .comfy_model import ComfyModel
 from .comfy_text import ComfyText
 from .mask_overlay import check_images
 
-
 _shared_cache = Cache()
 
 

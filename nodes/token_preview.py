@@ -14,6 +14,8 @@ from .comfy_text import ComfyText
 
 LONGEST_TEXT = 20_000
 MOST_ROWS = 8
+# Every phrase is searched for in the whole prompt, and an embedding is read for every time that it is named.
+MOST_PHRASES = MOST_EMBEDDINGS = 64
 
 
 class _PreviewText(ComfyText):
@@ -31,17 +33,29 @@ def _standard() -> Any:
     return host.standard_tokenizer()
 
 
+def _check_size(texts: tuple[str, ...], phrases: list[str]) -> None:
+    if max(map(len, texts)) > LONGEST_TEXT:
+        raise ForgetError(f"Expected at most {LONGEST_TEXT} characters, got more. Shorten the text.")
+    if len(phrases) > MOST_PHRASES:
+        raise ForgetError(
+            f"Expected at most {MOST_PHRASES} phrases to show the tokens of, got {len(phrases)}. A training takes them all."
+        )
+    if sum(text.count("embedding:") for text in texts) > MOST_EMBEDDINGS:
+        raise ForgetError(
+            f"Expected embeddings to be named at most {MOST_EMBEDDINGS} times, got more. Shorten the text."
+        )
+
+
 def preview(node: str, prompt: str, phrase: str, kind: str, templates: str, end_token: str) -> dict[str, Any]:
     """Rows of chips (see token_view) and which tokenizer made them, "connected" or "standard".
 
     One row for `prompt`, or, where a node has none, one for each of the phrase's lines in its first template. Raises
     ForgetError on texts that are too long.
     """
-    if max(map(len, (prompt, phrase, templates))) > LONGEST_TEXT:
-        raise ForgetError(f"Expected at most {LONGEST_TEXT} characters, got more. Shorten the text.")
+    lines = [line.strip() for line in phrase.splitlines() if line.strip()]
+    _check_size((prompt, phrase, templates), lines)
     found = connected.tokenizer(node)
     text = _PreviewText(found or _standard())
-    lines = [line.strip() for line in phrase.splitlines() if line.strip()]
     ids = {line: text.phrase_tokens(line) for line in lines}
     if prompt.strip() or not lines:
         prompts = [(prompt, ids)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import urllib.parse
+from collections.abc import Mapping
 from typing import Any
 
 import comfy.model_management
@@ -21,6 +23,15 @@ def check_interrupted() -> None:
 def server() -> Any:
     """The host's web server; None where the pack is used without one."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def origin_allowed(headers: Mapping[str, str]) -> bool:
+    """Whether a request may change something, beyond the host's own check of Origin against Host, which lets `Origin: null` pass.
+
+    A sandboxed frame and a file on the disk have that origin. Where the user opened the host to other sites, any may.
+    """
+    origin = headers.get("Origin")
+    return origin is None or bool(args.enable_cors_header) or bool(urllib.parse.urlparse(origin).netloc)
 
 
 def running_node() -> str:

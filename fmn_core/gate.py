@@ -84,18 +84,27 @@ class Background:
 class ConceptGate:
     """Similarity of prompts to concepts: gamma = max(cosine of whitened embeddings, token overlap).
 
-    `background`: see there; one for several gates saves its encoding. Raises ForgetError without concepts. Source: SPM (Lyu et al., CVPR
+    `background`: see there; one for several gates saves its encoding. `on_name` is called after each name of a concept. Raises ForgetError without concepts. Source: SPM (Lyu et al., CVPR
     2024), facilitated transport; whitening as in linear discriminant analysis.
     """
 
-    def __init__(self, text: TextModel, concepts: Sequence[Concept], background: Background | None = None):
+    def __init__(
+        self,
+        text: TextModel,
+        concepts: Sequence[Concept],
+        background: Background | None = None,
+        on_name: Callable[[], None] = lambda: None,
+    ):
         if not concepts:
             raise ForgetError("Expected a patch that says what it forgets, got none. Gate a patch with metadata.")
         names = [(c, name) for c in concepts for name in c.names()]
         self.vocabulary = text.vocabulary
         self.phrases = [{k: set(ids) for k, ids in name_tokens(text, name).items()} for _, name in names]
         self.background = background or Background(text, concepts)
-        own = [self.background.units(_last_rows(self._prompts(text, c, name))) for c, name in names]
+        own = []
+        for concept, name in names:
+            own.append(self.background.units(_last_rows(self._prompts(text, concept, name))))
+            on_name()
         self.directions = torch.nn.functional.normalize(torch.stack([units.mean(0) for units in own]), dim=1)
         self.threshold = self._between(torch.cat(own))
 

@@ -126,17 +126,22 @@ def stacked(parts: Sequence[tuple[Factors, float, torch.Tensor | None]]) -> Fact
     return Factors(up.float(), down.float().reshape(-1, *kernel), float(down.shape[0]))
 
 
-def sum_patches(patches: Sequence[ForgetPatch], settings: MergeSettings | None = None) -> ForgetPatch:
+def sum_patches(
+    patches: Sequence[ForgetPatch],
+    settings: MergeSettings | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ForgetPatch:
     """The plain weighted sum of 2 to 100 patches: exactly their joint effect, interference included.
 
-    Takes any LoRA, with metadata or without. Raises ForgetError on patches that do not fit each other.
+    Takes any LoRA, with metadata or without. `progress(done, total)` counts layers. Raises ForgetError on patches that do not fit each other.
     """
     settings = settings or MergeSettings()
     strengths = check_mergeable(patches, settings.strengths)
-    factors = {}
-    for name in dict.fromkeys(n for p in patches for n in p.factors):
+    factors, names = {}, list(dict.fromkeys(n for p in patches for n in p.factors))
+    for done, name in enumerate(names, 1):
         parts = [(p.factors[name], s, None) for p, s in zip(patches, strengths) if name in p.factors]
         factors[name], _ = reduced(stacked(parts), settings.rank, settings.tolerance)
+        progress(done, len(names))
     return merged_patch(patches, "sum", factors, {"strengths": strengths}, {})
 
 
@@ -177,6 +182,7 @@ def fuse_patches(
     for name in dict.fromkeys(n for p in patches for n in p.factors):
         parts = [(s.patch.factors[name], s.strength, a) for s, a in zip(sources, after) if name in s.patch.factors]
         factors[name], _ = reduced(stacked(parts), settings.rank, settings.tolerance, root)
+        tick(len(patches), len(patches) + 1)
     tick(len(patches) + 1, len(patches) + 1)
     figures |= {"effect_kept": _effect_kept(sources, factors)}
     named = {k: v for k, v in vars(joint).items() if k not in ("rank", "tolerance")}

@@ -50,6 +50,8 @@ class ComfyText:
         return token_ids(self._host_tokens(text))
 
     def _host_tokens(self, text: str) -> dict[str, list[list[tuple]]]:
+        # Here and in _run_encoder: lists of thousands of prompts can be cancelled, whatever they are for.
+        host.check_interrupted()
         check_embeddings(self.clip, text)
         return self.clip.tokenize(text)
 
@@ -85,6 +87,7 @@ class ComfyText:
         return EncodedPrompt(prompt, token_ids(tokens), context[0], pooled)
 
     def _run_encoder(self, tokens: Any, learned: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        host.check_interrupted()
         if learned:
             context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
             return context.float().cpu(), None if pooled is None else pooled.float().cpu()

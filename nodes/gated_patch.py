@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -155,8 +157,11 @@ class _Gates:
         text = EncodedOnce(text)
         self.names = [reports.forgotten(part) for part in parts]
         concepts = [concepts_of(part) for part in parts]
-        background = Background(text, [c for of_part in concepts for c in of_part])
-        self.gates = [ConceptGate(text, of_part, background) for of_part in concepts]
+        every_concept = [c for of_part in concepts for c in of_part]
+        report_progress = _counted(1 + sum(len(c.names()) for c in every_concept))
+        background = Background(text, every_concept)
+        report_progress()
+        self.gates = [ConceptGate(text, of_part, background, report_progress) for of_part in concepts]
         self.settings = [settings.resolved(gate) for gate in self.gates]
 
     def thresholds(self) -> str:
@@ -175,6 +180,12 @@ class _Gates:
             for n in acting
         )
         return gammas, " and ".join(said)
+
+
+def _counted(total: int) -> Callable[[], None]:
+    """A function that moves the node's progress bar on by one of `total` steps."""
+    bar, steps = host.Progress(total), itertools.count(1)
+    return lambda: bar.update(next(steps), total)
 
 
 class _Hooks:

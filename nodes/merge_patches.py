@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -113,13 +114,13 @@ def _entry(line: str) -> tuple[str, float]:
 
 
 def _merge(text: Any, given: list[ForgetPatch], method: str, settings: MergeSettings) -> tuple[ForgetPatch, list[str]]:
+    sums, fusion, costs_known = _progress_of_phases(3)
     if method == "side by side":
         merged = added = side_by_side(given, settings)
     else:
-        merged = added = sum_patches(given, settings)
+        merged = added = sum_patches(given, settings, sums)
     if method == "fusion":
-        bar = host.Progress(len(given) + 2)
-        merged = fuse_patches(text, given, settings, lambda done, total: bar.update(done, total + 1))
+        merged = fuse_patches(text, given, settings, fusion)
     merged = merged.as_stored()
     lines = [f"{method} of {len(given)} patches", f"forgets: {reports.forgotten(merged)}"]
     lines.append(f"rank {max(f.rank for f in merged.factors.values())}, {len(merged.factors)} layers")
@@ -132,7 +133,19 @@ def _merge(text: Any, given: list[ForgetPatch], method: str, settings: MergeSett
         )
     elif costs := preserve_cost(text, given, [merged, added]):
         lines.append(f"preserve prompts move {costs[0]:.4f} as far as the concepts; by sum {costs[1]:.4f}")
+    costs_known(1, 1)
     return merged, lines
+
+
+def _progress_of_phases(count: int) -> list[Callable[[int, int], None]]:
+    """Functions (done, total) of work in several phases, which move one progress bar of the node."""
+    share = 1000
+    bar = host.Progress(share * count)
+
+    def progress_of(phase: int) -> Callable[[int, int], None]:
+        return lambda done, total: bar.update(share * phase + share * done // total, share * count)
+
+    return [progress_of(phase) for phase in range(count)]
 
 
 def _bases(given: list[ForgetPatch]) -> list[str]:

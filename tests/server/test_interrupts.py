@@ -1,0 +1,71 @@
+"""Gate and merge of patches that say much: their progress is seen, and cancel ends them."""
+
+import threading
+
+import pytest
+from prompts import miniature, sampled
+from safetensors.torch import save_file
+
+from bench import hostile_files
+from bench.comfy_server import NodeError
+
+GATE = {
+    "clip": ["mini", 1], "positive": ["drawn.text", 0], "patch_file": "forget_me_not/one.safetensors", "strength": 1.0,
+    "start_percent": 0.0, "end_percent": 1.0, "threshold": 0.0, "curve": "step",
+}  # fmt: skip
+MERGE = {"clip": ["mini", 1], "patches": "one\ntwo", "method": "sum", "rank": 8, "file_name": ""}
+
+
+def saved_patch(folder, name, phrases, lines=()):
+    patch = hostile_files.good_patch()
+    patch.concepts[0]["phrases"] = phrases
+    patch.settings["preserve_prompts"] = list(lines)
+    save_file(patch.state_dict(), folder / f"{name}.safetensors", patch.metadata())
+
+
+def gate(folder, phrases):
+    saved_patch(folder, "one", phrases)
+    nodes = miniature() | {"drawn.text": sampled("drawn", [], "a horse")["drawn.text"]}
+    return nodes | {
+        "work": {"class_type": "FMN_GatedForgetPatch", "inputs": GATE},
+        "show": {"class_type": "PreviewAny", "inputs": {"source": ["work", 2]}},
+    }
+
+
+def merge(folder, lines):
+    for name in ("one", "two"):
+        saved_patch(folder, name, [name], lines)
+    return miniature() | {"work": {"class_type": "FMN_MergeForgetPatches", "inputs": MERGE}}
+
+
+@pytest.mark.parametrize("node", ["gate", "merge"])
+def test_cancel_ends_a_long_gate_and_a_long_merge(server, patches, node):
+    if node == "gate":
+        prompt = gate(patches, [f"phrase {n}" for n in range(300)])
+    else:
+        prompt = merge(patches, [f"name {n}" for n in range(2000)])
+    values = []
+
+    def on_event(kind, data):
+        if kind == "progress" and data.get("node") == "work":
+            if not values:
+                threading.Thread(target=server.interrupt).start()
+            values.append((data["value"], data["max"]))
+
+    with pytest.raises(NodeError) as caught:
+        server.run(prompt, on_event)
+    assert caught.value.kind == "interrupted" and values[-1][0] < values[-1][1]
+
+
+def test_gate_and_merge_tell_their_progress(server, patches):
+    for prompt, steps in ((gate(patches, [f"phrase {n}" for n in range(12)]), 13), (merge(patches, ["horse"]), 3000)):
+        values = []
+
+        def on_event(kind, data, values=values, steps=steps):
+            if kind == "progress" and data.get("node") == "work":
+                values.append(data["value"])
+                assert data["max"] == steps
+
+        server.run(prompt, on_event)
+        # the host leaves some out where they follow each other fast
+        assert values and values == sorted(values)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 
+_PREFIX, _SUFFIX = ".fmn-", ".tmp"
 # What a process that was killed left behind may go; what another one is writing now may not.
-_STALE_SECONDS = 3600
+_STALE_SECONDS = 86_400
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+_PIECE = 1_000_000
 
 
 def safetensors_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
@@ -32,15 +36,29 @@ def canonical_header(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
+def same_content(path: Path, data: bytes) -> bool:
+    """Whether a file holds exactly these bytes; False where there is no file. Reads no more than it must, in pieces."""
+    if not path.is_file() or path.stat().st_size != len(data):
+        return False
+    view, at = memoryview(data), 0
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            if piece != view[at : at + len(piece)]:
+                return False
+            at += len(piece)
+    return at == len(data)
+
+
 def write_whole(data: bytes, path: Path) -> int:
     """Writes a file through a temporary one beside it, in place of what was there; returns its size in bytes."""
     with _temporary(data, path) as temporary:
         os.replace(temporary, path)
+    _sync_folder(path.parent)
     return len(data)
 
 
 def write_new(data: bytes, path: Path) -> bool:
-    """Writes a file whole, or tells with False that there is one of that name already, which stays as it is."""
+    """Writes a file whole, or tells with False that the name is taken: by a file, which stays as it is, or by another process."""
     with _temporary(data, path) as temporary:
         try:
             # Linking fails where there is a file: two processes cannot both win the name.
@@ -48,30 +66,70 @@ def write_new(data: bytes, path: Path) -> bool:
         except FileExistsError:
             return False
         except OSError:  # a file system without links
-            if path.exists():
+            if not _moved_to_free_name(temporary, path):
                 return False
-            os.replace(temporary, path)
+    _sync_folder(path.parent)
+    return True
+
+
+def _moved_to_free_name(temporary: str, path: Path) -> bool:
+    """Moves a file to a name that is free, under a lock that one process at a time can hold; False where the name is taken.
+
+    The lock is a file beside it that only its maker can create, so that the final name never stands for less than the whole file.
+    """
+    lock = path.parent / f"{_PREFIX}lock-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}{_SUFFIX}"
+    try:
+        os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError:
+        return False
+    try:
+        if os.path.lexists(path):
+            return False
+        os.replace(temporary, path)
+    finally:
+        lock.unlink(missing_ok=True)
     return True
 
 
 @contextlib.contextmanager
 def _temporary(data: bytes, path: Path):
-    """A file with the data under a hidden name beside `path`, which no loader lists; gone afterwards."""
+    """A file with the data on the disk, under a hidden name beside `path`, which no loader lists; gone afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".fmn-", suffix=".tmp")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_PREFIX, suffix=_SUFFIX)
     try:
         with os.fdopen(handle, "wb") as f:
             f.write(data)
+            f.flush()
+            _sync(f.fileno())
         os.chmod(temporary, 0o644)
+        _sweep(path.parent, os.stat(temporary).st_mtime)
         yield temporary
     finally:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _sweep(folder: Path) -> None:
-    """Removes temporary files that a killed process left."""
-    for file in folder.glob(".fmn-*.tmp"):
+def _sync(handle: int) -> None:
+    """Waits until a file is on the disk, where the file system can tell."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Waits until a folder's names are on the disk, where the system can: Windows opens no folders."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _sweep(folder: Path, now: float) -> None:
+    """Removes temporary files that a killed process left; `now` by the clock of the folder's file system, as servers' clocks differ."""
+    for file in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
         with contextlib.suppress(OSError):
-            if time.time() - file.stat().st_mtime > _STALE_SECONDS:
+            if now - file.stat().st_mtime > _STALE_SECONDS:
                 file.unlink()

@@ -11,7 +11,7 @@ from ..fmn_core.embedding_file import SUFFIX, Embedding, embedding_bytes
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.patch import ForgetPatch
 from ..fmn_core.patch_file import patch_bytes
-from ..fmn_core.safetensors_file import write_new
+from ..fmn_core.safetensors_file import same_content, write_new
 from . import host
 
 _RESERVED = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
@@ -51,7 +51,7 @@ def save_free(folder: Path, stem: str, data: bytes) -> Path:
     """
     number, path = 1, folder / f"{stem}{SUFFIX}"
     try:
-        while not (path.is_file() and path.read_bytes() == data) and not write_new(data, path):
+        while not same_content(path, data) and not write_new(data, path):
             number += 1
             path = folder / f"{stem}_{number:05}_{SUFFIX}"
     except OSError as error:

@@ -36,6 +36,12 @@ def canonical_header(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
+def probe_folder(folder: Path) -> None:
+    """Makes a folder where there is none, and writes and removes a file of 1 MB in it; raises OSError where the disk refuses."""
+    with _temporary(bytes(_PIECE), folder / "probe"):
+        pass
+
+
 def same_content(path: Path, data: bytes) -> bool:
     """Whether a file holds exactly these bytes; False where there is no file. Reads no more than it must, in pieces."""
     if not path.is_file() or path.stat().st_size != len(data):

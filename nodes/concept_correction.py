@@ -10,7 +10,7 @@ from ..fmn_core.correction import PRESERVATION, check_meanings, correct_concept
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.meanings import dominant_share, pictures_of
 from ..fmn_core.templates import parse_lines
-from . import files, host, invert_concept, pictures, reports, shared_inputs
+from . import destination, host, invert_concept, pictures, reports, shared_inputs
 from .api import CATEGORY, ForgetConceptType, io
 from .comfy_model import ComfyModel
 
@@ -64,7 +64,7 @@ class ConceptCorrection(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, word, contexts, file_name, inverted=None, **options) -> io.NodeOutput:
-        stem, word, contexts = files.check_file_name(file_name), word.strip(), parse_lines(contexts)
+        file, word, contexts = destination.of_patch(file_name), word.strip(), parse_lines(contexts)
         if not word:
             raise ForgetError("Expected a word to correct, got an empty text. Type the word that has several meanings.")
         with torch.inference_mode(False):
@@ -86,10 +86,10 @@ class ConceptCorrection(io.ComfyNode):
                 lambda done, total, figures: bar.update(done, total),
             ).as_stored()
         patched, matched = host.apply_patch(model, patch, 1.0)
-        path = files.save_patch_file(patch, stem) if stem else None
+        saved = file.save_patch(patch)
         with torch.inference_mode(False):
             lines += _shares(adapter, ComfyModel(patched, clip), word, concept, contexts, options)
-        report = "\n".join([*lines, reports.of_training(patch, matched, path)])
+        report = "\n".join([*saved.warning, *lines, reports.of_training(patch, matched, saved)])
         plot = pictures.plot_of(patch.figures, f"concept correction: {word}")
         return io.NodeOutput(patched, patch, plot, report, ui={"text": (report,)})
 
@@ -125,7 +125,7 @@ def _inverted(
         )
     settings = invert_concept.inversion_settings(options, "words", word)
     inversion = invert_concept.invert(adapter, vae, images, mask, kind, settings, None)
-    lines = invert_concept.report_of(inversion, None).splitlines()[:2]
+    lines = invert_concept.report_of(inversion, destination.Saved()).splitlines()[:2]
     return concept_from_text("", kind, embedding=inversion.word), lines
 
 

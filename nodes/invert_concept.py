@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..fmn_core.augment import AugmentSettings
 from ..fmn_core.concept import Concept, concept_from_text
-from ..fmn_core.embedding_file import SUFFIX, Embedding, check_embedding_name, load_embedding
+from ..fmn_core.embedding_file import Embedding, load_embedding
 from ..fmn_core.hooks import checkpointed
 from ..fmn_core.inversion import START_CHOICES, Inversion, InversionSettings, invert_concept
 from ..fmn_core.patch import fingerprint
-from . import files, host, pictures, references, reports, shared_inputs
+from . import destination, host, pictures, references, reports, shared_inputs
 from .api import CATEGORY, ForgetConceptType, io
 from .comfy_model import ComfyModel
 from .monitor import Monitor
@@ -115,9 +114,7 @@ class InvertConcept(io.ComfyNode):
     def execute(
         cls, model, clip, vae, images, kind, file_name, mask=None, continue_from=NONE, **options
     ) -> io.NodeOutput:
-        stem = files.check_file_name(file_name)
-        if stem:
-            check_embedding_name(stem + SUFFIX)
+        file = destination.of_embedding(file_name)
         with torch.inference_mode(False):
             adapter = ComfyModel(model, clip)
             images = references.checked_images(images)
@@ -126,11 +123,11 @@ class InvertConcept(io.ComfyNode):
             settings = inversion_settings(options, options["start"], options["words"], options["weight_decay"])
             inversion = invert(adapter, vae, images, mask, kind, settings, start)
             base = fingerprint(adapter)
-        path = save(inversion, stem, options["words"], kind, base) if stem else None
+        saved = file.save_embedding(Embedding(inversion.word, options["words"], kind, inversion.figures["steps"], base))
         concept = concept_from_text("", kind, embedding=inversion.word, images=images, masks=mask)
-        named = f"embedding:{path.stem}" if path else ""
+        named = f"embedding:{saved.path.stem}" if saved.path else ""
         plot = pictures.to_image(pictures.curves({"loss": inversion.figures["losses"]}, settings.steps, "inversion"))
-        report = report_of(inversion, path)
+        report = report_of(inversion, saved)
         return io.NodeOutput((concept,), named, plot, report, ui={"text": (report,)})
 
 
@@ -169,14 +166,13 @@ def invert(
         return invert_concept(adapter, made, templates, settings, start, progress)
 
 
-def save(inversion: Inversion, stem: str, words: str, kind: str, base: dict[str, Any]) -> Path:
-    """Saves the embedding under a free name in the host's embeddings folder."""
-    embedding = Embedding(inversion.word, words, kind, inversion.figures["steps"], base)
-    return files.save_embedding_file(embedding, stem)
-
-
-def report_of(inversion: Inversion, path: Path | None) -> str:
-    f = inversion.figures
+def report_of(inversion: Inversion, saved: destination.Saved) -> str:
+    """What an inversion learned and where it went, a line each."""
+    f, path = inversion.figures, saved.path
     count = len(next(iter(inversion.word.values())))
-    saved = f"saved {path.name}: write embedding:{path.stem} in a prompt" if path else "not saved: no file name"
-    return f"{count} vectors, {f['steps']} steps, {f['seconds']:.1f} s\n{reports.fifths('loss', f['losses'])}\n{saved}"
+    lines = [f"{count} vectors, {f['steps']} steps, {f['seconds']:.1f} s", reports.fifths("loss", f["losses"])]
+    if path:
+        lines.append(f"saved {path.name}: write embedding:{path.stem} in a prompt")
+    elif not saved.failure:
+        lines.append("not saved: no file name")
+    return "\n".join([*saved.warning, *lines])

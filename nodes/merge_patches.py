@@ -15,7 +15,7 @@ from ..fmn_core.patch import ForgetPatch, base_difference
 from ..fmn_core.patch_file import load_patch
 from ..fmn_core.side_by_side import side_by_side
 from ..fmn_core.templates import parse_lines
-from . import files, host, reports, shared_inputs
+from . import destination, host, reports, shared_inputs
 from .api import CATEGORY, ForgetPatchType, io
 from .comfy_text import ComfyText
 from .patch_source import PATCH_SUFFIX
@@ -80,7 +80,7 @@ class MergeForgetPatches(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, patches, method, rank, file_name, **sockets) -> io.NodeOutput:
-        stem = files.check_file_name(file_name)
+        file = destination.of_patch(file_name)
         named = listed(patches)
         with torch.inference_mode(False):
             given = [load_patch(host.patch_path(name)) for name, _ in named]
@@ -89,8 +89,8 @@ class MergeForgetPatches(io.ComfyNode):
             strengths = [strength for _, strength in named] + [1.0] * len(connected)
             text, settings = EncodedOnce(with_cache(ComfyText(clip))), MergeSettings(strengths, rank)
             merged, lines = _merge(text, given, method, settings)
-        path = files.save_patch_file(merged, stem) if stem else None
-        report = "\n".join([*lines, *_bases(given), *reports.saved(path)])
+        saved = file.save_patch(merged)
+        report = "\n".join([*saved.warning, *lines, *_bases(given), *reports.saved(saved)])
         return io.NodeOutput(merged, report, ui={"text": (report,)})
 
 

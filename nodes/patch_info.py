@@ -11,6 +11,7 @@ from ..fmn_core.patch import ForgetPatch, base_difference, fingerprint_of_weight
 from ..fmn_core.shrink import DTYPES
 from . import connected, files, host, patch_source, preview_picture, reports, shared_inputs
 from .api import CATEGORY, io
+from .destination import Saved
 
 
 class ForgetPatchInfo(patch_source.PatchFileNode):
@@ -96,8 +97,8 @@ class SaveForgetPatch(patch_source.PatchFileNode):
         if preview is not None:
             said["preview"] = preview_picture.of_image(preview)
         named = replace(patch, about={**patch.about, **said})
-        path = files.save_patch_file(named, stem, DTYPES[precision], embedding_keys)
-        report = "\n".join(reports.saved(path))
+        saved = Saved(files.save_patch_file(named, stem, DTYPES[precision], embedding_keys))
+        report = "\n".join(reports.saved(saved))
         return io.NodeOutput(report, ui={"text": (report,)})
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..fmn_core.patch import ForgetPatch
 from ..fmn_core.targets import ABLATED
+from .destination import Saved
 
 
-def of_training(patch: ForgetPatch, matched: int, path: Path | None) -> str:
+def of_training(patch: ForgetPatch, matched: int, file: Saved) -> str:
     """What a training did and measured, a line each."""
     f = patch.figures
     lines = [f"method: {patch.settings['method']}", f"forgets: {forgotten(patch)}"]
@@ -19,7 +19,7 @@ def of_training(patch: ForgetPatch, matched: int, path: Path | None) -> str:
         rounds = f"{attack['rounds']} round{'s' if attack['rounds'] > 1 else ''}"
         lines.append(f"attacked in {rounds} by {each}; what they found is forgotten too")
     lines += _advice(patch)
-    lines += [f"matched {matched} layers in {f['seconds']:.1f} s", *saved(path)]
+    lines += [f"matched {matched} layers in {f['seconds']:.1f} s", *saved(file)]
     return "\n".join(lines)
 
 
@@ -77,8 +77,8 @@ def _gradient(f: dict) -> list[str]:
     return lines + [f"warning: {w}" for w in f["warnings"]]
 
 
-def saved(path: Path | None) -> list[str]:
-    """Where a patch went, and its size."""
-    if path is None:
-        return ["not saved: no file name"]
-    return [f"saved {path.parent.name}/{path.name}, {path.stat().st_size / 1000:.0f} kB"]
+def saved(file: Saved) -> list[str]:
+    """Where a patch went, and its size; nothing where saving failed, see Saved.warning."""
+    if file.path is None:
+        return [] if file.failure else ["not saved: no file name"]
+    return [f"saved {file.path.parent.name}/{file.path.name}, {file.path.stat().st_size / 1000:.0f} kB"]

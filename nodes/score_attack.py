@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..fmn_core.augment import AugmentSettings
 from ..fmn_core.concept import Concept, concept_from_text
-from ..fmn_core.embedding_file import SUFFIX, Embedding, check_embedding_name
+from ..fmn_core.embedding_file import Embedding
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.hooks import checkpointed
 from ..fmn_core.patch import fingerprint
 from ..fmn_core.scores.attack import Budget, search_embedding, search_tokens
 from ..fmn_core.templates import default_templates
-from . import files, host, pictures, references, reports, shared_inputs
+from . import destination, host, pictures, references, reports, shared_inputs
 from .api import CATEGORY, ForgetConceptType, io
 from .comfy_model import ComfyModel
 from .monitor import Monitor
@@ -90,9 +89,7 @@ class AttackForgetPatch(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, vae, images, phrase, kind, attack, file_name="", **options) -> io.NodeOutput:
-        stem = files.check_file_name(file_name)
-        if stem:
-            check_embedding_name(stem + SUFFIX)
+        file = destination.of_embedding(file_name)
         if attack not in ATTACKS:
             raise ForgetError(f"Expected an attack of {', '.join(ATTACKS)}, got {attack!r}.")
         budget = Budget(**{name: options[name] for name in ("steps", "batch", "tokens", "candidates", "seed")})
@@ -112,11 +109,12 @@ class AttackForgetPatch(io.ComfyNode):
             report.append(f"found the text: {found}")
         else:
             concept = concept_from_text("", kind, embedding=found, images=images)
-            path = _saved(found, stem, phrase, kind, len(losses), base)
-            named = f"embedding:{path.stem}" if path else ""
+            saved = file.save_embedding(Embedding(found, phrase, kind, len(losses), base))
+            named = f"embedding:{saved.path.stem}" if saved.path else ""
             report.append(
-                f"found an embedding, in a prompt: {named}" if path else "found an embedding, not saved: no file name"
+                f"found an embedding, in a prompt: {named}" if named else "found an embedding, not saved: no file name"
             )
+            report = [*saved.warning, *(report[:-1] if saved.failure else report)]
         report.append(
             "sample prompts with it on the patched model: whether the concept is back is for the pictures to say"
         )
@@ -143,10 +141,3 @@ def _search(
         if attack == "tokens":
             return search_tokens(*arguments, host.spelled_tokens(adapter.clip), progress)
         return search_embedding(*arguments, progress)
-
-
-def _saved(word: Any, stem: str, phrase: str, kind: str, steps: int, base: dict[str, Any]) -> Path | None:
-    """The embedding's file in the host's folder; None without a name."""
-    if not stem:
-        return None
-    return files.save_embedding_file(Embedding(word, phrase, kind, steps, base), stem)

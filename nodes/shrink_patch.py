@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..fmn_core.shrink import DTYPES, shrink_patch
-from . import files, patch_source, reports, shared_inputs
+from . import destination, patch_source, reports, shared_inputs
 from .api import CATEGORY, ForgetPatchType, io
 
 
@@ -41,20 +41,19 @@ class ShrinkForgetPatch(patch_source.PatchFileNode):
 
     @classmethod
     def execute(cls, patch_file, rank, tolerance, precision, file_name, forget_patch=None) -> io.NodeOutput:
-        stem = files.check_file_name(file_name)
+        file = destination.of_patch(file_name)
         patch = patch_source.chosen(patch_file, forget_patch)
         found = shrink_patch(patch, rank, tolerance)
         smaller, dtype = found.patch.as_stored(DTYPES[precision]), DTYPES[precision]
-        path = None
-        if stem:
-            path = files.save_patch_file(found.patch, stem, dtype)
+        saved = file.save_patch(found.patch, dtype)
         ranks = [max(f.rank for f in p.factors.values()) for p in (patch, smaller)]
         worst = max(found.residuals, key=found.residuals.__getitem__)
         report = "\n".join(
             [
+                *saved.warning,
                 f"rank {ranks[0]} -> {ranks[1]}, {precision}",
                 f"energy left behind: {found.residual:.2%}, most in {worst}: {found.residuals[worst]:.2%}",
-                *reports.saved(path),
+                *reports.saved(saved),
             ]
         )
         return io.NodeOutput(smaller, report, ui={"text": (report,)})

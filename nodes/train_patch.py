@@ -21,7 +21,7 @@ from ..fmn_core.references import Pairs, References
 from ..fmn_core.scores.attack import Budget
 from ..fmn_core.templates import parse_lines
 from ..fmn_core.tokens import END_TOKEN_CHOICES
-from . import files, host, pictures, references, reports, shared_inputs
+from . import destination, host, pictures, references, reports, shared_inputs
 from .api import CATEGORY, ForgetConceptType, ForgetPairsType, TrainingOptionsType, io
 from .closed_form_options import KEY as CLOSED_FORM_KEY
 from .comfy_model import ComfyModel
@@ -158,7 +158,7 @@ class TrainForgetPatch(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, file_name, **options) -> io.NodeOutput:
-        stem = files.check_file_name(file_name)
+        file = destination.of_patch(file_name)
         with torch.inference_mode(False):
             adapter = ComfyModel(model, clip)
             concepts = references.joined(options.get("concepts"), _own_concept(options))
@@ -166,8 +166,8 @@ class TrainForgetPatch(io.ComfyNode):
             train = _closed_form if options["method"] == CLOSED_FORM else _by_gradient
             patch = train(adapter, concepts, options).as_stored()
         patched, matched = host.apply_patch(model, patch, 1.0)
-        path = files.save_patch_file(patch, stem) if stem else None
-        report = reports.of_training(patch, matched, path)
+        saved = file.save_patch(patch)
+        report = "\n".join([*saved.warning, reports.of_training(patch, matched, saved)])
         title = f"{options['method']}: {', '.join(c.label() for c in concepts)}"
         return io.NodeOutput(patched, patch, pictures.plot_of(patch.figures, title), report, ui={"text": (report,)})
 

@@ -1,5 +1,7 @@
 """Out of memory and a full disk at any moment of any method: no file, MODEL and CLIP as they were, the next run works."""
 
+import contextlib
+import os
 import resource
 import sys
 from pathlib import Path
@@ -14,6 +16,10 @@ from untouched import assert_untouched, state
 from mini_sd import comfy_host
 
 RESTEERING, VISUAL = "attention re-steering", "visual denoising"
+ATTACK = {
+    "model": 0, "clip": 0, "vae": 0, "phrase": "zebra", "kind": "object", "attack": "embedding", "file_name": "attack",
+    "steps": 2, "batch": 1, "tokens": 1, "candidates": 4, "seed": 0,
+}  # fmt: skip
 # Where in a run memory ends, as shares of all its operations.
 MOMENTS = (0.02, 0.35, 0.7, 0.99)
 
@@ -30,6 +36,8 @@ def pack():
         "concept_correction",
         "merge_patches",
         "shrink_patch",
+        "score_attack",
+        "destination",
     )
     nodes = SimpleNamespace(**{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in names})
     nodes.error = sys.modules["forget_me_not.fmn_core.errors"].ForgetError
@@ -97,6 +105,7 @@ def run(pack, miniature, made, folders):
                 "forget_patch": made[0],
             },
         ),
+        "attack": (pack.score_attack.AttackForgetPatch, ATTACK | {"images": images}),
     }
 
     def execute(case):
@@ -153,21 +162,107 @@ def test_out_of_memory_at_any_moment(run, miniature, folders, case):
     assert {p for folder in folders if folder.exists() for p in folder.iterdir()} == saved
 
 
-@pytest.mark.parametrize("case", ["closed form", "inversion", "merge", "shrink"])
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(pack, run, miniature, folders, case):
-    before = state(*miniature[:2])
+SAVING = ("closed form", RESTEERING, "inversion", "correction", "merge", "shrink", "attack")
+
+
+@contextlib.contextmanager
+def file_size_limit(size: int):
+    """The disk takes no file larger than `size` bytes."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limit[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
     try:
-        with pytest.raises(pack.error, match="the disk refused: .*Free some space") as caught:
-            run(case)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert "\n" not in str(caught.value)
+
+
+class FullDiskAt(OutOfMemoryAt):
+    """Counts operations, and from one of them on the disk is full."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += 1
+        if self.calls == self.number:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))
+        return func(*args, **(kwargs or {}))
+
+
+def files_in(folders):
+    return [p for folder in folders if folder.is_dir() for p in folder.iterdir()]
+
+
+@pytest.mark.parametrize("case", SAVING)
+def test_a_full_disk_is_one_sentence_before_the_work_and_leaves_nothing(pack, run, miniature, folders, case):
+    before = state(*miniature[:2])
+    with OutOfMemoryAt() as whole:
+        run(case)
+    for file in files_in(folders):
+        file.unlink()
+    with file_size_limit(500), OutOfMemoryAt() as operations:
+        with pytest.raises(pack.error, match="the disk refused: .*Free some space") as caught:
+            run(case)
+    assert "\n" not in str(caught.value) and operations.calls < 0.05 * whole.calls + 5
     assert_untouched(*miniature[:2], before)
-    assert not [p for folder in folders if folder.exists() for p in folder.iterdir()]
+    assert not files_in(folders)
     run(case)
-    assert [p for folder in folders if folder.exists() for p in folder.iterdir()]
+    assert files_in(folders)
+
+
+@pytest.mark.parametrize("case", SAVING)
+def test_a_file_in_place_of_the_folder_is_one_sentence_before_the_work(pack, run, folders, case):
+    for folder in folders:
+        folder.write_text("a file")
+    with OutOfMemoryAt() as operations, pytest.raises(pack.error, match="Expected to save in .*the disk refused"):
+        run(case)
+    assert operations.calls < 100 and all(folder.read_text() == "a file" for folder in folders)
+
+
+@pytest.mark.parametrize("case", SAVING)
+def test_a_disk_that_is_full_at_the_end_costs_no_result(run, miniature, folders, case):
+    """The folder could be written when the work began: what the work made is returned, and the report begins with the reason."""
+    before = state(*miniature[:2])
+    with FullDiskAt() as whole:
+        whole_results = run(case)
+    for file in files_in(folders):
+        file.unlink()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with FullDiskAt(int(0.8 * whole.calls)):
+            results = run(case)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    report = results[-1].splitlines()
+    assert report[0].startswith("not saved: Expected to write") and "Free some space" in report[0]
+    assert not any(line.startswith(("saved", "not saved: no file")) for line in report)
+    assert len(results) == len(whole_results) and all(r is not None for r in results)
+    assert not files_in(folders)
+    assert_untouched(*miniature[:2], before)
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_by_an_ordinary_user(pack, folders):
+    """As root every folder can be written to: a process of another user tries."""
+    if os.getuid() != 0:
+        pytest.skip("changing the user takes root")
+    folder = folders[0]
+    folder.mkdir(mode=0o555)
+    os.chmod(folder, 0o555)
+    for parent in folder.parents:
+        if parent.stat().st_uid == 0 and parent != Path("/"):
+            os.chmod(parent, parent.stat().st_mode | 0o011)
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setuid(65534)
+            pack.destination.check_folder(folder)
+            os.write(told, b"no error")
+        except pack.error as error:
+            os.write(told, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    sentence = os.read(ready, 10_000).decode()
+    assert sentence.startswith("Expected to save in") and "Permission denied" in sentence
+    assert not list(folder.iterdir())
 
 
 def test_a_name_that_is_taken_meanwhile_is_not_overwritten(pack, folders):

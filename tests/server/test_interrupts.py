@@ -57,15 +57,17 @@ def test_cancel_ends_a_long_gate_and_a_long_merge(server, patches, node):
     assert caught.value.kind == "interrupted" and values[-1][0] < values[-1][1]
 
 
-def test_gate_and_merge_tell_their_progress(server, patches):
-    for prompt, steps in ((gate(patches, [f"phrase {n}" for n in range(12)]), 13), (merge(patches, ["horse"]), 3000)):
-        values = []
+@pytest.mark.parametrize(
+    ("make", "texts", "steps"), [(gate, [f"phrase {n}" for n in range(12)], 13), (merge, ["horse"], 3000)]
+)
+def test_gate_and_merge_tell_their_progress(server, patches, make, texts, steps):
+    values = []
 
-        def on_event(kind, data, values=values, steps=steps):
-            if kind == "progress" and data.get("node") == "work":
-                values.append(data["value"])
-                assert data["max"] == steps
+    def on_event(kind, data):
+        if kind == "progress" and data.get("node") == "work":
+            values.append(data["value"])
+            assert data["max"] == steps
 
-        server.run(prompt, on_event)
-        # the host leaves some out where they follow each other fast
-        assert values and values == sorted(values)
+    server.run(make(patches, texts), on_event)
+    # the host leaves some out where they follow each other fast
+    assert values and values == sorted(values)

@@ -59,7 +59,11 @@ def test_what_a_killed_process_left_is_swept_a_day_later(tmp_path):
     foreign = left_behind(tmp_path, "mine.tmp", 2 * DAY)
     write_whole(b"x", tmp_path / "a")
     assert not old.exists() and foreign.exists()
-    assert sorted(p.name for p in tmp_path.glob(".fmn-*")) == [".fmn-afternoon.tmp", ".fmn-tomorrow.tmp", ".fmn-young.tmp"]
+    assert sorted(p.name for p in tmp_path.glob(".fmn-*")) == [
+        ".fmn-afternoon.tmp",
+        ".fmn-tomorrow.tmp",
+        ".fmn-young.tmp",
+    ]
 
 
 @pytest.mark.parametrize("write", [write_whole, write_new])

@@ -42,6 +42,11 @@ class Factors:
     def rank(self) -> int:
         return self.down.shape[0]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of dW: (out, in) or (out, in, k, k)."""
+        return (self.up.shape[0], *self.down.shape[1:])
+
     def delta(self) -> torch.Tensor:
         """dW in float32, (out, in) or (out, in, k, k)."""
         up, down = self.up.float(), self.down.float()

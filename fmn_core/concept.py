@@ -181,7 +181,7 @@ def check_word(word: Word, widths: dict[str, int]) -> None:
         raise ForgetError(
             f"Expected an embedding of 1 to {MAX_PHRASE_TOKENS} vectors, the same for each encoder, got {got}."
         )
-    if not all(torch.isfinite(v).all() for v in word.values()):
+    if not all(torch.isfinite(v.float()).all() for v in word.values()):
         raise ForgetError("Expected finite vectors, got NaN or infinity in the embedding. Invert the concept again.")
 
 

@@ -15,7 +15,7 @@ import torch
 from . import patch_schema
 from .concept import concept_from_dict
 from .errors import ForgetError, plain_text
-from .patch import PREFIX, Factors, ForgetPatch
+from .patch import PREFIX, Factors, ForgetPatch, check_finite
 from .patch_size import largest_entry
 from .safetensors_file import safetensors_bytes, write_whole
 
@@ -44,10 +44,7 @@ def patch_bytes(patch: ForgetPatch, dtype: torch.dtype = torch.float16, embeddin
     """
     tensors = patch.state_dict(dtype) | (_embedding_tensors(patch) if embedding_keys else {})
     for key, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise ForgetError(
-                f"Expected finite factors, got NaN or infinity in {key}. Lower the learning rate or the strength."
-            )
+        check_finite(key, tensor)
     return safetensors_bytes(tensors, patch.metadata())
 
 

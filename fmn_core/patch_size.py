@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from .patch import Factors
 
 _ROWS = 256
+# |dW| / |W|: from the first on a layer is mostly the patch's, below the second all of it is lost in rounding.
+DROWNED, UNFELT = 1.0, 1e-5
 
 
 def largest_entry(factors: Factors, limit: float) -> float:
@@ -32,3 +36,17 @@ def change_norm(factors: Factors) -> float:
     up, down = factors.up.flatten(1).double(), factors.down.flatten(1).double()
     square = ((up.T @ up) * (down @ down.T)).sum().clamp_min(0)
     return float(square.sqrt()) * abs(factors.alpha / factors.rank)
+
+
+def size_report(layers: Sequence[tuple[Factors, float]], strength: float) -> list[str]:
+    """Warnings for the report, given each layer's factors and the norm of its weight: a change that drowns it, or that none can feel."""
+    ratios = [abs(strength) * change_norm(f) / max(norm, 1e-30) for f, norm in layers]
+    if max(ratios) < UNFELT:
+        return [f"warning: the patch hardly changes the model: no layer by more than {max(ratios):.0e} of its weights"]
+    drowned = [r for r in ratios if r > DROWNED]
+    if not drowned:
+        return []
+    return [
+        f"warning: the change of {len(drowned)} of {len(ratios)} layers is up to {max(drowned):.3g} times as large as the weights; "
+        "pictures may be noise or black: lower the strength"
+    ]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .errors import ForgetError
+from .limits import LONGEST_PHRASE, MOST_NAMES, MOST_PHRASES, MOST_TEMPLATES
 from .model import TextModel
 from .templates import check_templates, parse_lines, templates_for
 from .tokens import END_TOKEN_CHOICES, PLACEHOLDER, Word, vector_id
@@ -109,21 +110,26 @@ def concept_from_text(
 ) -> Concept:
     """Builds a concept from text boxes: one phrase, and one template with `{}`, per line.
 
-    `references`: embedding, images and masks. Raises ForgetError when there is neither a phrase nor an embedding, and on
-    an unknown kind or end-token choice and a template without exactly one `{}`.
+    `references`: embedding, images and masks. Raises ForgetError when there is neither a phrase nor an embedding, on more
+    of them than limits.py allows, and on an unknown kind or end-token choice and a template without exactly one `{}`.
     """
-    lines = parse_lines(phrases)
+    lines = parse_lines(phrases, "phrases", MOST_PHRASES, LONGEST_PHRASE)
     if not lines and references.get("embedding") is None:
         raise ForgetError("Expected a phrase to forget, got an empty text. Type a word or a name, one per line.")
     if end_token not in END_TOKEN_CHOICES:
         raise ForgetError(f"Expected end_token to be one of {', '.join(END_TOKEN_CHOICES)}, got {end_token!r}.")
-    own = check_templates(parse_lines(templates))
+    own = check_templates(parse_lines(templates, "templates", MOST_TEMPLATES))
     return Concept(lines, kind, own or list(templates_for(kind, lines)), end_token=end_token, **references)
 
 
 def chain(previous: Sequence[Concept] | None, concepts: Sequence[Concept]) -> tuple[Concept, ...]:
-    """Both lists in one; raises ForgetError on a phrase or an embedding that comes twice, in any case of letters."""
+    """Both lists in one; raises ForgetError on more than MOST_NAMES, and on a phrase or an embedding that comes twice, in any case of letters."""
     joined = (*(previous or ()), *concepts)
+    count = sum(len(concept.names()) for concept in joined)
+    if count > MOST_NAMES:
+        raise ForgetError(
+            f"Expected at most {MOST_NAMES:,} phrases of all concepts together, got {count:,}. Leave some out."
+        )
     seen = set()
     for name in (n for concept in joined for n in concept.names()):
         key = _key(name)
@@ -175,7 +181,7 @@ def check_word(word: Word, widths: dict[str, int]) -> None:
         raise ForgetError(
             f"Expected an embedding of 1 to {MAX_PHRASE_TOKENS} vectors, the same for each encoder, got {got}."
         )
-    if not all(torch.isfinite(v).all() for v in word.values()):
+    if not all(torch.isfinite(v.float()).all() for v in word.values()):
         raise ForgetError("Expected finite vectors, got NaN or infinity in the embedding. Invert the concept again.")
 
 

@@ -11,6 +11,7 @@ from .errors import ForgetError
 from .model import ForgetModel, TextModel
 from .patch import ForgetPatch
 from .targets import Pair, template_pairs
+from .templates import fill_template
 
 # Correction has more to give than forgetting: the other meanings come back well before everything else is kept.
 PRESERVATION = 2.0
@@ -20,7 +21,7 @@ def correction_pairs(word: str, contexts: list[str], inverted: Concept) -> list[
     """What should act like what: the bare word like its other contexts, in turn, and the inverted tokens like nothing."""
     forgotten = template_pairs([inverted])
     steered = [
-        Pair(Name(word), template.format(word), template.format(context), number, Name(context))
+        Pair(Name(word), fill_template(template, word), fill_template(template, context), number, Name(context))
         for number, template in enumerate(inverted.templates)
         for context in contexts
     ]

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from .diffusers_model import DiffusersModel
-from .errors import ForgetError
+from .errors import ForgetError, plain_text
 from .patch import ForgetPatch, base_difference, fingerprint, kohya_name
+from .patch_fit import check_fit
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 log = logging.getLogger("forget-me-not")
@@ -35,7 +36,7 @@ def load_pipeline(folder: Path, device: str, use_fp16: bool = True) -> Any:
         )
     except Exception as error:  # a broken folder fails in whatever part reads it
         raise ForgetError(
-            f"Expected a whole pipeline with safetensors weights in {folder}, but: {_short(error)} Write it again with save_pretrained."
+            f"Expected a whole pipeline with safetensors weights in {folder}, but: {_reason(error)} Write it again with save_pretrained."
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return _on_device(pipeline, device, torch.float16 if use_fp16 and device.startswith("cuda") else torch.float32)
@@ -59,7 +60,7 @@ def _diffusers() -> Any:
         import diffusers
     except ImportError as error:
         raise ForgetError(
-            f"Expected diffusers to be installed, but: {_short(error)} Run pip install diffusers transformers."
+            f"Expected diffusers to be installed, but: {_reason(error)} Run pip install diffusers transformers."
         ) from error
     return diffusers
 
@@ -69,7 +70,7 @@ def _on_device(pipeline: Any, device: str, dtype: torch.dtype) -> Any:
         return pipeline.to(device, dtype)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ForgetError(
-            f"Expected a device with room for the model, got {device!r}: {_short(error)} Choose another, or leave `device` out."
+            f"Expected a device with room for the model, got {device!r}: {_reason(error)} Choose another, or leave `device` out."
         ) from error
 
 
@@ -91,26 +92,20 @@ def apply_patch(pipeline: Any, patch: ForgetPatch) -> None:
         pipeline.load_lora_weights(patch.state_dict(torch.float32))
     except (ImportError, ValueError, RuntimeError, KeyError) as error:
         raise ForgetError(
-            f"Expected diffusers to load the patch, but: {_short(error)} Make sure that peft is installed: pip install peft."
+            f"Expected diffusers to load the patch, but: {_reason(error)} Make sure that peft is installed: pip install peft."
         ) from error
 
 
 def _check_fit(model: DiffusersModel, patch: ForgetPatch) -> None:
     """Raises ForgetError when layers of the patch are not in the model, or of other shapes; warns of another base."""
     layers: dict[str, Any] = model.linear_layers()
-    shapes = {kohya_name(name): tuple(layer.weight.shape[:2]) for name, layer in layers.items()}
-    wrong = [n for n, f in patch.factors.items() if shapes.get(n) != (f.up.shape[0], f.down.shape[1])]
-    if wrong:
-        raise ForgetError(
-            f"Expected a patch for this architecture, got one with {len(wrong)} of {len(patch.factors)} layers that do not fit "
-            f"({patch.base.get('architecture', 'unknown base')}). Choose a patch made for this family of models."
-        )
+    check_fit(patch, {kohya_name(name): tuple(layer.weight.shape) for name, layer in layers.items()})
     difference = base_difference(patch.base, fingerprint(model))
     if difference:
         log.warning("%s; it may forget less", difference)
 
 
-def _short(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     """An error as one sentence."""
-    text = " ".join(str(error).split())[:200] or type(error).__name__
+    text = plain_text(error, 200).strip() or type(error).__name__
     return text if text.endswith(".") else f"{text}."

@@ -11,12 +11,17 @@ from typing import Any
 import torch
 
 from .concept import MAX_PHRASE_TOKENS, check_word
-from .errors import ForgetError
+from .errors import ForgetError, plain_text
+from .limits import LONGEST_PHRASE
+from .patch_schema import read_base
 from .safetensors_file import safetensors_bytes, write_whole
+from .templates import KINDS
 from .tokens import Word
 
 FORMAT_VERSION = "1"
 SUFFIX = ".safetensors"
+# 75 vectors of the widest text encoders take less than 2 MB in double precision.
+MOST_BYTES = 32_000_000
 # One text encoder: the key that every tool reads; two: a key for each, as SDXL embeddings have them.
 SINGLE_KEY = "emb_params"
 ENCODER_KEYS = {"clip_l": "l", "clip_h": "h", "clip_g": "g"}
@@ -102,10 +107,10 @@ def load_embedding(path: Path, widths: dict[str, int] | None = None) -> Embeddin
     _check_vectors(word, path.name, widths)
     return Embedding(
         {encoder: v.float() for encoder, v in word.items()},
-        phrase=metadata.get("fmn.phrase", ""),
-        kind=metadata.get("fmn.kind", "object"),
+        phrase=plain_text(metadata.get("fmn.phrase", ""), LONGEST_PHRASE),
+        kind=metadata["fmn.kind"] if metadata.get("fmn.kind") in KINDS else "object",
         steps=_count(metadata.get("fmn.steps", "")),
-        base=_dictionary(metadata.get("fmn.base", "")),
+        base=read_base(metadata.get("fmn.base", "")),
     )
 
 
@@ -114,6 +119,11 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
     if not path.is_file():
         raise ForgetError(f"Expected an embedding file, found none at {path.name}. Choose another file.")
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise ForgetError(
+            f"Expected an embedding of at most {MOST_BYTES // 10**6} MB, {path.name} has {size:,} bytes. Choose another file."
+        )
     if _is_pickle(path):
         raise ForgetError(
             f"Expected a safetensors file, got a pickle in {path.name}, which can run code. It was not opened. "
@@ -183,11 +193,3 @@ def _check_vectors(word: Word, file: str, widths: dict[str, int] | None = None) 
 
 def _count(text: str) -> int:
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
-
-
-def _dictionary(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

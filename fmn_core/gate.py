@@ -12,7 +12,7 @@ from .errors import ForgetError
 from .model import EncodedPrompt, TextModel
 from .preserve import encode_imagined
 from .targets import ablated
-from .templates import everyday_captions
+from .templates import everyday_captions, fill_template
 from .tokens import CHUNK, strip_special
 
 CURVES: dict[str, Callable[[float], float]] = {
@@ -110,7 +110,7 @@ class ConceptGate:
 
     def _prompts(self, text: TextModel, concept: Concept, name: Name) -> list[EncodedPrompt]:
         chosen = _spread(concept.templates)
-        return text.encode([t.format(name.text) for t in chosen], [name.word] * len(chosen))
+        return text.encode([fill_template(t, name.text) for t in chosen], [name.word] * len(chosen))
 
     def _between(self, own: torch.Tensor) -> float:
         """A threshold for this text encoder: half way from prompts of the background up to the concepts' own.

@@ -14,6 +14,7 @@ from .errors import ForgetError
 from .masks import check_mask, mask_to_grid
 from .model import ForgetModel
 from .references import References
+from .templates import fill_template
 from .tokens import PLACEHOLDER, EncodedPrompt, Word
 
 START_CHOICES = ("words", "noise", "mean")
@@ -131,7 +132,7 @@ class Inverter:
 
     def encoded(self, template: str) -> EncodedPrompt:
         """A template with the vectors as they are now, with gradients."""
-        return self.model.encode([template.format(PLACEHOLDER)], [dict(self.word)])[0]
+        return self.model.encode([fill_template(template, PLACEHOLDER)], [dict(self.word)])[0]
 
     def loss(self) -> torch.Tensor:
         """The denoising loss, a scalar, on `batch` draws of a reference, noise and a template."""

@@ -7,6 +7,7 @@ import torch
 from .concept import Concept, Name
 from .model import ForgetModel
 from .sampler import sample_seeds, seeded_noise
+from .templates import fill_template
 from .tokens import EncodedPrompt
 
 # Shares of the training timesteps at which prompts are compared; what is drawn is decided there.
@@ -17,7 +18,7 @@ def pictures_of(
     model: ForgetModel, word: str, templates: list[str], size: tuple[int, int, int], count: int, seed: int = 0
 ) -> torch.Tensor:
     """Samples the bare word, templates in turn: latents (count, C, h, w); the same seeds give the same noise."""
-    prompts = model.encode([templates[k % len(templates)].format(word) for k in range(count)])
+    prompts = model.encode([fill_template(templates[k % len(templates)], word) for k in range(count)])
     return sample_seeds(model, prompts, size, seed)
 
 
@@ -46,7 +47,7 @@ def dominant_share(
     own, found = len(dominant.names()), 0
     for k, latent in enumerate(latents):
         template = templates[k % len(templates)]
-        prompts = model.encode([template.format(n.text) for n in names], [n.word for n in names])
+        prompts = model.encode([fill_template(template, n.text) for n in names], [n.word for n in names])
         errors = denoising_errors(model, latent, prompts, k)
         found += bool(errors[:own].min() < errors[own:].min())
     return found / len(latents)

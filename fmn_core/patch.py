@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from . import __version__
+from .errors import ForgetError, plain_text
 from .model import ForgetModel
 
 FORMAT_VERSION = "1"
@@ -41,6 +42,11 @@ class Factors:
     @property
     def rank(self) -> int:
         return self.down.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of dW: (out, in) or (out, in, k, k)."""
+        return (self.up.shape[0], *self.down.shape[1:])
 
     def delta(self) -> torch.Tensor:
         """dW in float32, (out, in) or (out, in, k, k)."""
@@ -77,10 +83,15 @@ class ForgetPatch:
         return tensors
 
     def as_stored(self, dtype: torch.dtype = torch.float16) -> ForgetPatch:
-        """The patch with the values its file holds, so that memory and file give the same pictures."""
+        """The patch with the values its file holds, so that memory and file give the same pictures.
+
+        Raises ForgetError when a factor is not finite in this precision.
+        """
         stored = {
             n: Factors(f.up.to(dtype).float(), f.down.to(dtype).float(), f.alpha) for n, f in self.factors.items()
         }
+        for name, f in stored.items():
+            check_finite(name, f.up, f.down)
         return replace(self, factors=stored)
 
     def metadata(self) -> dict[str, str]:
@@ -107,6 +118,14 @@ class ForgetPatch:
             "fmn.figures": json.dumps({k: v for k, v in self.figures.items() if k != "seconds"}, sort_keys=True),
             **({"fmn.parts": json.dumps(self.parts, sort_keys=True)} if self.parts else {}),
         }
+
+
+def check_finite(name: str, *tensors: torch.Tensor) -> None:
+    """Raises ForgetError, naming the layer, on NaN or infinity."""
+    if not all(torch.isfinite(tensor).all() for tensor in tensors):
+        raise ForgetError(
+            f"Expected finite factors, got NaN or infinity in {name}. Lower the learning rate or the strength."
+        )
 
 
 def fingerprint(model: ForgetModel) -> dict[str, Any]:
@@ -142,7 +161,7 @@ def base_difference(patch: dict[str, Any], model: dict[str, Any], tolerance: flo
     if not patch:
         return ""
     if patch.get("shapes") != model.get("shapes"):
-        return f"the patch was made on another architecture ({patch.get('architecture', 'unknown')})"
+        return f"the patch was made on another architecture ({plain_text(patch.get('architecture', 'unknown'), 200)})"
     pairs = list(zip(patch.get("norms", []), model.get("norms", [])))
     changes = [abs(x - y) / max(abs(x), 1e-12) for x, y in pairs if not math.isclose(x, y, rel_tol=tolerance)]
     if not changes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +12,24 @@ from typing import Any
 
 import torch
 
+from . import patch_schema
 from .concept import concept_from_dict
-from .errors import ForgetError
-from .patch import ABOUT, PREFIX, Factors, ForgetPatch
+from .errors import ForgetError, plain_text
+from .patch import PREFIX, Factors, ForgetPatch, check_finite
+from .patch_size import largest_entry
 from .safetensors_file import safetensors_bytes, write_whole
-from .templates import KINDS
 
 # A whole SDXL UNet has some 800 layers of three tensors each.
 MOST_TENSORS = 20_000
 LONGEST_NAME = 300
+# Bytes of names, shapes and metadata; parsing takes some 20 times as much memory. Lists read many files, and their page waits.
+LONGEST_HEADER, LONGEST_LISTED = 16_000_000, 2_000_000
+# The largest layer of any UNet has some 30 million; factors of a few megabytes can stand for far too many to multiply out.
+MOST_WEIGHTS = 2**27
+# A change that half precision, in which models compute, cannot hold is infinite there, and every picture black.
+LARGEST_CHANGE = torch.finfo(torch.float16).max
+# A trained alpha is of the order of the rank; far from it the patch does nothing, or destroys.
+ALPHAS = (1e-6, 1e6)
 _KEY = re.compile(rf"({PREFIX}[a-z0-9_]+)\.(lora_up\.weight|lora_down\.weight|alpha)")
 _EMBEDDING = re.compile(r"bundle_emb\.[\w.+-]{1,200}\.(string_to_param\.\*|clip_[lgh])")
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
@@ -34,10 +44,7 @@ def patch_bytes(patch: ForgetPatch, dtype: torch.dtype = torch.float16, embeddin
     """
     tensors = patch.state_dict(dtype) | (_embedding_tensors(patch) if embedding_keys else {})
     for key, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise ForgetError(
-                f"Expected finite factors, got NaN or infinity in {key}. Lower the learning rate or the strength."
-            )
+        check_finite(key, tensor)
     return safetensors_bytes(tensors, patch.metadata())
 
 
@@ -63,7 +70,7 @@ def load_patch(path: Path) -> ForgetPatch:
     tensor is read, so that a file cannot cost more than a few times its size. Raises ForgetError, with the reason, on a missing,
     truncated, pickled or foreign file, unknown key names, wrong shapes or dtypes, NaN or infinity.
     """
-    with _opened(path) as f:
+    with _opened(path, LONGEST_HEADER) as f:
         metadata = f.metadata() or {}
         groups = _groups(list(f.keys()), path.name)
         for name, group in groups.items():
@@ -74,18 +81,18 @@ def load_patch(path: Path) -> ForgetPatch:
 def load_metadata(path: Path) -> ForgetPatch:
     """What a patch file says of itself, without its factors: for lists of many files.
 
-    Raises ForgetError on a missing, pickled or broken file; names, shapes and numbers are not checked.
+    Raises ForgetError on a missing, pickled or broken file and on a header above LONGEST_LISTED; names, shapes and numbers are not checked.
     """
-    with _opened(path) as f:
+    with _opened(path, LONGEST_LISTED) as f:
         return _patch({}, f.metadata() or {})
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file; raises ForgetError where it, or what is read of it, is broken."""
+def _opened(path: Path, longest_header: int) -> Iterator[Any]:
+    """A safetensors file; raises ForgetError where it, or what is read of it, is broken, and on a longer header, which is not parsed."""
     from safetensors import SafetensorError, safe_open
 
-    _check_kind(path)
+    _check_kind(path, longest_header)
     try:
         with safe_open(path, framework="pt") as f:
             yield f
@@ -93,72 +100,51 @@ def _opened(path: Path) -> Iterator[Any]:
         raise
     except (SafetensorError, OSError, ValueError, OverflowError, RuntimeError, MemoryError) as error:
         raise ForgetError(
-            f"Expected a safetensors file, but {path.name} is corrupt, cut short or of another format ({_short(error)})."
+            f"Expected a safetensors file, but {path.name} is corrupt, cut short or of another format ({plain_text(error, 200)})."
         ) from error
 
 
 def _patch(factors: dict[str, Factors], metadata: dict[str, str]) -> ForgetPatch:
+    """What a file holds; metadata of another form than this tool writes counts as absent, see patch_schema."""
+
+    def said(field: str) -> str:
+        return metadata.get(f"fmn.{field}", "")
+
     return ForgetPatch(
         factors=factors,
-        concepts=[c for c in _json(metadata, "fmn.concepts", []) if _is_concept(c)],
-        base=_json(metadata, "fmn.base", {}),
-        settings=_json(metadata, "fmn.settings", {}),
-        figures=_json(metadata, "fmn.figures", {}),
-        about=_about(metadata),
-        tool=metadata.get("fmn.tool", "unknown"),
-        parts=[p for p in _json(metadata, "fmn.parts", []) if isinstance(p, dict)],
+        concepts=patch_schema.read_concepts(said("concepts")),
+        base=patch_schema.read_base(said("base")),
+        settings=patch_schema.read_settings(said("settings")),
+        figures=patch_schema.read_figures(said("figures")),
+        about=patch_schema.read_about(metadata),
+        tool=plain_text(said("tool") or "unknown", 200),
+        parts=patch_schema.read_parts(said("parts")),
     )
 
 
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _check_kind(path: Path) -> None:
-    """Raises ForgetError when there is no file, or a pickle."""
+def _check_kind(path: Path, longest_header: int) -> None:
+    """Raises ForgetError when there is no file, or a pickle, or a header that would cost too much to parse."""
     if not path.is_file():
         raise ForgetError(
             f"Expected a patch file, found none at {path.name}. Choose another file or train the patch first."
         )
     try:
         with path.open("rb") as f:
-            head = f.read(9)
+            head, size = f.read(9), os.fstat(f.fileno()).st_size
     except OSError as error:
         raise ForgetError(
-            f"Expected a patch file that can be read, but {path.name} cannot: {_short(error)}."
+            f"Expected a patch file that can be read, but {path.name} cannot: {plain_text(error, 200)}."
         ) from error
     # A safetensors header can start with the same two bytes as a pickle: they are its length. Then a brace follows.
     if head[8:] != b"{" and (head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] <= b"\x05")):
         raise ForgetError(
             f"Expected a safetensors file, got a pickle in {path.name}, which can run code. It was not opened."
         )
-
-
-def _about(metadata: dict[str, str]) -> dict[str, str]:
-    said = _json(metadata, "fmn.about", {})
-    found = {k: v for k, v in said.items() if k in ABOUT and isinstance(v, str)}
-    return found | ({"preview": metadata[ABOUT["preview"]]} if ABOUT["preview"] in metadata else {})
-
-
-def _is_concept(value: Any) -> bool:
-    """Whether an entry of a stranger's metadata has the form that this tool writes."""
-    if not isinstance(value, dict) or "phrases" not in value or not isinstance(value.get("embedding", {}), dict):
-        return False
-    lists = [value.get(k, []) for k in ("phrases", "templates", "contexts")]
-    words = isinstance(value.get("kind", ""), str) and isinstance(value.get("corrects", ""), str)
-    return words and value.get("kind", "object") in KINDS and all(_is_words(found) for found in lists)
-
-
-def _is_words(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(x, str) for x in value)
-
-
-def _json(metadata: dict[str, str], key: str, default):
-    try:
-        value = json.loads(metadata.get(key, ""))
-    except (json.JSONDecodeError, RecursionError):
-        return default
-    return value if isinstance(value, type(default)) else default
+    header = int.from_bytes(head[:8], "little")
+    if longest_header < header <= size:
+        raise ForgetError(
+            f"Expected at most {longest_header:,} bytes of names and metadata in {path.name}, got {header:,}. This is not a forget patch."
+        )
 
 
 def _groups(keys: list[str], file: str) -> dict[str, dict[str, str]]:
@@ -194,23 +180,33 @@ def _check_layer(name: str, group: dict[str, Any], file: str) -> None:
     fits = len(up) in (2, 4) and len(down) == len(up) and up[1] == down[0] and up[2:] in ([], [1, 1])
     if not fits or 0 in up or 0 in down:
         raise ForgetError(f"Expected factors (out, rank) and (rank, in) for {name} in {file}, got {up} and {down}.")
+    if up[0] * math.prod(down[1:]) > MOST_WEIGHTS:
+        raise ForgetError(
+            f"Expected layers of at most {MOST_WEIGHTS:,} weights, got {up[0]} x {math.prod(down[1:])} for {name} in {file}. This is no patch for a UNet."
+        )
     shape = list(group["alpha"].get_shape()) if "alpha" in group else []
     if any(n != 1 for n in shape):
         raise ForgetError(f"Expected one number as alpha of {name} in {file}, got {shape}.")
 
 
 def _read(f: Any, name: str, group: dict[str, str], file: str) -> Factors:
+    """One layer's factors, in their stored precision; raises ForgetError on numbers that a model cannot compute with."""
     tensors = {part: f.get_tensor(key) for part, key in group.items()}
     for part, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        single = tensor.float()
+        if not torch.isfinite(single).all() or (tensor.any() and not single.any()):
             raise ForgetError(
-                f"Expected finite factors in {file}, got NaN or infinity in '{name}.{part}'. Train the patch again."
+                f"Expected finite factors in {file}, got NaN or infinity in '{name}.{part}', read in single precision. Train the patch again."
             )
     up, down = tensors["lora_up.weight"], tensors["lora_down.weight"]
     alpha = float(tensors["alpha"].item()) if "alpha" in tensors else float(down.shape[0])
-    largest = float(up.abs().max()) * float(down.abs().max()) * abs(alpha)
-    if not largest < torch.finfo(torch.float32).max:
+    if not ALPHAS[0] <= abs(alpha) <= ALPHAS[1]:
         raise ForgetError(
-            f"Expected a finite change of {name} in {file}, got factors too large to multiply. Train it again."
+            f"Expected an alpha of {ALPHAS[0]:g} to {ALPHAS[1]:g} for {name} in {file}, got {alpha:.4g}. Train the patch again."
         )
-    return Factors(up, down, alpha)
+    factors = Factors(up, down, alpha)
+    if not largest_entry(factors, LARGEST_CHANGE) <= LARGEST_CHANGE:
+        raise ForgetError(
+            f"Expected a change of {name} in {file} that half precision holds, up to {LARGEST_CHANGE:,.0f}, got a larger one. Train the patch again."
+        )
+    return factors

@@ -6,7 +6,7 @@ import torch
 
 from .concept import Concept, Name
 from .model import TextModel
-from .templates import everyday_captions
+from .templates import everyday_captions, fill_template
 from .tokens import PLACEHOLDER, EncodedPrompt
 
 # A preserve line of so many words is a name ("horse", "green apple"), a longer one is a prompt.
@@ -30,7 +30,7 @@ def preserve_groups(
     groups = [[""]]
     for line in without_concepts(model, concepts, [*lines, *captions]):
         is_name = line in lines and len(line.split()) <= NAME_WORDS
-        groups.append([line, *(t.format(line) for t in chosen)] if is_name else [line])
+        groups.append([line, *(fill_template(t, line) for t in chosen)] if is_name else [line])
     return groups
 
 
@@ -69,7 +69,7 @@ def encode_imagined(
 ) -> list[EncodedPrompt]:
     """Imagined words in the concepts' templates, in turn; `padding` as in TextModel.encode."""
     chosen, names = spread_templates(concepts), imagined_words(model, count)
-    texts = [chosen[k % len(chosen)].format(name.text) for k, name in enumerate(names)]
+    texts = [fill_template(chosen[k % len(chosen)], name.text) for k, name in enumerate(names)]
     return model.encode(texts, [name.word for name in names], padding)
 
 

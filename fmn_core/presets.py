@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .concept import Concept, concept_from_text
-from .errors import ForgetError
+from .errors import ForgetError, plain_text
 from .templates import KINDS
 
 SHIPPED = Path(__file__).resolve().parent / "data" / "presets"
@@ -32,7 +32,7 @@ class Preset:
     def listing(self) -> str:
         """What it holds, in lines: its name and description, then kind and phrases of every concept."""
         title = f"{self.name}: {self.description}" if self.description else self.name
-        return "\n".join([title, *(f"- {c.kind}: {c.label()}" for c in self.concepts)])
+        return "\n".join(plain_text(line) for line in (title, *(f"- {c.kind}: {c.label()}" for c in self.concepts)))
 
 
 def list_presets(folders: Sequence[Path]) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from .concept import Concept, Name, name_tokens
 from .errors import ForgetError
 from .model import TextModel
+from .templates import fill_template
 from .tokens import EncodedPrompt, concept_columns
 
 ABLATED, ZERO, EMPTY, SUBSTITUTE = TARGETS = ("ablated prompt", "zero", "empty prompt", "substitute")
@@ -37,7 +38,7 @@ class Pair:
 
 def ablated(template: str) -> str:
     """The template without its phrase."""
-    return " ".join(template.format(" ").split())
+    return " ".join(fill_template(template, " ").split())
 
 
 def template_pairs(
@@ -56,10 +57,10 @@ def template_pairs(
     def aim(template: str) -> str:
         if target == EMPTY:
             return ""
-        return ablated(template) if other is None else template.format(substitute)
+        return ablated(template) if other is None else fill_template(template, substitute)
 
     return [
-        Pair(name, template.format(name.text), aim(template), number, other, target, concept.end_token, further)
+        Pair(name, fill_template(template, name.text), aim(template), number, other, target, concept.end_token, further)
         for concept in concepts
         for further in (by_kind.get(concept.kind, 0.0) if overshoot < 0 else overshoot,)
         for name in concept.names()

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from .errors import ForgetError
+from .limits import LONGEST_LINE, MOST_LINES, MOST_TEMPLATES, check_lines
 
 KINDS = ("object", "identity", "style", "unsafe")
 _DATA = Path(__file__).resolve().parent / "data"
@@ -102,16 +103,22 @@ def everyday_captions() -> tuple[str, ...]:
     return tuple(line for line in (_DATA / "everyday_captions.txt").read_text().splitlines() if line.strip())
 
 
-def parse_lines(text: str) -> list[str]:
-    """Non-empty lines of a text box, trimmed, without repeats."""
-    return list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+def parse_lines(text: str, what: str = "lines", most: int = MOST_LINES, longest: int = LONGEST_LINE) -> list[str]:
+    """Non-empty lines of a text box, trimmed, without repeats; raises ForgetError beyond the limits, see check_lines."""
+    lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    return list(check_lines(lines, what, most, longest))
 
 
-def check_templates(templates: list[str]) -> list[str]:
-    """Returns the templates, or raises ForgetError naming the first one without exactly one `{}`."""
-    for template in templates:
-        if template.count("{}") != 1:
+def fill_template(template: str, phrase: str) -> str:
+    """The template with a phrase in place of its `{}`. Nothing else in it is read: templates come from strangers' files too."""
+    return template.replace("{}", phrase)
+
+
+def check_templates(templates: Sequence[str]) -> list[str]:
+    """Returns the templates; raises ForgetError on too many or too long ones, and on one without exactly one `{}` and no other brace."""
+    for template in check_lines(templates, "templates", MOST_TEMPLATES):
+        if template.count("{}") != 1 or template.count("{") + template.count("}") != 2:
             raise ForgetError(
-                f"Expected one {{}} for the phrase in every template, got {template!r}. Add or remove one."
+                f"Expected one {{}} for the phrase in every template and no other {{ or }}, got {template[:200]!r}. Correct the template."
             )
-    return templates
+    return list(templates)

@@ -22,6 +22,7 @@ from .patch import Factors, kohya_name
 from .preserve import preserve_groups
 from .references import Pairs, References
 from .sampler import sample_seeds
+from .templates import fill_template
 from .tokens import EncodedPrompt, concept_columns
 from .trainable import injected, trainable
 
@@ -52,7 +53,7 @@ def concept_prompts(model: ForgetModel, concept: Concept) -> PromptSet:
     found = PromptSet([], [])
     for name in concept.names():
         ids = {encoder: [tokens] for encoder, tokens in name_tokens(model, name).items()}
-        texts = [t.format(name.text) for t in concept.templates]
+        texts = [fill_template(t, name.text) for t in concept.templates]
         for prompt in model.encode(texts, [name.word] * len(texts)):
             columns = concept_columns(prompt.tokens, ids, model.vocabulary, concept.end_token)
             if not columns:

@@ -49,6 +49,7 @@ class ApplyForgetPatch(patch_source.PatchFileNode):
         ]
         if strength < 0:
             lines.append("warning: a negative strength does the opposite, the concept is exaggerated")
+        lines += host.size_warnings(model, patch, strength)
         base = fingerprint_of_weights(host.key_weights(model))
         connected.remember_base(base)
         difference = base_difference(patch.base, base)

@@ -8,7 +8,7 @@ import torch
 
 from ..fmn_core.attention_map import AttentionMaps, attention_maps
 from ..fmn_core.concept import make_concept
-from ..fmn_core.errors import ForgetError
+from ..fmn_core.errors import ForgetError, plain_text
 from ..fmn_core.token_view import token_view
 from ..fmn_core.tokens import END_TOKEN_CHOICES, concept_columns
 from . import host, pictures
@@ -84,7 +84,7 @@ class ConceptAttentionMap(io.ComfyNode):
         host.load(adapter.patcher)
         with torch.no_grad():
             maps = attention_maps(adapter, encoded, noise, steps, bar.update, adapter.watch)
-        host.log.info("attention mass on %r: %.4f", phrase, float(maps.masses[columns].sum()))
+        host.log.info("attention mass on %s: %.4f", plain_text(phrase, 200), float(maps.masses[columns].sum()))
         picture = host.latent_preview(model, maps.x0, (height, width))
         chips = token_view(
             encoded.tokens,

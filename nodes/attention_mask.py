@@ -18,6 +18,7 @@ from ..fmn_core.attention_mask import (
 )
 from ..fmn_core.concept import make_concept
 from ..fmn_core.errors import ForgetError
+from ..fmn_core.templates import fill_template
 from ..fmn_core.tokens import END_TOKEN_CHOICES, EncodedPrompt, concept_columns
 from . import host
 from .api import CATEGORY, io
@@ -77,7 +78,7 @@ def _padded(images: torch.Tensor) -> torch.Tensor:
 def _find_phrase(adapter: ComfyModel, phrase: str, prompt: str, end_token: str) -> tuple[EncodedPrompt, list[int]]:
     """The encoded prompt, by default the first template with the phrase, and the phrase's columns in it."""
     concept = make_concept(adapter, phrase)
-    encoded = adapter.encode([prompt.strip() or concept.templates[0].format(concept.phrases[0])])[0]
+    encoded = adapter.encode([prompt.strip() or fill_template(concept.templates[0], concept.phrases[0])])[0]
     ids: dict[str, list[list[int]]] = {}
     for synonym in concept.phrases:
         for encoder, tokens in adapter.phrase_tokens(synonym).items():

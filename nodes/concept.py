@@ -104,7 +104,7 @@ def _folders() -> list[Path]:
 
 
 def _version(path: Path) -> str:
-    return f"{path} {path.stat().st_mtime_ns}"
+    return f"{path} {host.file_version(path)}"
 
 
 def _reason(check: Any, *values: Any) -> Any:

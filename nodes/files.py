@@ -14,21 +14,38 @@ from ..fmn_core.patch_file import patch_bytes
 from ..fmn_core.safetensors_file import same_content, write_new
 from . import host
 
-_RESERVED = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
-_DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10))}
+_RESERVED = re.compile(r'[<>:"/\\|?*]')
+# Windows takes a device's name before any ending for the device, and reads the small figures as figures.
+_DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    "conin$",
+    "conout$",
+    *(f"{d}{i}" for d in ("com", "lpt") for i in "0123456789¹²³"),
+}
+# Most file systems take 255 bytes, and the ending, a number and a temporary name must fit too.
+_MOST_BYTES = 200
 
 
 def check_file_name(name: str) -> str:
-    """The name without `.safetensors`; raises ForgetError on path parts and characters some system reserves."""
+    """The name without `.safetensors`; raises ForgetError on path parts, names that some system reserves or shows as another, and long ones."""
     stem = name.strip().removesuffix(".safetensors")
     if not stem:
         return ""
-    if _RESERVED.search(stem) or stem.startswith(".") or stem.endswith((".", " ")) or stem.lower() in _DEVICES:
+    device = stem.split(".")[0].strip().lower() in _DEVICES
+    if _RESERVED.search(stem) or stem.startswith(".") or stem.endswith((".", " ")) or device:
         raise ForgetError(
             f'Expected a plain file name without folders or any of < > : " / \\ | ? *, got {name!r}. Choose another name.'
         )
-    if len(stem) > 200:
-        raise ForgetError(f"Expected a file name of at most 200 characters, got {len(stem)}. Choose a shorter name.")
+    if not stem.isprintable():
+        raise ForgetError(
+            f"Expected a file name of visible characters, got {name!r}, which shows as another. Type the name again."
+        )
+    size = len(stem.encode())
+    if size > _MOST_BYTES:
+        raise ForgetError(f"Expected a file name of at most {_MOST_BYTES} bytes, got {size}. Choose a shorter name.")
     return stem
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..fmn_core import __version__
-from ..fmn_core.errors import ForgetError
+from ..fmn_core.errors import ForgetError, plain_text
 from ..fmn_core.patch import ForgetPatch
 from . import host, pictures, report_figure, reports
 from .api import CATEGORY, ForgetPatchType, ForgetScoresType, io
@@ -127,7 +127,8 @@ def _figure(
     facts = [f"mean squared drift of the pictures {moved:.4g}", f"comfyui-forget-me-not {__version__}"]
     if patch is None:
         return report_figure.figure("before and after", "; ".join(facts), panels)
-    made = [str(patch.settings.get("method", "method unknown")), str(patch.base.get("architecture", "base unknown"))]
+    facts_of_patch = (patch.settings.get("method", "method unknown"), patch.base.get("architecture", "base unknown"))
+    made = [plain_text(fact, 200) for fact in facts_of_patch]
     return report_figure.figure(f"forgets: {reports.forgotten(patch)}", "; ".join([*made, *facts]), panels)
 
 

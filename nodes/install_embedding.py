@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 
-from ..fmn_core.concept import concept_from_dict
+from ..fmn_core.concept import Concept, concept_from_dict
 from ..fmn_core.embedding_file import SUFFIX, Embedding, check_embedding_name
 from ..fmn_core.errors import ForgetError
-from . import files, patch_source, shared_inputs
+from . import files, host, patch_source, shared_inputs
 from .api import CATEGORY, ForgetConceptType, io
 
 
@@ -44,16 +47,37 @@ class InstallPatchEmbedding(patch_source.PatchFileNode):
             check_embedding_name(stem + SUFFIX)
         patch = patch_source.chosen(patch_file, forget_patch)
         with torch.inference_mode(False):
-            concepts = [concept_from_dict(saved) for saved in patch.concepts]
-        found = tuple(c for c in concepts if c is not None and c.embedding is not None)
+            found = tuple(_inverted(saved) for saved in patch.concepts if saved.get("embedding"))
         if not found:
             raise ForgetError(
                 "Expected a patch that carries an inverted concept, got one without. Choose a patch that was trained on an embedding."
             )
-        names = []
-        for concept in found if stem else ():
-            embedding = Embedding(concept.embedding, concept.label(), concept.kind, 0, patch.base)
-            path = files.save_embedding_file(embedding, stem)
-            names.append(f"embedding:{path.stem}")
+        embeddings = [Embedding(c.embedding or {}, c.label(), c.kind, 0, patch.base) for c in found]
+        names = [f"embedding:{path.stem}" for path in (_saved(embeddings, stem) if stem else ())]
         report = f"installed {', '.join(names)}" if names else "not installed: no file name"
         return io.NodeOutput(found, names[0] if names else "", report, ui={"text": (report,)})
+
+
+def _inverted(saved: dict[str, Any]) -> Concept:
+    """The concept of a patch's metadata; raises ForgetError when its vectors cannot be used."""
+    concept = concept_from_dict(saved)
+    if concept is None:
+        raise ForgetError(
+            "Expected finite vectors for every inverted concept in the patch, got others. Nothing was installed; train the patch again."
+        )
+    return concept
+
+
+def _saved(embeddings: list[Embedding], stem: str) -> list[Path]:
+    """Saves all of them, or none: what was written is removed where a later one fails. Files that were there before stay."""
+    before = set(host.embedding_root().glob(f"*{SUFFIX}"))
+    paths: list[Path] = []
+    try:
+        for embedding in embeddings:
+            paths.append(files.save_embedding_file(embedding, stem))
+    except BaseException:
+        for path in set(paths) - before:
+            path.unlink(missing_ok=True)
+        host.forget_file_lists()
+        raise
+    return paths

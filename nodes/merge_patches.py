@@ -74,7 +74,7 @@ class MergeForgetPatches(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, patches="", **inputs):
         try:
-            return [host.patch_path(name).stat().st_mtime_ns for name, _ in listed(patches)]
+            return [host.file_version(host.patch_path(name)) for name, _ in listed(patches)]
         except (ForgetError, OSError):
             return ""
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from ..fmn_core.errors import ForgetError
+from ..fmn_core.errors import ForgetError, plain_text
 from ..fmn_core.patch import ForgetPatch, base_difference, fingerprint_of_weights
 from ..fmn_core.shrink import DTYPES
 from . import connected, files, host, patch_source, preview_picture, reports, shared_inputs
@@ -43,7 +43,7 @@ class ForgetPatchInfo(patch_source.PatchFileNode):
         found = _described(patch)
         if model is not None:
             found["this model"] = _fit(patch, model)
-        text = "\n".join(f"{name}: {value}" for name, value in found.items() if value not in ("", None))
+        text = "\n".join(f"{name}: {plain_text(value)}" for name, value in found.items() if value not in ("", None))
         concepts = [{k: v for k, v in c.items() if k != "embedding"} for c in patch.concepts]
         raw = {"concepts": concepts, "base": patch.base, "settings": patch.settings, "figures": patch.figures}
         about = {k: v for k, v in patch.about.items() if k != "preview"}

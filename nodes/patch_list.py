@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..fmn_core.errors import ForgetError
+from ..fmn_core.errors import ForgetError, plain_text
 from ..fmn_core.patch import ForgetPatch, base_difference
 from ..fmn_core.patch_file import load_metadata
 from . import connected, host, reports
@@ -25,24 +25,25 @@ def listed(node: str) -> list[dict[str, Any]]:
     for name in host.patch_files():
         try:
             path = host.patch_path(name)
-            status = path.stat()
-            entry, patch_base = _entry(path, status.st_mtime_ns, status.st_size)
-        except (ForgetError, OSError) as error:  # gone since it was listed, or a link to nothing
-            entry, patch_base = {"error": _short(str(error))}, {}
+            entry, patch_base = _entry(path, host.file_version(path))
+        except (ForgetError, OSError, ValueError, ArithmeticError, LookupError, TypeError) as error:
+            # Gone since it was listed, a link to nothing, or a file that no check foresaw: the others are listed all the same.
+            entry, patch_base = {"error": plain_text(error, LONGEST_TEXT) or type(error).__name__}, {}
         why = base_difference(patch_base, base) if base and patch_base else ""
-        entries.append({"name": name, **entry, "mismatch": _short(why)})
+        entries.append({"name": name, **entry, "mismatch": plain_text(why, LONGEST_TEXT)})
     return entries
 
 
 @functools.lru_cache(maxsize=1024)
-def _entry(path: Path, changed: int, size: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is told of a file, and its base; kept for as long as the file stays what it is."""
-    date = datetime.fromtimestamp(changed / 1e9, timezone.utc).isoformat(timespec="minutes")
-    entry = {"date": date, "bytes": size}
+def _entry(path: Path, version: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is told of a file, and its base; kept for as long as the file stays what it is, see host.file_version."""
+    status = path.stat()
+    date = datetime.fromtimestamp(status.st_mtime, timezone.utc).isoformat(timespec="minutes")
+    entry = {"date": date, "bytes": status.st_size}
     try:
         patch = load_metadata(path)
     except ForgetError as error:
-        return entry | {"error": _short(str(error))}, {}
+        return entry | {"error": plain_text(error, LONGEST_TEXT)}, {}
     return entry | _said(patch), patch.base
 
 
@@ -50,16 +51,10 @@ def _said(patch: ForgetPatch) -> dict[str, Any]:
     preview = patch.about.get("preview", "")
     figures = {k: patch.figures[k] for k in FIGURES if isinstance(patch.figures.get(k), (int, float))}
     return {
-        "forgets": _short(reports.forgotten(patch)),
-        "base": _short(str(patch.base.get("architecture", "unknown"))),
-        "method": _short(str(patch.settings.get("method", "unknown"))),
+        "forgets": plain_text(reports.forgotten(patch), LONGEST_TEXT),
+        "base": plain_text(patch.base.get("architecture", "unknown"), LONGEST_TEXT),
+        "method": plain_text(patch.settings.get("method", "unknown"), LONGEST_TEXT),
         "figures": figures,
         "preview": preview if preview.startswith(PREFIX) and len(preview) <= LARGEST_PREVIEW else "",
-        **{k: _short(v) for k, v in patch.about.items() if k != "preview"},
+        **{k: plain_text(v, LONGEST_TEXT) for k, v in patch.about.items() if k != "preview"},
     }
-
-
-def _short(text: str) -> str:
-    """One line without control characters."""
-    line = "".join(c if c.isprintable() else " " for c in text[: 2 * LONGEST_TEXT])
-    return line if len(line) <= LONGEST_TEXT else line[:LONGEST_TEXT] + "..."

@@ -51,7 +51,7 @@ class PatchFileNode(io.ComfyNode):
         if patch_file == FROM_INPUT:
             return ""
         try:
-            return host.patch_path(patch_file).stat().st_mtime_ns
+            return host.file_version(host.patch_path(patch_file))
         except (ForgetError, OSError):
             return ""
 

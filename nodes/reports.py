@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..fmn_core.errors import plain_text
 from ..fmn_core.patch import ForgetPatch
 from ..fmn_core.targets import ABLATED
 from .destination import Saved
@@ -39,11 +40,11 @@ def fifths(name: str, losses: Sequence[float]) -> str:
 
 def forgotten(patch: ForgetPatch) -> str:
     """What a patch forgets, in words."""
-    return "; ".join(_name(c) for c in patch.concepts) or "unknown (no metadata)"
+    return plain_text("; ".join(_name(c) for c in patch.concepts)) or "unknown (no metadata)"
 
 
 def _name(concept: dict) -> str:
-    if "corrects" in concept:
+    if concept.get("corrects"):
         return f"the dominant meaning of {concept['corrects']}; led to {', '.join(concept['contexts'])}"
     return ", ".join(concept["phrases"]) or "an inverted concept"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..fmn_core.concept import concept_from_text
 from ..fmn_core.errors import ForgetError
+from ..fmn_core.templates import fill_template
 from ..fmn_core.token_view import token_view
 from . import connected, host
 from .comfy_text import ComfyText
@@ -61,6 +62,6 @@ def preview(node: str, prompt: str, phrase: str, kind: str, templates: str, end_
         prompts = [(prompt, ids)]
     else:
         template = concept_from_text(lines[0], kind, templates).templates[0]
-        prompts = [(template.format(line), {line: ids[line]}) for line in lines[:MOST_ROWS]]
+        prompts = [(fill_template(template, line), {line: ids[line]}) for line in lines[:MOST_ROWS]]
     rows = [token_view(text.tokenize(p), i, text.vocabulary, end_token, text.word_of) for p, i in prompts]
     return {"rows": rows, "tokenizer": "standard" if found is None else "connected"}

@@ -12,6 +12,7 @@ from ..inversion import InversionSettings, check_settings, denoising_loss, inver
 from ..masks import check_mask, mask_to_grid
 from ..model import ForgetModel
 from ..references import References
+from ..templates import fill_template
 from ..tokens import PLACEHOLDER, Word
 
 WARMUP, LEARNING_RATE = 3, 2e-2
@@ -114,7 +115,7 @@ class Draws:
     def loss(self, model: ForgetModel, words: str | Word) -> torch.Tensor:
         """The denoising loss, a scalar, of a text or of vectors that stand in the template; see inversion.denoising_loss."""
         text = words if isinstance(words, str) else PLACEHOLDER
-        [prompt] = model.encode([self.template.format(text)], None if isinstance(words, str) else [words])
+        [prompt] = model.encode([fill_template(self.template, text)], None if isinstance(words, str) else [words])
         device = model.device
         predicted = model.denoise(self.x.to(device), self.sigma.to(device), [prompt] * len(self.x)).float()
         mask = None if self.mask is None else self.mask.to(device)

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from ..errors import ForgetError
+from ..templates import check_templates, fill_template
 
 TEMPLATE = "a picture of {}"
 
@@ -60,8 +61,7 @@ def zero_shot(
             f"Expected at least two different labels to choose from, got {', '.join(set(labels)) or 'none'}. "
             "List everything that the pictures may show."
         )
-    if template.count("{}") != 1:
-        raise ForgetError(f"Expected a template with one {{}} for the label, got {template!r}.")
-    nearest = (model.images(images) @ model.texts([template.format(label) for label in labels]).T).argmax(1)
+    check_templates([template])
+    nearest = (model.images(images) @ model.texts([fill_template(template, label) for label in labels]).T).argmax(1)
     names = list(labels)
     return [names[i] for i in nearest.tolist()]

@@ -14,6 +14,7 @@ from ..errors import ForgetError
 from ..inversion import Inversion, InversionSettings, invert_concept
 from ..model import ForgetModel, TextModel
 from ..references import References
+from ..templates import check_templates, fill_template
 from ..tokens import PLACEHOLDER, Word, first_end
 
 TextFeatures = Callable[[str, Word | None], torch.Tensor]
@@ -62,7 +63,7 @@ def m_score(
         with ready(model):
             told = _part(progress, number * settings.steps)
             found.append(invert_concept(model, references, list(templates), settings, progress=told))
-    anchors = [features(template.format(concept_phrase), None) for template in templates]
+    anchors = [features(fill_template(template, concept_phrase), None) for template in templates]
     before, after = (_cosines(features, templates, anchors, inversion.word) for inversion in found)
     return MScore(sum(before) / len(before), sum(after) / len(after), before, after, *found)
 
@@ -77,8 +78,9 @@ def _check(model: ForgetModel, settings: InversionSettings, phrase: str, templat
         raise ForgetError(
             f"Expected a phrase of 1 to {MAX_PHRASE_TOKENS} tokens, got {longest}. Type the concept's name."
         )
-    if not templates or any(template.count("{}") != 1 for template in templates):
-        raise ForgetError("Expected templates with one {} each, got none or others. Leave them to the kind of concept.")
+    if not templates:
+        raise ForgetError("Expected templates with one {} each, got none. Leave them to the kind of concept.")
+    check_templates(templates)
 
 
 def _part(progress: Callable[[int, int, dict], bool | None] | None, done_before: int) -> Any:
@@ -93,7 +95,7 @@ def _part(progress: Callable[[int, int, dict], bool | None] | None, done_before:
 
 
 def _cosines(features: TextFeatures, templates: Sequence[str], anchors: list[torch.Tensor], word: Word) -> list[float]:
-    made = [features(template.format(PLACEHOLDER), word) for template in templates]
+    made = [features(fill_template(template, PLACEHOLDER), word) for template in templates]
     return [float(torch.nn.functional.cosine_similarity(a, b, dim=0)) for a, b in zip(anchors, made)]
 
 

@@ -34,6 +34,12 @@ def patch_path(name: str) -> Path:
     return Path(path)
 
 
+def file_version(path: Path) -> str:
+    """What changes whenever a file does, even one put in its place within a tick of the clock; raises OSError when there is none."""
+    status = path.stat()
+    return f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_size} {status.st_ino}"
+
+
 def embedding_files() -> list[str]:
     """Names of all files in the host's embeddings folders."""
     return sorted(folder_paths.get_filename_list("embeddings"))

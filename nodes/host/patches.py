@@ -10,35 +10,86 @@ import comfy.lora
 import torch
 
 from ...fmn_core.errors import ForgetError
-from ...fmn_core.patch import ForgetPatch
-from .models import require_unet
+from ...fmn_core.patch import PREFIX, ForgetPatch
+from ...fmn_core.patch_file import LARGEST_CHANGE
+from ...fmn_core.patch_fit import base_name, check_fit, check_matched
+from ...fmn_core.patch_size import largest_entry, size_report
+from .models import quantisation, require_unet
 
 log = logging.getLogger("forget-me-not")
 
 
 def apply_patch(patcher: Any, patch: ForgetPatch, strength: float) -> tuple[Any, int]:
-    """A clone of MODEL with the patch on it, and the number of layers that it matched.
+    """A clone of MODEL with the patch on it, and the number of layers that it changes, which is all of the patch.
 
-    Raises ForgetError when no layer matches, or a shape differs: the patch is then for another architecture.
+    Raises ForgetError when any layer is not in the model, or has another shape there: the patch is then for another architecture.
     """
     require_unet(patcher)
+    check_fit(patch, layer_shapes(patcher))
     targets = comfy.lora.model_lora_keys_unet(patcher.model, {})
-    shapes = {k: tuple(v.shape) for k, v in patcher.model.state_dict().items()}
-    known = {name: f for name, f in patch.factors.items() if name in targets}
-    wrong = [n for n, f in known.items() if (f.up.shape[0], f.down.shape[1]) != shapes[targets[n]][:2]]
-    missing = len(patch.factors) - len(known)
-    if wrong or not known:
-        got = f"{len(wrong)} layers of other shapes" if wrong else "no layer of that name"
-        raise ForgetError(
-            f"Expected a patch for this architecture, got one with {got} ({patch.base.get('architecture', 'unknown base')}). "
-            "Choose a patch made for this family of models."
-        )
     clone = patcher.clone()
-    loaded = comfy.lora.load_lora(patch.state_dict(torch.float32), {n: targets[n] for n in known}, log_missing=False)
+    loaded = comfy.lora.load_lora(
+        patch.state_dict(torch.float32), {n: targets[n] for n in patch.factors}, log_missing=False
+    )
     matched = len(clone.add_patches(loaded, strength))
-    if missing:
-        log.warning("%d of %d layers of the patch are not in this model", missing, len(patch.factors))
+    check_matched(patch, matched)
     return clone, matched
+
+
+def size_warnings(patcher: Any, patch: ForgetPatch, strength: float) -> list[str]:
+    """Lines for the report where a patch drowns a layer's weights, hardly changes any, or leaves half precision.
+
+    Weights that are quantised or in fp8 are left out: their numbers mean something only with their scales.
+    """
+    targets, weights = comfy.lora.model_lora_keys_unet(patcher.model, {}), patcher.model.state_dict()
+    layers = ((f, weights[targets[name]]) for name, f in patch.factors.items())
+    plain = [(f, w) for f, w in layers if not quantisation(w) and w.element_size() > 1]
+    if not plain or strength == 0:
+        return []
+    found = size_report([(f, _norm(w)) for f, w in plain], strength)
+    computes_in = patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()
+    if computes_in == torch.float16:
+        largest = max(float(w.abs().max()) + abs(strength) * largest_entry(f, LARGEST_CHANGE) for f, w in plain)
+        if largest > LARGEST_CHANGE:
+            found.append(
+                f"warning: weights up to {largest:,.0f} may be infinite in half precision, and pictures black; lower the strength"
+            )
+    return found
+
+
+def _norm(weight: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(weight.detach(), dtype=torch.float32))
+
+
+def layer_shapes(patcher: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight that a patch can change, by the name that a patch has for it."""
+    targets, weights = comfy.lora.model_lora_keys_unet(patcher.model, {}), patcher.model.state_dict()
+    return {
+        n: tuple(weights[key].shape)
+        for n, key in targets.items()
+        if n.startswith(PREFIX) and isinstance(key, str) and key in weights
+    }
+
+
+class _PatchHook(comfy.hooks.WeightHook):
+    """The host's hook of a LoRA file, which refuses a MODEL that the patch does not fit when sampling begins: no node sees both before."""
+
+    patch: ForgetPatch
+
+    def add_hook_patches(self, model: Any, model_options: dict, target_dict: dict, registered: Any) -> bool:
+        of_model = target_dict.get("target") != comfy.hooks.EnumWeightTarget.Clip
+        if of_model:
+            require_unet(model)
+            check_fit(self.patch, layer_shapes(model))
+        added = super().add_hook_patches(model, model_options, target_dict, registered)
+        if of_model and added:
+            check_matched(self.patch, len(model.hook_patches[self.hook_ref]))
+        return added
+
+    def clone(self) -> Any:
+        cloned = super().clone()
+        cloned.patch = self.patch
+        return cloned
 
 
 def patch_hooks(patch: ForgetPatch, strength: float, start: float, end: float, keyframes: Any = None) -> Any:
@@ -46,7 +97,9 @@ def patch_hooks(patch: ForgetPatch, strength: float, start: float, end: float, k
 
     `start`, `end`: shares of the sampling; `keyframes`: the host's own, in their place.
     """
-    hooks = comfy.hooks.create_hook_lora(patch.state_dict(torch.float32), strength, 0.0)
+    hook, hooks = _PatchHook(strength_model=strength, strength_clip=0.0), comfy.hooks.HookGroup()
+    hook.patch, hook.weights = patch, patch.state_dict(torch.float32)
+    hooks.add(hook)
     if keyframes is None and (start > 0 or end < 1):
         keyframes = comfy.hooks.HookKeyframeGroup()
         for at, share in ((0.0, float(start <= 0)), (start, 1.0), (end, 0.0)):
@@ -76,5 +129,5 @@ def check_context_width(patch: ForgetPatch, width: int) -> None:
     if widths and width not in widths:
         raise ForgetError(
             f"Expected a patch for conditionings of width {width}, got one for {', '.join(map(str, sorted(widths)))} "
-            f"({patch.base.get('architecture', 'unknown base')}). Choose a patch made for this family of models."
+            f"({base_name(patch)}). Choose a patch made for this family of models."
         )

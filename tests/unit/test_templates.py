@@ -1,7 +1,25 @@
-import pytest
+import json
+import re
+from pathlib import Path
 
+import pytest
+import torch
+
+from fmn_core import templates
 from fmn_core.concept import concept_from_dict, concept_from_text
-from fmn_core.templates import KINDS, default_templates, templates_for
+from fmn_core.errors import ForgetError
+from fmn_core.limits import LONGEST_LINE, LONGEST_PHRASE, MOST_LINES, MOST_PHRASES
+from fmn_core.patch_schema import read_concepts
+from fmn_core.presets import load_preset
+from fmn_core.scores.clip_score import zero_shot
+from fmn_core.templates import (
+    KINDS,
+    check_templates,
+    default_templates,
+    fill_template,
+    parse_lines,
+    templates_for,
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -28,3 +46,61 @@ def test_a_patch_remembers_them_without_a_list():
     concept = concept_from_text("table\nnoto style")
     assert "templates" not in concept.as_dict()
     assert concept_from_dict(concept.as_dict()).templates == concept.templates
+
+
+BAD_TEMPLATES = {
+    "a width": "{:3000000000} {}",
+    "a field": "{x} {}",
+    "an attribute": "{0.__class__} {}",
+    "no place": "a photo",
+    "two places": "{} and {}",
+    "a bracket": "{} {",
+    "doubled brackets": "{{}}",
+    "too long": "x" * (LONGEST_LINE + 1) + " {}",
+}
+
+
+@pytest.mark.parametrize("case", BAD_TEMPLATES)
+def test_templates_that_are_refused_wherever_they_come_from(case, tmp_path):
+    template = BAD_TEMPLATES[case]
+    with pytest.raises(ForgetError, match="template|characters"):
+        check_templates([template])
+    with pytest.raises(ForgetError, match="template|characters"):
+        concept_from_text("zebra", templates=template)
+    (tmp_path / "a.json").write_text(json.dumps({"concepts": [{"phrases": ["zebra"], "templates": [template]}]}))
+    with pytest.raises(ForgetError, match="template|characters"):
+        load_preset("a", [tmp_path])
+    assert read_concepts(json.dumps([{"phrases": ["zebra"], "templates": [template]}])) == []
+    with pytest.raises(ForgetError, match="template"):
+        zero_shot(None, torch.zeros(1, 8, 8, 3), ["a", "b"], template)
+
+
+def test_a_phrase_is_put_in_as_it_is():
+    assert fill_template("a photo of {}, noto", "zebra") == "a photo of zebra, noto"
+    assert fill_template("a {}", "{} {x} {0}") == "a {} {x} {0}"
+    for kind in KINDS:
+        assert all(fill_template(t, "a zebra") == t.format("a zebra") for t in default_templates(kind))
+
+
+def test_no_template_is_a_format_string():
+    """str.format runs what stands between the brackets: three gigabytes of padding, or attributes of what is put in."""
+    root = Path(templates.__file__).parent.parent
+    files = [*root.glob("fmn_core/**/*.py"), *root.glob("nodes/**/*.py")]
+    found = [
+        f"{f.name}: {line}" for f in files for line in f.read_text().splitlines() if re.search(r"\.format\(", line)
+    ]
+    assert len(files) > 50 and found == []
+
+
+def test_too_many_lines_are_refused_before_anything_is_encoded():
+    with pytest.raises(ForgetError, match=f"at most {MOST_PHRASES} phrases, got {MOST_PHRASES + 1}"):
+        concept_from_text("\n".join(f"word {n}" for n in range(MOST_PHRASES + 1)))
+    with pytest.raises(ForgetError, match=f"at most {LONGEST_PHRASE:,} characters"):
+        concept_from_text("x" * 1_000_000)
+    with pytest.raises(ForgetError, match=f"at most {MOST_LINES:,} lines, got {MOST_LINES + 1:,}"):
+        parse_lines("\n".join(map(str, range(MOST_LINES + 1))))
+    with pytest.raises(ForgetError, match=f"at most {LONGEST_LINE:,} characters"):
+        parse_lines("x" * 1_000_000)
+    with pytest.raises(ForgetError, match="lone surrogate"):
+        parse_lines("zebra \ud800")
+    assert len(parse_lines("\n".join(map(str, range(MOST_LINES))))) == MOST_LINES

@@ -155,7 +155,11 @@ def _own_copies(root: torch.nn.Module, device: torch.device):
     kept = []
     for module in root.modules():
         weight = module._parameters.get("weight")
-        if weight is None or not hasattr(module, "weight_function") or not (hasattr(module, "_v") or weight.device != device):
+        if (
+            weight is None
+            or not hasattr(module, "weight_function")
+            or not (hasattr(module, "_v") or weight.device != device)
+        ):
             continue
         kept.append((module, module.weight_function, module.bias_function))
         module.weight_function = [*module.weight_function, torch.clone]

@@ -8,6 +8,7 @@ from typing import Any
 import comfy.lora
 import comfy.model_base
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sd1_clip
 import comfy.utils
 import folder_paths
@@ -69,8 +70,9 @@ def require_floats(unet: Any) -> None:
 def _check_floats(name: str, weight: torch.Tensor) -> None:
     kind = quantisation(weight)
     if kind:
+        scaled = " Newer ComfyUI loads fp8 with scales as QuantizedTensor too." if kind == "QuantizedTensor" else ""
         raise ForgetError(
-            f"Expected weights in fp32, bf16, fp16 or fp8, got {kind} in {name}. Load the model in one of these."
+            f"Expected weights in fp32, bf16, fp16 or fp8, got {kind} in {name}. Load the model in one of these.{scaled}"
         )
 
 
@@ -81,8 +83,21 @@ def _floats(name: str, weight: torch.Tensor) -> torch.Tensor:
 
 def effective_weights(patcher: Any, keys: list[str]) -> list[torch.Tensor]:
     """Weights as sampling would use them, the user's own patches applied, float32 on the CPU."""
-    found = patcher.get_key_patches("diffusion_model.")
+    found = {key: _weight_and_patches(patcher, key) for key in keys}
     return [_effective_weight(key, *found[key]) for key in keys]
+
+
+def _weight_and_patches(patcher: Any, key: str) -> list[Any]:
+    """One entry of the host's get_key_patches: (weight before patches, its conversion to numbers), then the patches.
+
+    On newer hosts get_key_patches raises AttributeError on models with quantised layers, whose scales it takes for weights.
+    """
+    weight, _, convert = comfy.model_patcher.get_key_weight(patcher.model, key)
+    if key in patcher.backup:
+        weight = patcher.backup[key].weight
+    if key in patcher.hook_backup:
+        weight = patcher.hook_backup[key][0]
+    return [(weight, convert or (lambda weight, **options: weight)), *patcher.patches.get(key, [])]
 
 
 def _effective_weight(key: str, original: tuple, *patches: tuple) -> torch.Tensor:

@@ -15,9 +15,14 @@ SLOT = """([type, input, slot]) => {
 }"""
 
 
+# The search box of older front ends, and that of newer ones, whose node follows the cursor until a click.
+SEARCH_BOX = ".comfy-vue-node-search-container input, input[aria-controls=results-list]"
+SEARCH_RESULT, FOLLOWING_RESULT = ".p-autocomplete-option", "[data-testid=result-item]"
+
+
 def search(page, x, y, words):
     """Double click, type, Enter: the node lands where the click was."""
-    box = page.locator(".comfy-vue-node-search-container input")
+    box = page.locator(SEARCH_BOX)
     for _ in range(6):
         # Two clicks are a double click only where the busy page hears them soon after one another.
         page.mouse.dblclick(x, y)
@@ -26,10 +31,13 @@ def search(page, x, y, words):
             break
     nodes = page.evaluate("() => app.graph.nodes.length")
     box.fill(words)
-    page.locator(".p-autocomplete-option", has_text=words).first.wait_for()
+    page.locator(f"{SEARCH_RESULT}, {FOLLOWING_RESULT}", has_text=words).first.wait_for()
+    follows_cursor = page.locator(FOLLOWING_RESULT).count() > 0
     page.keyboard.press("Enter")
     page.wait_for_function("n => app.graph.nodes.length === n + 1", arg=nodes)
     box.wait_for(state="hidden")
+    if follows_cursor:
+        page.mouse.click(x, y)
     page.wait_for_timeout(500)
 
 

@@ -39,12 +39,15 @@ def patcher(model):
 
 def flux():
     import comfy.supported_models
+    from comfy.ldm.flux.model import FluxParams
 
+    newer = {"txt_ids_dims": []} if "txt_ids_dims" in FluxParams.__dataclass_fields__ else {}
     config = comfy.supported_models.Flux(
         {
             "image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 8,
             "context_in_dim": 8, "hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 1,
             "axes_dim": [4, 6, 6], "theta": 10000, "qkv_bias": True, "guidance_embed": True,
+            **newer,
         }
     )  # fmt: skip
     return patcher(config.get_model({}))
@@ -109,26 +112,41 @@ def plain_fp8(pack):
     return stored(pack, FP8, miniature_weights(pack))
 
 
-def scaled_fp8(pack):
-    """As `scaled_fp8` checkpoints are loaded: every linear layer with a scale of its own."""
+def scaled(pack, chosen, ending):
+    """The miniature's UNet with the chosen weights in fp8, each with a scale of its own; and their names."""
     weights = miniature_weights(pack)
-    for name in [n for n in weights if n.endswith(".weight") and weights[n].ndim == 2]:
+    names = [name for name in weights if name.endswith(".weight") and chosen(name, weights[name])]
+    for name in names:
         scale = weights[name].float().abs().max() / 400
         weights[name] = (weights[name].float() / scale).to(FP8)
-        weights[name.replace(".weight", ".scale_weight")] = scale
-    return stored(pack, torch.float16, weights, scaled_fp8=FP8)
+        weights[name.removesuffix("weight") + ending] = scale
+    return weights, names
+
+
+def scaled_fp8(pack):
+    """As `scaled_fp8` checkpoints are loaded: every linear layer with a scale of its own."""
+    import comfy.utils
+
+    weights, _ = scaled(pack, lambda name, weight: weight.ndim == 2, "scale_weight")
+    if not hasattr(comfy.utils, "convert_old_quants"):
+        return stored(pack, torch.float16, weights, scaled_fp8=FP8)
+    # newer hosts load them as QuantizedTensor
+    weights, _ = comfy.utils.convert_old_quants(weights | {"scaled_fp8": torch.zeros(2, dtype=FP8)})
+    return stored(pack, torch.float16, weights, quant_config=comfy.utils.detect_layer_quantization(weights, ""))
 
 
 def quantised(pack):
     """As checkpoints with quantisation metadata are loaded: the host's QuantizedTensor in some layers."""
     pytest.importorskip("comfy.quant_ops", reason="this host has no QuantizedTensor")
-    weights, layers = miniature_weights(pack), {}
-    for name in [n for n in weights if values(n)]:
-        scale = weights[name].float().abs().max() / 400
-        weights[name] = (weights[name].float() / scale).to(FP8)
-        weights[name + "_scale"] = scale
-        layers[name.removesuffix(".weight")] = {"format": "float8_e4m3fn"}
-    return stored(pack, torch.float32, weights, layer_quant_config=layers)
+    import comfy.utils
+
+    weights, names = scaled(pack, lambda name, weight: values(name), "weight_scale")
+    layers = {name.removesuffix(".weight"): {"format": "float8_e4m3fn"} for name in names}
+    if not hasattr(comfy.utils, "convert_old_quants"):
+        return stored(pack, torch.float32, weights, layer_quant_config=layers)
+    metadata = {"_quantization_metadata": json.dumps({"layers": layers})}
+    weights, _ = comfy.utils.convert_old_quants(weights, metadata=metadata)
+    return stored(pack, torch.float32, weights, quant_config=comfy.utils.detect_layer_quantization(weights, ""))
 
 
 class GGMLTensor(torch.Tensor):
@@ -186,7 +204,14 @@ def train(pack, adapter):
 
 @pytest.mark.parametrize("make", [plain_fp8, scaled_fp8])
 def test_gradients_pass_through_fp8_weights(pack, miniature, make):
-    found = train(pack, adapter_of(pack, make(pack), miniature)).figures["losses"][0]
+    import comfy.utils
+
+    adapter = adapter_of(pack, make(pack), miniature)
+    if make is scaled_fp8 and hasattr(comfy.utils, "convert_old_quants"):
+        with pytest.raises(pack.error, match="got QuantizedTensor in .* loads fp8 with scales as QuantizedTensor too"):
+            train(pack, adapter)
+        return
+    found = train(pack, adapter).figures["losses"][0]
     assert found == pytest.approx(train(pack, adapter_of(pack, miniature[0], miniature)).figures["losses"][0], rel=0.2)
 
 

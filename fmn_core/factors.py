@@ -32,7 +32,7 @@ def weighted_range(edit: torch.Tensor, second_moment: torch.Tensor, tolerance: f
     singular vectors of E second_moment^(1/2). Returns U (dim, r) and the share of energy left behind.
     """
     values, u = torch.linalg.eigh(edit @ second_moment @ edit.T)
-    energy, u = values.flip(0).clamp_min(0), u.flip(1)
+    energy, u = values.flip(0).clamp_min(0).cpu(), u.flip(1)
     rank = smallest_rank(energy.sqrt(), tolerance, limit)
     residual = float(energy[rank:].sum() / energy.sum()) if energy.sum() > 0 else 0.0
     return u[:, :rank], residual

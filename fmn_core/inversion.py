@@ -14,6 +14,7 @@ from .errors import ForgetError
 from .masks import check_mask, mask_to_grid
 from .model import ForgetModel
 from .references import References
+from .token_table import mean_embedding, mean_norm, token_rows, widths
 from .tokens import PLACEHOLDER, EncodedPrompt, Word
 
 START_CHOICES = ("words", "noise", "mean")
@@ -70,14 +71,13 @@ def starting_vectors(model: ForgetModel, settings: InversionSettings) -> Word:
         )
     start = {}
     for name, table in model.token_embeddings().items():
-        used = table[table.abs().sum(1) > 0]
         if settings.start == "mean":
-            vectors = used.mean(0).repeat(settings.tokens, 1)
+            vectors = mean_embedding(table).repeat(settings.tokens, 1)
         else:
             noise = torch.randn(settings.tokens, table.shape[1], generator=generator)
-            vectors = torch.nn.functional.normalize(noise, dim=1) * used.norm(dim=1).mean()
+            vectors = torch.nn.functional.normalize(noise, dim=1) * mean_norm(table)
         if settings.start == "words":
-            known = table[ids[name][: settings.tokens]]
+            known = token_rows(table, ids[name][: settings.tokens])
             vectors[: len(known)] = known
         start[name] = vectors.clone()
     return start
@@ -109,9 +109,9 @@ class Inverter:
     ):
         self.model, self.references, self.templates, self.settings = model, references, templates, settings
         word = start if start is not None else starting_vectors(model, settings)
-        check_word(word, {name: table.shape[1] for name, table in model.token_embeddings().items()})
+        check_word(word, widths(model.token_embeddings()))
         self.word = {name: torch.nn.Parameter(v.detach().float().clone()) for name, v in word.items()}
-        self.norms = {n: t[t.abs().sum(1) > 0].norm(dim=1).mean() for n, t in model.token_embeddings().items()}
+        self.norms = {name: mean_norm(table) for name, table in model.token_embeddings().items()}
         self.optimiser = torch.optim.AdamW(list(self.word.values()), lr=settings.learning_rate, weight_decay=0.0)
         warmup = settings.warmup
         self.schedule = torch.optim.lr_scheduler.LambdaLR(

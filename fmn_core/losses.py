@@ -55,8 +55,7 @@ class Preservation:
         self.terms = []
         names = [(layer.name, p) for layer in model.cross_attention() for p in ("to_k", "to_v")]
         names = [name for name in names if ".".join(name) in trained]
-        for name, weight in zip(names, model.weights(names)):
-            w = weight.to(model.device)
+        for name, w in zip(names, model.weights(names, model.device)):
             self.terms.append((trained[".".join(name)], ((w @ self.moment) * w).sum()))
 
     def __call__(self) -> torch.Tensor:

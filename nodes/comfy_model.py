@@ -66,9 +66,11 @@ class ComfyModel(ComfyText):
     def blocks(self) -> list[torch.nn.Module]:
         return host.unet_blocks(self.unet)
 
-    def weights(self, names: Sequence[tuple[str, str]]) -> list[torch.Tensor]:
+    def weights(
+        self, names: Sequence[tuple[str, str]], device: torch.device | str | None = "cpu"
+    ) -> Sequence[torch.Tensor]:
         paths = (self._names[".".join(name)] for name in names)
-        return host.effective_weights(self.patcher, [f"diffusion_model.{path}.weight" for path in paths])
+        return host.effective_weights(self.patcher, [f"diffusion_model.{path}.weight" for path in paths], device)
 
     # --- denoising ---
 
@@ -155,7 +157,11 @@ def _own_copies(root: torch.nn.Module, device: torch.device):
     kept = []
     for module in root.modules():
         weight = module._parameters.get("weight")
-        if weight is None or not hasattr(module, "weight_function") or not (hasattr(module, "_v") or weight.device != device):
+        if (
+            weight is None
+            or not hasattr(module, "weight_function")
+            or not (hasattr(module, "_v") or weight.device != device)
+        ):
             continue
         kept.append((module, module.weight_function, module.bias_function))
         module.weight_function = [*module.weight_function, torch.clone]

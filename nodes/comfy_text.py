@@ -115,7 +115,8 @@ class ComfyText:
         return word.removesuffix("</w>")
 
     def token_embeddings(self) -> dict[str, torch.Tensor]:
-        return {name: detached(host.token_embedding(self.clip, name).weight) for name in self._tokenizers}
+        tables = {name: host.token_embedding(self.clip, name).weight.detach() for name in self._tokenizers}
+        return {name: detached(table) if host.quantisation(table) else table for name, table in tables.items()}
 
     def wants_pooled(self) -> bool:
         """Whether the model that this text goes to takes a pooled embedding too."""

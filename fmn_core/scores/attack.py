@@ -12,6 +12,7 @@ from ..inversion import InversionSettings, check_settings, denoising_loss, inver
 from ..masks import check_mask, mask_to_grid
 from ..model import ForgetModel
 from ..references import References
+from ..token_table import by_rows, token_rows, trained_tokens
 from ..tokens import PLACEHOLDER, Word
 
 WARMUP, LEARNING_RATE = 3, 2e-2
@@ -147,6 +148,12 @@ def token_gradient(model: ForgetModel, draws: Draws, word: Word) -> Word:
     return dict(zip(vectors, found))
 
 
+def _slopes(table: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """How the loss changes, to first order, with every token in each place: (vocabulary, m) from the vectors' gradient (m, width)."""
+    gradient = gradient.to(table.device).T
+    return by_rows(table, lambda rows: rows @ gradient)
+
+
 class TokenSearch:
     """Greedy coordinate search: one token of the text is replaced at a time, where that lowers the loss on the same draws."""
 
@@ -162,7 +169,7 @@ class TokenSearch:
         count = attack_settings(model, phrase, budget).tokens
         self.model, self.references, self.templates, self.budget = model, references, templates, budget
         self.generator = torch.Generator().manual_seed(budget.seed)
-        self.tables, self.vocabulary = model.token_embeddings(), vocabulary
+        self.vocabulary = vocabulary
         self.usable = self._usable_words()
         start = next(iter(model.phrase_tokens(phrase).values()))[:count]
         self.ids = start if self._reads_back(start) else []
@@ -172,7 +179,7 @@ class TokenSearch:
 
     def _usable_words(self) -> torch.Tensor:
         """Ids of whole words of plain letters that every text encoder knows."""
-        known = torch.stack([table.abs().sum(1) > 0 for table in self.tables.values()]).all(0)
+        known = torch.stack([trained_tokens(table) for table in self.model.token_embeddings().values()]).all(0)
         words = {i: w.removesuffix(WORD_END) for i, w in self.vocabulary.items() if w.endswith(WORD_END)}
         usable = [i for i, w in words.items() if i < len(known) and known[i] and w.isascii() and w.isalpha()]
         if not usable:
@@ -203,9 +210,10 @@ class TokenSearch:
 
     def _candidates(self, draws: Draws) -> list[list[int]]:
         """Texts with one token replaced, drawn among those whose first-order estimate of the loss is lowest."""
-        word = {name: table[self.ids] for name, table in self.tables.items()}
-        gradient = token_gradient(self.model, draws, word)
-        slope = torch.stack([g @ self.tables[name][self.usable].T for name, g in gradient.items()]).sum(0)
+        tables = self.model.token_embeddings()
+        gradient = token_gradient(self.model, draws, {name: token_rows(t, self.ids) for name, t in tables.items()})
+        slopes = [_slopes(tables[name], g) for name, g in gradient.items()]
+        slope = torch.stack(slopes).sum(0)[self.usable].T
         best = self.usable[slope.topk(min(BEST, len(self.usable)), dim=1, largest=False).indices]
         found: list[list[int]] = []
         for _ in range(4 * self.budget.candidates):  # some are drawn twice, or read back as other tokens

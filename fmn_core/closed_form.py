@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -13,12 +13,12 @@ from .concept import Concept, check_concepts
 from .errors import ForgetError
 from .factors import weighted_range
 from .key_shift import shifted_keys
+from .layer_solutions import low_rank_ups, measured, on_the_cpu, shifted_drifts
 from .model import ForgetModel, TextModel
-from .moments import Moments, MomentSums, ratio
+from .moments import Moments, MomentSums
 from .patch import Factors, ForgetPatch, fingerprint, kohya_name
 from .preserve import IMAGINED_WORDS, encode_imagined, imagined_in_all, preserve_groups
 from .queries import constant_directions
-from .readout import read
 from .robust import robust_moments
 from .shrink import balanced
 from .targets import (
@@ -226,7 +226,7 @@ def solve_factors(
     """
     names = [(layer.name, p) for layer in model.cross_attention() for p in PROJECTIONS[settings.train]]
     moments = halves[0] + halves[1]
-    metric, norms = _measured(names, model.weights(names, moments.cc.device), moments)
+    metric, norms = measured(names, model.weights(names, moments.cc.device), moments)
     ridge, preserve_weight, figures = choose_weights(
         *halves, metric, settings.ridge, settings.preserve_weight, settings.preservation
     )
@@ -241,77 +241,16 @@ def solve_factors(
         basis, residual = weighted_range(edit, system, settings.tolerance, settings.rank)
         down = basis.T @ edit
         low_rank = [name for name in names if name not in shifted]
-        ups, layers = _low_rank_ups(low_rank, model.weights(low_rank, basis.device), moments, norms, basis, down)
+        ups, layers = low_rank_ups(low_rank, model.weights(low_rank, basis.device), moments, norms, basis, down)
         figures |= {"rank": basis.shape[1], "rank_residual": residual}
-        factors = _on_the_cpu(ups, down)
+        factors = on_the_cpu(ups, down)
     if shifted:
         heads = {layer.name: layer.heads for layer in model.cross_attention()}
         parts = shifted_keys(shifted, heads, directions or {}, settings.logit_shift, solved, ridge, preserve_weight)
         factors |= {kohya_name(*name): balanced(up, row) for name, (up, row) in parts.items()}
-        layers |= _shifted_drifts(parts, moments.pp.cpu(), norms)
+        layers |= shifted_drifts(parts, moments.pp.cpu(), norms)
         figures = {"rank": 1, "rank_residual": 0.0, **figures}
     return factors, figures | {"layers": layers}
-
-
-_Name = tuple[str, str]
-_Norms = dict[_Name, tuple[float, float]]
-
-
-def _measured(names: list[_Name], weights: Sequence[torch.Tensor], moments: Moments) -> tuple[torch.Tensor, _Norms]:
-    """Mean of W^T W / |W|^2 over the layers, and per layer the squares |W (C - C*)|^2 and |W P|^2.
-
-    Products in float32: they weigh relative errors against one another, and no solve sees them. Of the weights there is one at a time.
-    """
-    metric, squares = torch.zeros_like(moments.cc), []
-    target, preserved = moments.distance(None).float(), moments.pp.float()
-    for w in weights:
-        gram = w.T @ w
-        metric += gram / (w**2).sum() / len(weights)
-        squares += [(gram * target).sum(), (gram * preserved).sum()]
-    values = read(squares)
-    return metric, dict(zip(names, zip(values[::2], values[1::2])))
-
-
-def _low_rank_ups(
-    names: list[_Name],
-    weights: Sequence[torch.Tensor],
-    moments: Moments,
-    norms: _Norms,
-    basis: torch.Tensor,
-    down: torch.Tensor,
-) -> tuple[dict[_Name, torch.Tensor], dict[str, dict[str, float]]]:
-    """Factors U = W B per layer, and its share of the target missed, |W'C - V*| / |WC - V*|, and drift of preserve prompts, |dW P| / |W P|.
-
-    With dW = U D of low rank, |W'C - V*|^2 = |W (C - C*)|^2 + 2 tr(U D N W^T) + tr(U^T U D C C^T D^T), N = C C^T - C C*^T.
-    """
-    steered, concept, kept = down @ (moments.cc - moments.tc.T), down @ moments.cc @ down.T, down @ moments.pp @ down.T
-    ups, squares = {}, []
-    for name, w in zip(names, weights):
-        w = w.to(basis)
-        up = ups[name] = w @ basis
-        gram = up.T @ up
-        squares += [2 * (steered * (up.T @ w)).sum() + (gram * concept).sum(), (gram * kept).sum()]
-    values, figures = read(squares), {}
-    for name, change, drift in zip(names, values[::2], values[1::2]):
-        target, preserved = norms[name]
-        figures[".".join(name)] = {"missed": ratio(target + change, target), "drift": ratio(drift, preserved)}
-    return ups, figures
-
-
-def _on_the_cpu(ups: dict[_Name, torch.Tensor], down: torch.Tensor) -> dict[str, Factors]:
-    """Balanced factors by kohya name; what a device solved comes to the CPU in one copy."""
-    parts = torch.cat(list(ups.values())).cpu().split([len(up) for up in ups.values()])
-    return {kohya_name(*name): balanced(up, down.cpu()) for name, up in zip(ups, parts)}
-
-
-def _shifted_drifts(
-    parts: dict[_Name, tuple[torch.Tensor, torch.Tensor]], preserved: torch.Tensor, norms: _Norms
-) -> dict[str, dict[str, float]]:
-    """The drift of preserve prompts per layer of a logit shift; `preserved`: their second moment."""
-    return {
-        ".".join(n): {"drift": ratio(float(((up.T @ up) * (down @ preserved @ down.T)).sum()), norms[n][1])}
-        for n, (up, down) in parts.items()
-    }
 
 
 def rounded(value: Any) -> Any:

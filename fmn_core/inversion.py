@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from .model import ForgetModel
 from .references import References
 from .token_table import mean_embedding, mean_norm, token_rows, widths
 from .tokens import PLACEHOLDER, EncodedPrompt, Word
+from .transfer import send
 
 START_CHOICES = ("words", "noise", "mean")
 CONTINUED_RATE = 1e-4  # the released code's for continuation
@@ -141,15 +143,16 @@ class Inverter:
         x0 = latents[picked]
         x = x0 + sigma.view(-1, 1, 1, 1) * torch.randn(x0.shape, generator=self.generator)
         template = self.templates[int(torch.randint(len(self.templates), (1,), generator=self.generator))]
-        device = self.model.device
-        predicted = self.model.denoise(x.to(device), sigma.to(device), [self.encoded(template)] * s.batch).float()
-        mask = None if self.masks is None else self.masks[picked].to(device)
-        return denoising_loss(predicted, x0.to(device), sigma.to(device), mask)
+        masks = [] if self.masks is None else [self.masks[picked]]
+        x, x0, sigma, *masks = send(self.model.device, x, x0, sigma, *masks)
+        predicted = self.model.denoise(x, sigma, [self.encoded(template)] * s.batch).float()
+        return denoising_loss(predicted, x0, sigma, masks[0] if masks else None)
 
     def step(self) -> float:
         """One step; returns its loss. Raises ForgetError when it is not finite."""
         loss = self.loss()
-        if not torch.isfinite(loss):
+        value = float(loss.detach())
+        if not math.isfinite(value):
             raise ForgetError(
                 "Expected a finite loss, got NaN or infinity. Lower the learning rate, or use fp32; nothing was saved."
             )
@@ -158,7 +161,7 @@ class Inverter:
         self.optimiser.step()
         self._pull_norms()
         self.schedule.step()
-        return float(loss.detach())
+        return value
 
     @torch.no_grad()
     def _pull_norms(self) -> None:

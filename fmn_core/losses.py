@@ -60,5 +60,5 @@ class Preservation:
 
     def __call__(self) -> torch.Tensor:
         if not self.terms:
-            return torch.zeros(())
+            return torch.zeros((), device=self.moment.device)
         return torch.stack([part.energy(self.moment) / scale for part, scale in self.terms]).mean()

@@ -12,7 +12,7 @@ import torch
 
 from . import __version__
 from .model import ForgetModel
-from .readout import read
+from .transfer import read
 
 FORMAT_VERSION = "1"
 TOOL = f"comfyui-forget-me-not {__version__}"

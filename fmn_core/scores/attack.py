@@ -14,6 +14,7 @@ from ..model import ForgetModel
 from ..references import References
 from ..token_table import by_rows, token_rows, trained_tokens
 from ..tokens import PLACEHOLDER, Word
+from ..transfer import send
 
 WARMUP, LEARNING_RATE = 3, 2e-2
 # GCG draws its candidates among so many best replacements of each token.
@@ -104,7 +105,7 @@ def attack_settings(model: ForgetModel, phrase: str, budget: Budget, start: Word
 
 @dataclass
 class Draws:
-    """Noised references on which words are compared: x0, x (B, C, h, w), sigma (B,), mask (B, 1, h, w) or None, one template."""
+    """Noised references on which words are compared, on the model's device: x0, x (B, C, h, w), sigma (B,), mask (B, 1, h, w) or None, one template."""
 
     x0: torch.Tensor
     x: torch.Tensor
@@ -116,10 +117,8 @@ class Draws:
         """The denoising loss, a scalar, of a text or of vectors that stand in the template; see inversion.denoising_loss."""
         text = words if isinstance(words, str) else PLACEHOLDER
         [prompt] = model.encode([self.template.format(text)], None if isinstance(words, str) else [words])
-        device = model.device
-        predicted = model.denoise(self.x.to(device), self.sigma.to(device), [prompt] * len(self.x)).float()
-        mask = None if self.mask is None else self.mask.to(device)
-        return denoising_loss(predicted, self.x0.to(device), self.sigma.to(device), mask)
+        predicted = model.denoise(self.x, self.sigma, [prompt] * len(self.x)).float()
+        return denoising_loss(predicted, self.x0, self.sigma, self.mask)
 
 
 def draw(
@@ -133,10 +132,10 @@ def draw(
     x = x0 + sigma.view(-1, 1, 1, 1) * torch.randn(x0.shape, generator=generator)
     template = templates[int(torch.randint(len(templates), (1,), generator=generator))]
     if references.masks is None:
-        return Draws(x0, x, sigma, None, template)
+        return Draws(*send(model.device, x0, x, sigma), None, template)
     h, w = x0.shape[-2:]
     masks = mask_to_grid(check_mask(references.masks), (h, w)).view(-1, 1, h, w).expand(len(latents), -1, -1, -1)
-    return Draws(x0, x, sigma, masks[picked], template)
+    return Draws(*send(model.device, x0, x, sigma, masks[picked]), template)
 
 
 def token_gradient(model: ForgetModel, draws: Draws, word: Word) -> Word:

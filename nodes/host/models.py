@@ -18,7 +18,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.lazy import Lazy
-from ...fmn_core.readout import read
+from ...fmn_core.transfer import read
 
 try:
     from comfy.quant_ops import QuantizedTensor

@@ -1,4 +1,4 @@
-"""Scalars that a device computed, read together: every single one would wait for all that the device has to do."""
+"""Between the CPU and a device in few steps: each copy, and each number that is read, waits for all that the device has to do."""
 
 from __future__ import annotations
 
@@ -14,3 +14,9 @@ def read(scalars: Sequence[torch.Tensor]) -> list[float]:
         numbers = [n for n, s in enumerate(scalars) if s.device == device]
         found |= zip(numbers, torch.stack([scalars[n] for n in numbers]).tolist())
     return [found[n] for n in range(len(scalars))]
+
+
+def send(device: torch.device | str, *tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Tensors of the CPU on a device, in one copy. Whole numbers become float32, exact below 2^24."""
+    packed = torch.cat([t.detach().float().flatten() for t in tensors]).to(device)
+    return [part.view(t.shape) for part, t in zip(packed.split([t.numel() for t in tensors]), tensors)]

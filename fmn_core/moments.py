@@ -122,11 +122,13 @@ class Moments:
 class MomentSums:
     """Adds rows to moments; on a device many prompts' rows at a time, as each prompt's own would be hundreds of small copies.
 
-    On the CPU prompt by prompt: the order of a sum decides its last bits, and the default patch shall not change.
+    `rows`: how many rows wait for their copy at most; by default none on the CPU, where the order of a sum decides the default
+    patch's last bits.
     """
 
-    def __init__(self, moments: Moments, rows: int = ROWS_AT_ONCE):
-        self._moments, self._most = moments, 1 if moments.cc.device.type == "cpu" else rows
+    def __init__(self, moments: Moments, rows: int | None = None):
+        most = rows or (1 if moments.cc.device.type == "cpu" else ROWS_AT_ONCE)
+        self._moments, self._most = moments, most
         self._pairs: list[tuple[torch.Tensor, ...]] = []
         self._preserved: list[tuple[torch.Tensor, ...]] = []
 

@@ -73,6 +73,6 @@ def zeroed_attention(
     return out * (before / scaled(ones, before).clamp_min(1e-12))
 
 
-def attention_mass(probabilities: torch.Tensor, columns: list[int]) -> torch.Tensor:
-    """Mean share of attention that falls on the columns, 0..1, a scalar."""
-    return probabilities[..., columns].sum(-1).mean()
+def attention_mass(columns: torch.Tensor) -> torch.Tensor:
+    """Mean share of attention that falls on a concept's columns (..., pixels, |I|), 0..1, a scalar."""
+    return columns.sum(-1).mean()

@@ -56,7 +56,7 @@ def attention_maps(
             masses.add_(heat.mean(1))
             count += 1
 
-    sigmas = euler_sigmas(model.sigmas(), steps).to(model.device)
+    sigmas, prompt = euler_sigmas(model.sigmas(), steps).to(model.device), prompt.to(model.device)
     x, x0 = (noise * sigmas[0].cpu()).to(model.device), noise
     with watch(receive) if watch is not None else attention_probe(model.cross_attention(), receive):
         for i in range(steps):

@@ -13,8 +13,9 @@ from .concept import Concept, check_concepts
 from .errors import ForgetError
 from .factors import weighted_range
 from .key_shift import shifted_keys
+from .layer_solutions import low_rank_ups, measured, on_the_cpu, shifted_drifts
 from .model import ForgetModel, TextModel
-from .moments import Moments, ratio
+from .moments import Moments, MomentSums
 from .patch import Factors, ForgetPatch, fingerprint, kohya_name
 from .preserve import IMAGINED_WORDS, encode_imagined, imagined_in_all, preserve_groups
 from .queries import constant_directions
@@ -93,7 +94,7 @@ def collect_moments(
         half_of |= {text: n % 2 for text in group if text not in half_of}
     whole = {pair.target for pair in pairs if pair.template % WHOLE == 0}
     kept = dict(zip(half_of, _encoded(model, list(half_of), None, [text in whole for text in half_of])))
-    halves = tuple(Moments.empty(kept[pairs[0].target].context.shape[1], dtype, device) for _ in range(2))
+    halves = tuple(MomentSums(Moments.empty(kept[pairs[0].target].context.shape[1], dtype, device)) for _ in range(2))
     single = max(pair.template for pair in pairs) == 0
     texts, words = [p.full for p in pairs], [p.name.word for p in pairs]
     encoded = _encoded(model, texts, words, [p.template % WHOLE == 0 for p in pairs])
@@ -107,7 +108,7 @@ def collect_moments(
         for n, prompt in enumerate(encode_imagined(model, concepts, drawn, PADDING)):
             # More draws are a better estimate of the same: they do not count for more against what was listed.
             halves[n % 2].add_preserved(prompt.context, row_weights(prompt, model.vocabulary) * (imagined / drawn))
-    return halves[0], halves[1]
+    return halves[0].result(), halves[1].result()
 
 
 def _encoded(
@@ -225,8 +226,7 @@ def solve_factors(
     """
     names = [(layer.name, p) for layer in model.cross_attention() for p in PROJECTIONS[settings.train]]
     moments = halves[0] + halves[1]
-    weights = {name: w.to(moments.cc.device) for name, w in zip(names, model.weights(names))}
-    metric, norms = _measured(weights, moments)
+    metric, norms = measured(names, model.weights(names, moments.cc.device), moments)
     ridge, preserve_weight, figures = choose_weights(
         *halves, metric, settings.ridge, settings.preserve_weight, settings.preservation
     )
@@ -240,64 +240,17 @@ def solve_factors(
         edit = solved.solve(ridge, preserve_weight)
         basis, residual = weighted_range(edit, system, settings.tolerance, settings.rank)
         down = basis.T @ edit
-        ups = {name: w.to(basis) @ basis for name, w in weights.items() if name not in shifted}
-        layers = _layer_figures(moments, norms, weights, ups, down)
+        low_rank = [name for name in names if name not in shifted]
+        ups, layers = low_rank_ups(low_rank, model.weights(low_rank, basis.device), moments, norms, basis, down)
         figures |= {"rank": basis.shape[1], "rank_residual": residual}
-        factors = {kohya_name(*name): balanced(up, down) for name, up in ups.items()}
+        factors = on_the_cpu(ups, down)
     if shifted:
         heads = {layer.name: layer.heads for layer in model.cross_attention()}
         parts = shifted_keys(shifted, heads, directions or {}, settings.logit_shift, solved, ridge, preserve_weight)
         factors |= {kohya_name(*name): balanced(up, row) for name, (up, row) in parts.items()}
-        layers |= {".".join(n): {"drift": _drift(moments, up, row, norms[n][1])} for n, (up, row) in parts.items()}
+        layers |= shifted_drifts(parts, moments.pp.cpu(), norms)
         figures = {"rank": 1, "rank_residual": 0.0, **figures}
     return factors, figures | {"layers": layers}
-
-
-_Names = tuple[str, str]
-
-
-def _measured(
-    weights: dict[_Names, torch.Tensor], moments: Moments
-) -> tuple[torch.Tensor, dict[_Names, tuple[float, float]]]:
-    """Mean of W^T W / |W|^2 over the layers, and per layer the squares |W (C - C*)|^2 and |W P|^2.
-
-    Products in float32: they weigh relative errors against one another, and no solve sees them.
-    """
-    metric, norms = torch.zeros_like(moments.cc), {}
-    target, preserved = moments.distance(None).float(), moments.pp.float()
-    for name, w in weights.items():
-        gram = w.T @ w
-        metric += gram / (w**2).sum() / len(weights)
-        norms[name] = (float((gram * target).sum()), float((gram * preserved).sum()))
-    return metric, norms
-
-
-def _layer_figures(
-    moments: Moments,
-    norms: dict[_Names, tuple[float, float]],
-    weights: dict[_Names, torch.Tensor],
-    ups: dict[_Names, torch.Tensor],
-    down: torch.Tensor,
-) -> dict[str, dict[str, float]]:
-    """Per layer: share of the target missed, |W'C - V*| / |WC - V*|, and drift of preserve prompts, |dW P| / |W P|.
-
-    With dW = U D of low rank, |W'C - V*|^2 = |W (C - C*)|^2 + 2 tr(U D N W^T) + tr(U^T U D C C^T D^T), N = C C^T - C C*^T.
-    """
-    steered, concept, kept = down @ (moments.cc - moments.tc.T), down @ moments.cc @ down.T, down @ moments.pp @ down.T
-    figures = {}
-    for name, up in ups.items():
-        target, preserved = norms[name]
-        gram = up.T @ up
-        missed = target + float(2 * (steered * (up.T @ weights[name].to(up))).sum() + (gram * concept).sum())
-        figures[".".join(name)] = {
-            "missed": ratio(missed, target),
-            "drift": ratio(float((gram * kept).sum()), preserved),
-        }
-    return figures
-
-
-def _drift(moments: Moments, up: torch.Tensor, down: torch.Tensor, preserved: float) -> float:
-    return ratio(float(((up.T @ up) * (down @ moments.pp @ down.T)).sum()), preserved)
 
 
 def rounded(value: Any) -> Any:

@@ -13,6 +13,7 @@ from .errors import ForgetError
 from .limits import LONGEST_PHRASE, MOST_NAMES, MOST_PHRASES, MOST_TEMPLATES
 from .model import TextModel
 from .templates import check_templates, parse_lines, templates_for
+from .token_table import widths
 from .tokens import END_TOKEN_CHOICES, PLACEHOLDER, Word, vector_id
 
 MAX_PHRASE_TOKENS = 75
@@ -149,13 +150,11 @@ def _key(name: Name) -> tuple[Any, ...]:
 
 def check_concepts(model: TextModel, concepts: Sequence[Concept]) -> None:
     """Raises ForgetError on a phrase without tokens or of more than 75, and vectors that do not fit the text encoders."""
-    tables: dict[str, torch.Tensor] = {}
     for concept in concepts:
         for phrase in concept.phrases:
             _check_phrase(model, phrase)
         if concept.embedding is not None:
-            tables = tables or model.token_embeddings()
-            check_word(concept.embedding, {k: t.shape[1] for k, t in tables.items()})
+            check_word(concept.embedding, widths(model.token_embeddings()))
 
 
 def _check_phrase(model: TextModel, phrase: str) -> None:

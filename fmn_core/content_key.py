@@ -10,6 +10,7 @@ import torch
 
 from .errors import ForgetError
 from .model import ForgetModel, TextModel
+from .token_table import row_checksums
 from .tokens import EncodedPrompt
 
 PROBE_PROMPT = "a picture of a horse in watercolor style"
@@ -93,12 +94,12 @@ def model_key(model: ForgetModel, channels: int = 4) -> str:
 def text_key(model: TextModel) -> str:
     """A content key of what a model's text encoder computes, so that a LoRA, a fine-tune or another CLIP skip changes it.
 
-    Hashes the context and the pooled embedding of a fixed prompt, rounded to 3 significant digits, and the sum of every
+    Hashes the context and the pooled embedding of a fixed prompt, rounded to 3 significant digits, and a checksum of every
     row of the token embeddings, because a change of one word's embedding shows in no other prompt.
     """
     [encoded] = model.encode([PROBE_PROMPT])
     pooled = None if encoded.pooled is None else _rounded(encoded.pooled)
-    rows = {name: table.sum(1) for name, table in model.token_embeddings().items()}
+    rows = {name: row_checksums(table) for name, table in model.token_embeddings().items()}
     return content_key("text", encoded.tokens, _rounded(encoded.context), pooled, rows)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from .diffusers_text import DiffusersText
 from .errors import ForgetError
+from .lazy import Lazy
 from .model import CrossAttention
 from .tokens import EncodedPrompt, Word
 
@@ -85,15 +86,17 @@ class DiffusersModel:
     def blocks(self) -> list[torch.nn.Module]:
         return [m for m in self.unet.modules() if type(m).__name__ in _BLOCKS]
 
-    def weights(self, names: Sequence[tuple[str, str]]) -> list[torch.Tensor]:
-        return [self._weight(self.unet.get_submodule(".".join(name))) for name in names]
+    def weights(
+        self, names: Sequence[tuple[str, str]], device: torch.device | str | None = "cpu"
+    ) -> Sequence[torch.Tensor]:
+        return Lazy(len(names), lambda n: self._weight(self.unet.get_submodule(".".join(names[n])), device))
 
-    def _weight(self, module: Any) -> torch.Tensor:
-        weight = module.weight.detach().to("cpu", torch.float32).clone()
+    def _weight(self, module: Any, device: torch.device | str | None) -> torch.Tensor:
+        weight = module.weight.detach().to(device, torch.float32, copy=True)
         if _is_lora(module) and not module.merged and not module.disable_adapters:
             for adapter in module.active_adapters:
                 if adapter in module.lora_A:
-                    weight += module.get_delta_weight(adapter).detach().to("cpu", torch.float32)
+                    weight += module.get_delta_weight(adapter).detach().to(weight)
         return weight
 
     # --- denoising ---

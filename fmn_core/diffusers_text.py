@@ -73,8 +73,8 @@ class DiffusersText:
         return [e.module for e in self._encoders.values()]
 
     def tables(self) -> dict[str, torch.Tensor]:
-        """Token embeddings (vocabulary, width) per encoder, float32 on the CPU."""
-        return {name: e.table.weight.detach().to("cpu", torch.float32).clone() for name, e in self._encoders.items()}
+        """Token embeddings (vocabulary, width) per encoder, see TextModel.token_embeddings."""
+        return {name: e.table.weight.detach() for name, e in self._encoders.items()}
 
     # --- tokens ---
 

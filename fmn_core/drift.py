@@ -6,6 +6,7 @@ import torch
 
 from .model import ForgetModel
 from .tokens import EncodedPrompt
+from .transfer import send
 
 # Where along the training timesteps to look: composition is decided at high noise.
 LEVELS = (0.5, 0.8)
@@ -22,20 +23,17 @@ class DriftMonitor:
         self.model = model
         chosen = prompts[:: max(1, len(prompts) // PROMPTS)][:PROMPTS]
         sigmas = model.sigmas()
-        self.prompts = [p for p in chosen for _ in LEVELS]
-        self.sigma = torch.stack([sigmas[int(level * (len(sigmas) - 1))] for _ in chosen for level in LEVELS])
+        self.prompts = [p for p in (prompt.to(model.device) for prompt in chosen) for _ in LEVELS]
+        sigma = torch.stack([sigmas[int(level * (len(sigmas) - 1))] for _ in chosen for level in LEVELS])
         noise = torch.randn(len(self.prompts), *size, generator=torch.Generator().manual_seed(seed))
-        self.x = noise * (1 + self.sigma**2).sqrt().view(-1, 1, 1, 1)
+        self.x, self.sigma = send(model.device, noise * (1 + sigma**2).sqrt().view(-1, 1, 1, 1), sigma)
         self.reference = self._predict()
         self.variance = self.reference.var().clamp_min(1e-12)
 
     @torch.no_grad()
     def _predict(self) -> torch.Tensor:
-        device, parts = self.model.device, []
-        for i in range(len(self.prompts)):
-            x, sigma = self.x[i : i + 1].to(device), self.sigma[i : i + 1].to(device)
-            parts.append(self.model.denoise(x, sigma, [self.prompts[i]]).float().cpu())
-        return torch.cat(parts)
+        ones = zip(self.x.split(1), self.sigma.split(1), self.prompts)
+        return torch.cat([self.model.denoise(x, sigma, [prompt]).float() for x, sigma, prompt in ones])
 
     def __call__(self) -> float:
         """The drift now: 0 is unmoved, 1 as far as unrelated predictions."""

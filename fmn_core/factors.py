@@ -32,7 +32,7 @@ def weighted_range(edit: torch.Tensor, second_moment: torch.Tensor, tolerance: f
     singular vectors of E second_moment^(1/2). Returns U (dim, r) and the share of energy left behind.
     """
     values, u = torch.linalg.eigh(edit @ second_moment @ edit.T)
-    energy, u = values.flip(0).clamp_min(0), u.flip(1)
+    energy, u = values.flip(0).clamp_min(0).cpu(), u.flip(1)
     rank = smallest_rank(energy.sqrt(), tolerance, limit)
     residual = float(energy[rank:].sum() / energy.sum()) if energy.sum() > 0 else 0.0
     return u[:, :rank], residual
@@ -43,3 +43,22 @@ def moved_square(parts: Sequence[tuple[torch.Tensor, torch.Tensor]], moment: tor
     up = torch.cat([up.double() for up, _ in parts], 1)
     down = torch.cat([down.double() for _, down in parts])
     return float(((up.T @ up) * (down @ moment @ down.T)).sum())
+
+
+def best_factors(matrix: torch.Tensor, limit: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """The best factors up (out, r), down (r, in) of a float64 matrix with r <= `limit`, of equal norm, and the share of energy left behind.
+
+    Truncated SVD through the eigenvectors of the smaller Gram matrix: a fraction of a whole SVD's time. Squaring halves the digits of
+    the small singular values, of which float64 has enough.
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    wide = matrix.T if tall else matrix
+    values, vectors = torch.linalg.eigh(wide @ wide.T)
+    energy, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+    rank = smallest_rank(energy.sqrt(), 0.0, limit)
+    first = vectors[:, :rank]
+    scaled = first.T @ wide  # rows of the right singular vectors times the singular values
+    root = scaled.norm(dim=1).sqrt()
+    up, down = first * root, scaled / root[:, None].clamp_min(1e-150)
+    left = float(energy[rank:].sum() / energy.sum().clamp_min(1e-300))
+    return (down.T, up.T, left) if tall else (up, down, left)

@@ -50,9 +50,13 @@ def scaled_columns(layers: list[CrossAttention], weight: torch.Tensor) -> Iterat
 
     `weight`: strength s of each column, (B, tokens).
     """
+    kept: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
 
     def scale(module, inputs, output):
-        return output * (1 - weight[..., None]).to(output)
+        place = output.device, output.dtype
+        if place not in kept:
+            kept[place] = (1 - weight[..., None]).to(output)
+        return output * kept[place]
 
     handles = [layer.projections["to_v"].register_forward_hook(scale) for layer in layers]
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from .masks import check_mask, mask_to_grid
 from .model import ForgetModel
 from .references import References
 from .templates import fill_template
+from .token_table import mean_embedding, mean_norm, token_rows, widths
 from .tokens import PLACEHOLDER, EncodedPrompt, Word
+from .transfer import send
 
 START_CHOICES = ("words", "noise", "mean")
 CONTINUED_RATE = 1e-4  # the released code's for continuation
@@ -71,14 +74,13 @@ def starting_vectors(model: ForgetModel, settings: InversionSettings) -> Word:
         )
     start = {}
     for name, table in model.token_embeddings().items():
-        used = table[table.abs().sum(1) > 0]
         if settings.start == "mean":
-            vectors = used.mean(0).repeat(settings.tokens, 1)
+            vectors = mean_embedding(table).repeat(settings.tokens, 1)
         else:
             noise = torch.randn(settings.tokens, table.shape[1], generator=generator)
-            vectors = torch.nn.functional.normalize(noise, dim=1) * used.norm(dim=1).mean()
+            vectors = torch.nn.functional.normalize(noise, dim=1) * mean_norm(table)
         if settings.start == "words":
-            known = table[ids[name][: settings.tokens]]
+            known = token_rows(table, ids[name][: settings.tokens])
             vectors[: len(known)] = known
         start[name] = vectors.clone()
     return start
@@ -110,9 +112,9 @@ class Inverter:
     ):
         self.model, self.references, self.templates, self.settings = model, references, templates, settings
         word = start if start is not None else starting_vectors(model, settings)
-        check_word(word, {name: table.shape[1] for name, table in model.token_embeddings().items()})
+        check_word(word, widths(model.token_embeddings()))
         self.word = {name: torch.nn.Parameter(v.detach().float().clone()) for name, v in word.items()}
-        self.norms = {n: t[t.abs().sum(1) > 0].norm(dim=1).mean() for n, t in model.token_embeddings().items()}
+        self.norms = {name: mean_norm(table) for name, table in model.token_embeddings().items()}
         self.optimiser = torch.optim.AdamW(list(self.word.values()), lr=settings.learning_rate, weight_decay=0.0)
         warmup = settings.warmup
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -142,15 +144,16 @@ class Inverter:
         x0 = latents[picked]
         x = x0 + sigma.view(-1, 1, 1, 1) * torch.randn(x0.shape, generator=self.generator)
         template = self.templates[int(torch.randint(len(self.templates), (1,), generator=self.generator))]
-        device = self.model.device
-        predicted = self.model.denoise(x.to(device), sigma.to(device), [self.encoded(template)] * s.batch).float()
-        mask = None if self.masks is None else self.masks[picked].to(device)
-        return denoising_loss(predicted, x0.to(device), sigma.to(device), mask)
+        masks = [] if self.masks is None else [self.masks[picked]]
+        x, x0, sigma, *masks = send(self.model.device, x, x0, sigma, *masks)
+        predicted = self.model.denoise(x, sigma, [self.encoded(template)] * s.batch).float()
+        return denoising_loss(predicted, x0, sigma, masks[0] if masks else None)
 
     def step(self) -> float:
         """One step; returns its loss. Raises ForgetError when it is not finite."""
         loss = self.loss()
-        if not torch.isfinite(loss):
+        value = float(loss.detach())
+        if not math.isfinite(value):
             raise ForgetError(
                 "Expected a finite loss, got NaN or infinity. Lower the learning rate, or use fp32; nothing was saved."
             )
@@ -159,7 +162,7 @@ class Inverter:
         self.optimiser.step()
         self._pull_norms()
         self.schedule.step()
-        return float(loss.detach())
+        return value
 
     @torch.no_grad()
     def _pull_norms(self) -> None:

@@ -17,7 +17,7 @@ def shifted_keys(
     ridge: float,
     preserve_weight: float,
 ) -> dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor]]:
-    """Factors up (out, 1) and down (1, dim) per key projection (layer, to_k): the ridge solve for k* = k - tau sqrt(d) u of the rows that name the concept.
+    """Factors up (out, 1) and down (1, dim), on the CPU, per key projection (layer, to_k): the ridge solve for k* = k - tau sqrt(d) u of the rows that name the concept.
 
     `directions`: u of every layer, see queries.constant_directions; d: width of a head. Preserved rows keep their keys. Since
     every named row goes the same way, rank 1 is exact, and `down` is shared by all layers: (mean of the named rows) M^-1. Raises
@@ -25,10 +25,10 @@ def shifted_keys(
     """
     system = moments.of_names().second_moment(ridge, preserve_weight)
     check_condition(system)
-    down = torch.linalg.solve(system, moments.named / max(1, moments.names))[None]
+    down = torch.linalg.solve(system, moments.named / max(1, moments.names))[None].cpu()
     found = {}
     for name in names:
-        u = directions[name[0]].to(system)
+        u = directions[name[0]].to(down)
         width = len(u) // heads[name[0]]
         found[name] = (-tau * width**0.5 * u[:, None], down)
     return found

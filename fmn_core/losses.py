@@ -55,11 +55,10 @@ class Preservation:
         self.terms = []
         names = [(layer.name, p) for layer in model.cross_attention() for p in ("to_k", "to_v")]
         names = [name for name in names if ".".join(name) in trained]
-        for name, weight in zip(names, model.weights(names)):
-            w = weight.to(model.device)
+        for name, w in zip(names, model.weights(names, model.device)):
             self.terms.append((trained[".".join(name)], ((w @ self.moment) * w).sum()))
 
     def __call__(self) -> torch.Tensor:
         if not self.terms:
-            return torch.zeros(())
+            return torch.zeros((), device=self.moment.device)
         return torch.stack([part.energy(self.moment) / scale for part, scale in self.terms]).mean()

@@ -58,3 +58,19 @@ def layer_mask(mask: torch.Tensor, pixels: int, height: int, width: int) -> torc
     Raises ForgetError on a bad mask (see check_mask), and when no layer of that latent has so many pixels.
     """
     return mask_to_grid(check_mask(mask), layer_grid(pixels, height, width))
+
+
+class LayerMasks:
+    """A mask at the resolution of every layer that asks for it, on a device: each is made and copied once.
+
+    `mask`: (H, W) or (B, H, W); `height`, `width`: of the latent. Calls give (B, pixels), and raise what layer_mask raises.
+    """
+
+    def __init__(self, mask: torch.Tensor, height: int, width: int, device: torch.device | str):
+        self._mask, self._size, self._device = mask, (height, width), device
+        self._made: dict[int, torch.Tensor] = {}
+
+    def __call__(self, pixels: int) -> torch.Tensor:
+        if pixels not in self._made:
+            self._made[pixels] = layer_mask(self._mask, pixels, *self._size).to(self._device)
+        return self._made[pixels]

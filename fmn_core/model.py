@@ -44,7 +44,10 @@ class TextModel(Protocol):
         ...
 
     def token_embeddings(self) -> dict[str, torch.Tensor]:
-        """The table of token embeddings (vocabulary, width) of each text encoder, float32 on the CPU."""
+        """The table of token embeddings (vocabulary, width) of each text encoder, as the encoder holds it.
+
+        In the encoder's precision and on its device, not a copy: see token_table for how to read it, and never change it.
+        """
         ...
 
 
@@ -65,8 +68,13 @@ class ForgetModel(TextModel, Protocol):
         """Every linear layer of the UNet by its diffusers path: what "whole UNet" trains."""
         ...
 
-    def weights(self, names: Sequence[tuple[str, str]]) -> list[torch.Tensor]:
-        """Effective weights (out, in) of attn2 projections by (layer, projection), float32 on the CPU, patches of the user included."""
+    def weights(
+        self, names: Sequence[tuple[str, str]], device: torch.device | str | None = "cpu"
+    ) -> Sequence[torch.Tensor]:
+        """Effective weights (out, in) of attn2 projections by (layer, projection), float32 copies, patches of the user included.
+
+        Each is made when it is asked for. `device`: where to; None: where the layer's weight is.
+        """
         ...
 
     def sigmas(self) -> torch.Tensor:

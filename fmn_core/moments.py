@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+
+# Rows that are copied to a device at once: 16 MB for SDXL in float32.
+ROWS_AT_ONCE = 2048
 
 
 @dataclass
@@ -113,6 +117,47 @@ class Moments:
     def drift(self, edit: torch.Tensor, metric: torch.Tensor) -> float:
         """|dW P| / |W P| with dW = W E and metric = W^T W: how far preserve prompts moved."""
         return ratio(float((edit @ self.pp @ edit.T * metric).sum()), float((self.pp * metric).sum()))
+
+
+class MomentSums:
+    """Adds rows to moments; on a device many prompts' rows at a time, as each prompt's own would be hundreds of small copies.
+
+    `rows`: how many rows wait for their copy at most; by default none on the CPU, where the order of a sum decides the default
+    patch's last bits.
+    """
+
+    def __init__(self, moments: Moments, rows: int | None = None):
+        most = rows or (1 if moments.cc.device.type == "cpu" else ROWS_AT_ONCE)
+        self._moments, self._most = moments, most
+        self._pairs: list[tuple[torch.Tensor, ...]] = []
+        self._preserved: list[tuple[torch.Tensor, ...]] = []
+
+    def add_pair(self, *rows: torch.Tensor) -> None:
+        """Adds a pair, see Moments.add_pair, all of whose arguments are given."""
+        self._pairs = self._added(self._pairs, rows, self._moments.add_pair)
+
+    def add_preserved(self, *rows: torch.Tensor) -> None:
+        """Adds rows to keep, see Moments.add_preserved, with their weights."""
+        self._preserved = self._added(self._preserved, rows, self._moments.add_preserved)
+
+    def _added(self, waiting: list, rows: tuple[torch.Tensor, ...], add: Callable[..., None]) -> list:
+        waiting = [*waiting, rows]
+        if sum(len(entry[0]) for entry in waiting) < self._most:
+            return waiting
+        _add_joined(waiting, add)
+        return []
+
+    def result(self) -> Moments:
+        """The moments of all rows that were added."""
+        _add_joined(self._pairs, self._moments.add_pair)
+        _add_joined(self._preserved, self._moments.add_preserved)
+        self._pairs, self._preserved = [], []
+        return self._moments
+
+
+def _add_joined(waiting: list[tuple[torch.Tensor, ...]], add: Callable[..., None]) -> None:
+    if waiting:
+        add(*(parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*waiting)))
 
 
 def _weighted(rows: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from . import __version__
 from .errors import ForgetError, plain_text
 from .model import ForgetModel
+from .transfer import read
 
 FORMAT_VERSION = "1"
 TOOL = f"comfyui-forget-me-not {__version__}"
@@ -130,19 +132,25 @@ def check_finite(name: str, *tensors: torch.Tensor) -> None:
 
 def fingerprint(model: ForgetModel) -> dict[str, Any]:
     """The fingerprint of a model as it is loaded, see fingerprint_of_weights."""
-    return fingerprint_of_weights(model.weights([(layer.name, "to_k") for layer in model.cross_attention()]))
+    return fingerprint_of_weights(model.weights([(layer.name, "to_k") for layer in model.cross_attention()], None))
 
 
-def fingerprint_of_weights(weights: list[torch.Tensor]) -> dict[str, Any]:
+def fingerprint_of_weights(weights: Sequence[torch.Tensor]) -> dict[str, Any]:
     """What tells base models apart: shapes and norms of the cross-attention keys, in forward order.
 
-    Norms are compared with a tolerance, so that the same checkpoint in another precision still matches.
+    Norms are compared with a tolerance, so that the same checkpoint in another precision still matches. Only they leave the
+    weights' device.
     """
+    shapes, norms = [], []
+    for w in weights:
+        shapes.append(list(w.shape))
+        # Not every device has float64.
+        norms.append((w.double() if w.device.type == "cpu" else w).norm())
     return {
-        "architecture": architecture(len(weights), weights[0].shape[1]),
-        "context_dim": weights[0].shape[1],
-        "shapes": [list(w.shape) for w in weights],
-        "norms": [float(f"{w.double().norm().item():.5g}") for w in weights],
+        "architecture": architecture(len(weights), shapes[0][1]),
+        "context_dim": shapes[0][1],
+        "shapes": shapes,
+        "norms": [float(f"{norm:.5g}") for norm in read(norms)],
     }
 
 

@@ -7,6 +7,7 @@ import torch
 from .concept import Concept, Name
 from .model import TextModel
 from .templates import everyday_captions, fill_template
+from .token_table import token_rows, trained_tokens
 from .tokens import PLACEHOLDER, EncodedPrompt
 
 # A preserve line of so many words is a name ("horse", "green apple"), a longer one is a prompt.
@@ -49,10 +50,11 @@ def imagined_words(model: TextModel, count: int, seed: int = 0) -> list[Name]:
     """
     tables = model.token_embeddings()
     generator = torch.Generator().manual_seed(seed)
-    trained = next(iter(tables.values())).abs().sum(1).nonzero().flatten()
+    trained = trained_tokens(next(iter(tables.values()))).nonzero().flatten()
     rows = trained[torch.randperm(len(trained), generator=generator)[:_ROWS_PER_DRAW]]
     mixture = torch.randn(count, len(rows), generator=generator) / len(rows) ** 0.5
-    draws = {name: t[rows].mean(0) + mixture @ (t[rows] - t[rows].mean(0)) for name, t in tables.items()}
+    drawn = {name: token_rows(table, rows) for name, table in tables.items()}
+    draws = {name: t.mean(0) + mixture @ (t - t.mean(0)) for name, t in drawn.items()}
     return [Name(PLACEHOLDER, {name: d[i : i + 1] for name, d in draws.items()}) for i in range(count)]
 
 

@@ -49,6 +49,7 @@ def sampled_queries(
     sigmas = euler_sigmas(model.sigmas(), steps).to(model.device)
     generator = torch.Generator().manual_seed(seed)
     for number, prompt in enumerate(prompts):
+        prompt = prompt.to(model.device)
         x = (torch.randn(1, *size, generator=generator) * sigmas[0].cpu()).to(model.device)
         with query_probe(model.cross_attention(), lambda layer, q, n=number: receive(n, layer, q)):
             for now, after in itertools.pairwise(sigmas):
@@ -68,7 +69,7 @@ def constant_directions(
     sums: dict[str, torch.Tensor] = {}
 
     def add(number: int, layer: CrossAttention, q: torch.Tensor) -> None:
-        q = q.transpose(0, 1).flatten(1, 2).double().cpu()
+        q = q.transpose(0, 1).flatten(1, 2).cpu().double()
         squares[layer.name] = squares.get(layer.name, 0) + q.transpose(1, 2) @ q
         sums[layer.name] = sums.get(layer.name, 0) + q.sum(1)
 

@@ -30,10 +30,6 @@ class References:
                 "Connect as many masks as images."
             )
 
-    def mask(self, number: int) -> torch.Tensor | None:
-        """The mask (H, W) of one latent."""
-        return None if self.masks is None else self.masks[number % len(self.masks)]
-
 
 @dataclass
 class Pairs:

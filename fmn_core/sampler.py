@@ -8,6 +8,7 @@ import torch
 
 from .model import ForgetModel
 from .tokens import EncodedPrompt
+from .transfer import send
 
 _BATCH = 4
 
@@ -55,9 +56,9 @@ def sample(
     One UNet call a step holds the prompts in its first half and the empty prompt in its second. Source: Karras et al.,
     Elucidating the Design Space of Diffusion-Based Generative Models, algorithm 2 without churn.
     """
-    sigmas = schedule(model.sigmas(), steps).to(model.device)
-    x = noise.to(model.device) * (1 + sigmas[0] ** 2).sqrt()
-    both = [*prompts, *[empty] * len(prompts)]
+    sigmas, noise = send(model.device, schedule(model.sigmas(), steps), noise)
+    x = noise * (1 + sigmas[0] ** 2).sqrt()
+    both = [*(prompt.to(model.device) for prompt in prompts), *[empty.to(model.device)] * len(prompts)]
     for sigma, following in itertools.pairwise(sigmas):
         positive, negative = model.denoise(torch.cat([x, x]), sigma.expand(2 * len(x)), both).float().chunk(2)
         x0 = negative + guidance * (positive - negative)

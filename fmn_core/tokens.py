@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -31,6 +31,11 @@ class EncodedPrompt:
     tokens: dict[str, list[list[int]]]
     context: torch.Tensor
     pooled: torch.Tensor | None = None
+
+    def to(self, device: torch.device | str) -> EncodedPrompt:
+        """The same prompt with its embeddings on a device, for work that meets it again and again."""
+        pooled = None if self.pooled is None else self.pooled.to(device)
+        return replace(self, context=self.context.to(device), pooled=pooled)
 
 
 def vector_id(vector: torch.Tensor) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from .factors import smallest_rank
+from .factors import best_factors
 from .patch import Factors
 
 WEIGHT_FORMS = ("LoRA", "full delta")
@@ -67,12 +67,10 @@ class FullDelta(torch.nn.Module):
     def as_factors(self, rank: int) -> tuple[Factors, float]:
         """The best factors of at most `rank` (truncated SVD), and the share of energy (sum of squares) left behind."""
         shape = self.delta.shape
-        u, s, vh = torch.linalg.svd(self.delta.flatten(1).detach().cpu().double(), full_matrices=False)
-        kept, energy = smallest_rank(s, 0.0, rank), s**2
-        root = s[:kept].sqrt()
-        up = (u[:, :kept] * root).float().reshape(shape[0], kept, *(1 for _ in shape[2:]))
-        down = (root[:, None] * vh[:kept]).float().reshape(kept, *shape[1:])
-        return Factors(up, down, float(kept)), float(energy[kept:].sum() / energy.sum().clamp_min(1e-300))
+        up, down, left = best_factors(self.delta.flatten(1).detach().cpu().double(), rank)
+        kept = up.shape[1]
+        up = up.float().reshape(shape[0], kept, *(1 for _ in shape[2:]))
+        return Factors(up, down.float().reshape(kept, *shape[1:]), float(kept)), left
 
 
 Trainable = LowRank | FullDelta

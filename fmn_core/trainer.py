@@ -16,7 +16,7 @@ from .errors import ForgetError
 from .gradient_settings import OPTIMISERS, PRESERVATION_SCALE, PROJECTIONS, GradientSettings, auto_learning_rate
 from .hooks import attention_probe, checkpointed
 from .losses import Preservation, attention_loss, visual_loss, visual_scale
-from .masks import layer_mask
+from .masks import LayerMasks
 from .model import CrossAttention, ForgetModel
 from .patch import Factors, kohya_name
 from .preserve import preserve_groups
@@ -25,6 +25,7 @@ from .sampler import sample_seeds
 from .templates import fill_template
 from .tokens import EncodedPrompt, concept_columns
 from .trainable import injected, trainable
+from .transfer import read, send
 
 # Steps between two states that a lost loss can go back to.
 GOOD_STATE_EVERY = 5
@@ -74,13 +75,13 @@ def trained_layers(model: ForgetModel, train: str) -> dict[str, torch.nn.Module]
 
 @dataclass
 class Draw:
-    """One training sample: t, e, r, c, I of Algorithm 1, and x~0 where there are pairs."""
+    """One training sample on the model's device: t, e, r, c, I of Algorithm 1, and x~0 where there are pairs."""
 
     x: torch.Tensor
     sigma: torch.Tensor
     prompt: EncodedPrompt
-    columns: list[int]
-    mask: torch.Tensor | None
+    columns: torch.Tensor
+    mask: LayerMasks | None
     zeroed: torch.Tensor | None
 
 
@@ -116,6 +117,7 @@ class Trainer:
         size = tuple(references[0].latents.shape[1:])
         self.size = (size[0], size[1], size[2])
         self.monitor = DriftMonitor(model, kept, self.size) if settings.drift_every else None
+        self._masks: dict[tuple[int, int], LayerMasks] = {}
         self.first = self._first()
         self.good = (-1, self._state())
 
@@ -162,13 +164,23 @@ class Trainer:
             x0, zeroed, chosen = pairs.kept[number][None], pairs.zeroed[number][None], pairs.prompts[number]
         else:
             number = self._pick(len(self.references[which].latents))
-            x0, mask = self.references[which].latents[number][None], self.references[which].mask(number)
+            x0, mask = self.references[which].latents[number][None], self._mask(which, number)
             chosen = -1
         x = x0 + sigma.view(1, 1, 1, 1) * torch.randn(x0.shape, generator=self.generator)
         chosen = self._pick(len(prompts.encoded)) if chosen < 0 else chosen
-        device = self.model.device
-        zeroed = None if zeroed is None else zeroed.to(device)
-        return Draw(x.to(device), sigma.to(device), prompts.encoded[chosen], prompts.columns[chosen], mask, zeroed)
+        columns, pair = torch.tensor(prompts.columns[chosen]), [] if zeroed is None else [zeroed]
+        x, sigma, columns, *pair = send(self.model.device, x, sigma, columns, *pair)
+        return Draw(x, sigma, prompts.encoded[chosen], columns.long(), mask, pair[0] if pair else None)
+
+    def _mask(self, which: int, number: int) -> LayerMasks | None:
+        """The mask of a concept's reference, kept for its next draw."""
+        references = self.references[which]
+        if references.masks is None:
+            return None
+        place = which, number % len(references.masks)
+        if place not in self._masks:
+            self._masks[place] = LayerMasks(references.masks[place[1]], *self.size[1:], self.model.device)
+        return self._masks[place]
 
     @contextlib.contextmanager
     def unet_pass(self, draw: Draw) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
@@ -183,10 +195,9 @@ class Trainer:
         collected: list[torch.Tensor] = []
 
         def receive(layer: CrossAttention, probabilities: torch.Tensor) -> None:
-            columns = probabilities[..., draw.columns]
+            columns = probabilities.index_select(-1, draw.columns)
             if draw.mask is not None:
-                grid = layer_mask(draw.mask, columns.shape[-2], *draw.x.shape[-2:]).to(columns)
-                columns = columns * grid[:, None, :, None]
+                columns = columns * draw.mask(columns.shape[-2]).to(columns)[:, None, :, None]
             collected.append(columns)
             if cut and len(collected) == len(layers):
                 raise _SeenEnough
@@ -198,8 +209,10 @@ class Trainer:
                 predicted = draw.x
             yield predicted, collected[: len(layers)]
 
-    def losses(self, draw: Draw, predicted: torch.Tensor, columns: list[torch.Tensor]) -> tuple[torch.Tensor, float]:
-        """w_attn L_attn + w_vis L_vis of one draw and its UNet pass, and the attention mass."""
+    def losses(
+        self, draw: Draw, predicted: torch.Tensor, columns: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """w_attn L_attn + w_vis L_vis of one draw and its UNet pass, and the attention mass: scalars on the model's device."""
         s, total = self.settings, torch.zeros((), device=self.model.device)
         found = {}
         if s.attention_weight > 0:
@@ -207,45 +220,47 @@ class Trainer:
         if s.visual_weight > 0 and draw.zeroed is not None:
             found["visual"] = s.visual_weight * visual_loss(predicted, draw.zeroed, draw.sigma, s.visual_weighting)
         for name, loss in found.items():
-            first = self.first.setdefault(name, max(float(loss.detach()), 1e-12))
-            total = total + (loss / first if len(found) > 1 else loss)
-        mass = torch.stack([attention_mass(a, list(range(a.shape[-1]))) for a in columns]).mean()
-        return total, float(mass.detach())
+            if name not in self.first:
+                self.first[name] = max(float(loss.detach()), 1e-12)
+            total = total + (loss / self.first[name] if len(found) > 1 else loss)
+        return total, torch.stack([attention_mass(a.detach()) for a in columns]).mean()
 
-    def backward(self) -> tuple[float, float]:
-        """Accumulates the gradients of one step; returns its loss and attention mass, NaN where it was not finite."""
+    def backward(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Accumulates the gradients of one step; returns the terms of its loss and of its attention mass, scalars on the model's device."""
         s = self.settings
         self.optimiser.zero_grad(set_to_none=True)
-        loss, mass = 0.0, 0.0
+        losses, masses = [], []
         for _ in range(s.accumulation):
             draw = self.draw()
             with self.unet_pass(draw) as (predicted, columns):
-                one, m = self.losses(draw, predicted, columns)
-                if not torch.isfinite(one):
-                    return float("nan"), m
+                one, mass = self.losses(draw, predicted, columns)
                 self.scaler.scale(one / s.accumulation).backward()
-            loss, mass = loss + float(one.detach()) / s.accumulation, mass + m / s.accumulation
+            losses.append(one.detach().float() / s.accumulation)
+            masses.append(mass.float() / s.accumulation)
         if s.preservation > 0:
             scale = 1.0 if len(self.first) > 1 else next(iter(self.first.values()))
             kept = s.preservation * PRESERVATION_SCALE * scale * self.preservation()
             if kept.requires_grad:
                 self.scaler.scale(kept).backward()
-            loss += float(kept.detach())
-        return loss, mass
+            losses.append(kept.detach())
+        return losses, masses
 
-    def clip_gradients(self) -> bool:
-        """Clips the gradients; False when they are not finite, except where the scaler leaves such a step out by itself."""
+    def clip_gradients(self) -> torch.Tensor:
+        """Clips the gradients; returns the norm that they had."""
         self.scaler.unscale_(self.optimiser)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
-        return self.scaler.is_enabled() or bool(torch.isfinite(norm))
+        return torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
 
     def step(self, number: int) -> Step | None:
         """One step of Algorithm 1; None when the loss or its gradient was not finite, and then the last good state is back.
 
         Raises ForgetError when that happens before there is a good state to go back to.
         """
-        loss, mass = self.backward()
-        if not (math.isfinite(loss) and self.clip_gradients()):
+        losses, masses = self.backward()
+        # The only values that a step reads, and so the only time that it waits for the device.
+        *values, norm = read([*losses, *masses, self.clip_gradients()])
+        loss, mass = sum(values[: len(losses)]), sum(values[len(losses) :])
+        # The scaler leaves a step without finite gradients out by itself.
+        if not (math.isfinite(loss) and (self.scaler.is_enabled() or math.isfinite(norm))):
             if self.good[0] <= 0:
                 raise ForgetError(
                     f"Expected a finite loss, got NaN or infinity at step {number + 1}. Lower the learning rate, or use fp32; nothing was saved."

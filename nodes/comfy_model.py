@@ -66,9 +66,11 @@ class ComfyModel(ComfyText):
     def blocks(self) -> list[torch.nn.Module]:
         return host.unet_blocks(self.unet)
 
-    def weights(self, names: Sequence[tuple[str, str]]) -> list[torch.Tensor]:
+    def weights(
+        self, names: Sequence[tuple[str, str]], device: torch.device | str | None = "cpu"
+    ) -> Sequence[torch.Tensor]:
         paths = (self._names[".".join(name)] for name in names)
-        return host.effective_weights(self.patcher, [f"diffusion_model.{path}.weight" for path in paths])
+        return host.effective_weights(self.patcher, [f"diffusion_model.{path}.weight" for path in paths], device)
 
     # --- denoising ---
 

@@ -10,6 +10,7 @@ import torch
 
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.tokens import CHUNK, PLACEHOLDER, EncodedPrompt, Vocabulary, Word, first_end, strip_special, vector_id
+from ..fmn_core.transfer import send
 from . import connected, host
 from .prompt_embeddings import check_embeddings
 
@@ -74,9 +75,21 @@ class ComfyText:
             joined = {name: [chunk for i in part for chunk in tokens[i][name]] for name in tokens[part[0]]}
             rows = [CHUNK if padding is None else min(CHUNK, ends[i] + 1 + padding) for i in part]
             with host.first_rows(self.clip, max(rows)):
-                made = self._run_encoder(joined, learned)[0][0].split(max(rows))
+                made = self._run_encoder(joined if learned else self._sent(joined), learned)[0][0].split(max(rows))
             contexts |= {i: context[:own] for i, context, own in zip(part, made, rows)}
         return [EncodedPrompt(p, token_ids(t), contexts[i]) for i, (p, t) in enumerate(zip(prompts, tokens))]
+
+    def _sent(self, tokens: dict[str, list[list[tuple]]]) -> dict[str, list[list[tuple]]]:
+        """The host's tokens with their vectors on the text encoder's device, in one copy: the host would copy each by itself."""
+        entries = (t[0] for chunks in tokens.values() for chunk in chunks for t in chunk)
+        vectors = {id(v): v for v in entries if isinstance(v, torch.Tensor)}
+        if not vectors or self.clip.patcher.load_device.type == "cpu":
+            return tokens
+        moved = dict(zip(vectors, send(self.clip.patcher.load_device, *vectors.values())))
+        return {
+            name: [[(moved.get(id(t[0]), t[0]), *t[1:]) for t in chunk] for chunk in chunks]
+            for name, chunks in tokens.items()
+        }
 
     def _end(self, tokens: Any) -> int:
         """The last place where one of the encoders has the end token of a one-chunk prompt."""
@@ -118,7 +131,8 @@ class ComfyText:
         return word.removesuffix("</w>")
 
     def token_embeddings(self) -> dict[str, torch.Tensor]:
-        return {name: detached(host.token_embedding(self.clip, name).weight) for name in self._tokenizers}
+        tables = {name: host.token_embedding(self.clip, name).weight.detach() for name in self._tokenizers}
+        return {name: detached(table) if host.quantisation(table) else table for name, table in tables.items()}
 
     def wants_pooled(self) -> bool:
         """Whether the model that this text goes to takes a pooled embedding too."""

@@ -85,18 +85,19 @@ class ConceptColumns:
     def wordless(self, context: torch.Tensor) -> bool:
         """Whether a context (B, l, dim) is that of empty prompts, or zeros."""
         empty = self._listed[0][0]
-        return all(_same(chunk, empty) or not chunk.any() for row in context for chunk in row.split(CHUNK))
+        return all(_same(chunk, empty) or not chunk.any() for row in context.cpu() for chunk in row.split(CHUNK))
 
     def knows(self, context: torch.Tensor) -> bool:
         """Whether the tokens of every chunk of a context (B, l, dim) are known."""
-        chunks = (chunk for row in context for chunk in row.split(CHUNK))
+        chunks = (chunk for row in context.cpu() for chunk in row.split(CHUNK))
         return all(self._match(chunk) is not None or not chunk.any() for chunk in chunks)
 
     def find(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Strength of every column of a context (B, l, dim): (B, l), and which rows hold a known chunk: (B,)."""
         weight = torch.zeros(context.shape[:2])
         known = torch.zeros(len(context), dtype=torch.bool)
-        for b, row in enumerate(context):
+        # Compared on the CPU, where the known ones are: one copy of what arrives instead of one of each known chunk.
+        for b, row in enumerate(context.cpu()):
             for start, chunk in zip(range(0, len(row), CHUNK), row.split(CHUNK)):
                 match = self._match(chunk)
                 if match is not None:
@@ -134,5 +135,5 @@ def _same(chunk: torch.Tensor, known: torch.Tensor) -> bool:
     """Whether a chunk that reached the UNet is a known one, cast to the UNet's precision."""
     if chunk.shape != known.shape:
         return False
-    known = known.to(chunk.device, chunk.dtype).float()
+    known = known.to(chunk.dtype).float()
     return bool((chunk.float() - known).abs().max() <= _TOLERANCE * known.abs().max())

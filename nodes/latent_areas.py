@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ class LatentAreas:
 
     def __init__(self, mask: torch.Tensor):
         self.mask = mask
+        self._on_device = {mask.device: mask}
         self._frame: tuple[int, int] | None = None
         self._boxes: dict[Any, Box] = {}
 
@@ -45,8 +46,14 @@ class LatentAreas:
                     f"Expected a UNet call on a latent area of {box[1]}x{box[0]}, got {size[1]}x{size[0]}. Disconnect the mask, "
                     "or remove the node that cuts the latent into tiles or windows."
                 )
-            crops.append(_crop(self.mask, box, frame).to(x.device))
+            crops.append(_crop(self._mask_on(x.device), box, frame))
         return CallMask(crops, len(x), size)
+
+    def _mask_on(self, device: torch.device) -> torch.Tensor:
+        """The mask on a device, copied there once."""
+        if device not in self._on_device:
+            self._on_device[device] = self.mask.to(device)
+        return self._on_device[device]
 
 
 @dataclass
@@ -56,6 +63,7 @@ class CallMask:
     crops: list[torch.Tensor]
     batch: int
     size: tuple[int, int]
+    _made: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict)
 
     def rows(self, q: torch.Tensor, extra_options: dict[str, Any]) -> torch.Tensor:
         """The mask of a layer's pixels, (B, n); pictures of a batch take the masks in turn, as the host does."""
@@ -66,8 +74,13 @@ class CallMask:
         grid = tuple(extra_options.get("activations_shape", ())[-2:])
         if len(grid) != 2 or grid[0] * grid[1] != q.shape[1]:
             grid = layer_grid(q.shape[1], *self.size)
+        if grid not in self._made:  # layers of one resolution share it
+            self._made[grid] = self._at((grid[0], grid[1]))
+        return self._made[grid]
+
+    def _at(self, grid: tuple[int, int]) -> torch.Tensor:
         images = self.batch // len(self.crops)
-        turns = [torch.arange(images, device=q.device) % len(crop) for crop in self.crops]
+        turns = [torch.arange(images, device=crop.device) % len(crop) for crop in self.crops]
         return torch.cat([mask_to_grid(crop, grid)[turn] for crop, turn in zip(self.crops, turns)])
 
 

@@ -247,18 +247,21 @@ def _hardened(
 
 def _by_gradient(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any]) -> ForgetPatch:
     chosen = {**DEFAULTS, **(options.get("options") or {})}
-    trained = host.with_precision(adapter.patcher, chosen["precision"])
-    chosen["checkpointing"] = chosen["checkpointing"] or host.casts_weights(trained)
+    precision = chosen["precision"]
+    chosen["checkpointing"] = chosen["checkpointing"] or host.casts_weights(adapter.patcher, precision)
     settings = _gradient_settings(options, chosen)
     check_settings(settings)
     pairs = _pairs(adapter, concepts, options, chosen["pairs"]) if settings.visual_weight > 0 else None
     made = _references(adapter, concepts, options, chosen) if pairs is None else [References(p.kept) for p in pairs]
+    title, core = ", ".join(c.label() for c in concepts), references.with_cache(adapter)
     # The pairs are what the user's own MODEL draws, whatever precision it is trained in.
-    adapter = ComfyModel(trained, adapter.clip)
-    title = ", ".join(c.label() for c in concepts)
-    with Monitor(title, settings.steps) as monitor, adapter.ready_for_gradients():
+    with (
+        Monitor(title, settings.steps) as monitor,
+        adapter.ready_for_gradients(),
+        host.computing_in(adapter.patcher, precision),
+    ):
         progress = _told(monitor, adapter, title)
-        return forget_by_gradient(references.with_cache(adapter), concepts, made, settings, progress, pairs)
+        return forget_by_gradient(core, concepts, made, settings, progress, pairs)
 
 
 def _told(monitor: Monitor, adapter: ComfyModel, title: str) -> Callable[[int, int, dict], bool]:

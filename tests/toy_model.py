@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from fmn_core.lazy import Lazy
 from fmn_core.model import CrossAttention
 from fmn_core.tokens import CHUNK, PLACEHOLDER, EncodedPrompt, Vocabulary, vector_id
 
@@ -67,9 +68,9 @@ class ToyModel:
     def linear_layers(self) -> dict[str, torch.nn.Module]:
         return {f"{layer.name}.{p}": m for layer in self.layers for p, m in layer.projections.items()}
 
-    def weights(self, names) -> list[torch.Tensor]:
+    def weights(self, names, device="cpu") -> Lazy[torch.Tensor]:
         found = self.linear_layers()
-        return [found[f"{layer}.{projection}"].weight.detach().float().clone() for layer, projection in names]
+        return Lazy(len(names), lambda n: found[".".join(names[n])].weight.detach().float().clone())
 
     def blocks(self) -> list[torch.nn.Module]:
         return []

@@ -13,7 +13,9 @@ from ..masks import check_mask, mask_to_grid
 from ..model import ForgetModel
 from ..references import References
 from ..templates import fill_template
+from ..token_table import by_rows, token_rows, trained_tokens
 from ..tokens import PLACEHOLDER, Word
+from ..transfer import send
 
 WARMUP, LEARNING_RATE = 3, 2e-2
 # GCG draws its candidates among so many best replacements of each token.
@@ -104,7 +106,7 @@ def attack_settings(model: ForgetModel, phrase: str, budget: Budget, start: Word
 
 @dataclass
 class Draws:
-    """Noised references on which words are compared: x0, x (B, C, h, w), sigma (B,), mask (B, 1, h, w) or None, one template."""
+    """Noised references on which words are compared, on the model's device: x0, x (B, C, h, w), sigma (B,), mask (B, 1, h, w) or None, one template."""
 
     x0: torch.Tensor
     x: torch.Tensor
@@ -116,10 +118,8 @@ class Draws:
         """The denoising loss, a scalar, of a text or of vectors that stand in the template; see inversion.denoising_loss."""
         text = words if isinstance(words, str) else PLACEHOLDER
         [prompt] = model.encode([fill_template(self.template, text)], None if isinstance(words, str) else [words])
-        device = model.device
-        predicted = model.denoise(self.x.to(device), self.sigma.to(device), [prompt] * len(self.x)).float()
-        mask = None if self.mask is None else self.mask.to(device)
-        return denoising_loss(predicted, self.x0.to(device), self.sigma.to(device), mask)
+        predicted = model.denoise(self.x, self.sigma, [prompt] * len(self.x)).float()
+        return denoising_loss(predicted, self.x0, self.sigma, self.mask)
 
 
 def draw(
@@ -133,10 +133,10 @@ def draw(
     x = x0 + sigma.view(-1, 1, 1, 1) * torch.randn(x0.shape, generator=generator)
     template = templates[int(torch.randint(len(templates), (1,), generator=generator))]
     if references.masks is None:
-        return Draws(x0, x, sigma, None, template)
+        return Draws(*send(model.device, x0, x, sigma), None, template)
     h, w = x0.shape[-2:]
     masks = mask_to_grid(check_mask(references.masks), (h, w)).view(-1, 1, h, w).expand(len(latents), -1, -1, -1)
-    return Draws(x0, x, sigma, masks[picked], template)
+    return Draws(*send(model.device, x0, x, sigma, masks[picked]), template)
 
 
 def token_gradient(model: ForgetModel, draws: Draws, word: Word) -> Word:
@@ -146,6 +146,12 @@ def token_gradient(model: ForgetModel, draws: Draws, word: Word) -> Word:
         loss = draws.loss(model, vectors)
         found = torch.autograd.grad(loss, list(vectors.values()))
     return dict(zip(vectors, found))
+
+
+def _slopes(table: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """How the loss changes, to first order, with every token in each place: (vocabulary, m) from the vectors' gradient (m, width)."""
+    gradient = gradient.to(table.device).T
+    return by_rows(table, lambda rows: rows @ gradient)
 
 
 class TokenSearch:
@@ -163,7 +169,7 @@ class TokenSearch:
         count = attack_settings(model, phrase, budget).tokens
         self.model, self.references, self.templates, self.budget = model, references, templates, budget
         self.generator = torch.Generator().manual_seed(budget.seed)
-        self.tables, self.vocabulary = model.token_embeddings(), vocabulary
+        self.vocabulary = vocabulary
         self.usable = self._usable_words()
         start = next(iter(model.phrase_tokens(phrase).values()))[:count]
         self.ids = start if self._reads_back(start) else []
@@ -173,7 +179,7 @@ class TokenSearch:
 
     def _usable_words(self) -> torch.Tensor:
         """Ids of whole words of plain letters that every text encoder knows."""
-        known = torch.stack([table.abs().sum(1) > 0 for table in self.tables.values()]).all(0)
+        known = torch.stack([trained_tokens(table) for table in self.model.token_embeddings().values()]).all(0)
         words = {i: w.removesuffix(WORD_END) for i, w in self.vocabulary.items() if w.endswith(WORD_END)}
         usable = [i for i, w in words.items() if i < len(known) and known[i] and w.isascii() and w.isalpha()]
         if not usable:
@@ -204,9 +210,10 @@ class TokenSearch:
 
     def _candidates(self, draws: Draws) -> list[list[int]]:
         """Texts with one token replaced, drawn among those whose first-order estimate of the loss is lowest."""
-        word = {name: table[self.ids] for name, table in self.tables.items()}
-        gradient = token_gradient(self.model, draws, word)
-        slope = torch.stack([g @ self.tables[name][self.usable].T for name, g in gradient.items()]).sum(0)
+        tables = self.model.token_embeddings()
+        gradient = token_gradient(self.model, draws, {name: token_rows(t, self.ids) for name, t in tables.items()})
+        slopes = [_slopes(tables[name], g) for name, g in gradient.items()]
+        slope = torch.stack(slopes).sum(0)[self.usable].T
         best = self.usable[slope.topk(min(BEST, len(self.usable)), dim=1, largest=False).indices]
         found: list[list[int]] = []
         for _ in range(4 * self.budget.candidates):  # some are drawn twice, or read back as other tokens

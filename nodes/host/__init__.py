@@ -5,13 +5,13 @@ from .execution import (
     Progress,
     casts_weights,
     check_interrupted,
+    computing_in,
     gradients,
     origin_allowed,
     png_metadata,
     running_node,
     send,
     server,
-    with_precision,
 )
 from .files import (
     PATCH_FOLDER,
@@ -83,6 +83,7 @@ __all__ = [
     "casts_weights",
     "check_context_width",
     "check_interrupted",
+    "computing_in",
     "diffusers_names",
     "effective_weights",
     "embedding_files",
@@ -125,7 +126,6 @@ __all__ = [
     "unwrap_unet",
     "vae_key",
     "with_hooks",
-    "with_precision",
     "wrap_sampling",
     "wrap_unet",
 ]

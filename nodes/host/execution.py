@@ -85,16 +85,36 @@ def gradients():
 PRECISIONS = ("as loaded", "fp32", "bf16", "fp16")
 
 
-def with_precision(patcher: Any, precision: str) -> Any:
-    """A clone of MODEL that computes in another precision, through the host's own casting; "as loaded" is MODEL itself."""
+@contextlib.contextmanager
+def computing_in(patcher: Any, precision: str):
+    """A loaded MODEL computes in another precision while the context lasts, through the host's own casting; "as loaded" changes nothing.
+
+    The weights stay as and where they are. The host's set_model_compute_dtype would take the whole model to the CPU and back.
+    """
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision not in dtypes:
-        return patcher
-    clone = patcher.clone()
-    clone.set_model_compute_dtype(dtypes[precision])
-    return clone
+        yield
+        return
+    model = patcher.model
+    before = model.manual_cast_dtype
+    layers = [m for m in model.diffusion_model.modules() if hasattr(m, "comfy_cast_weights")]
+    casts = [getattr(layer, _cast_flag(layer)) for layer in layers]
+    try:
+        model.manual_cast_dtype = dtypes[precision]
+        for layer in layers:
+            setattr(layer, _cast_flag(layer), True)
+        yield
+    finally:
+        model.manual_cast_dtype = before
+        for layer, cast in zip(layers, casts):
+            setattr(layer, _cast_flag(layer), cast)
 
 
-def casts_weights(patcher: Any) -> bool:
+def _cast_flag(layer: Any) -> str:
+    """Where a layer notes whether its weights are cast once they are on the device; an offloaded layer's always are, and it notes it elsewhere."""
+    return "prev_comfy_cast_weights" if hasattr(layer, "prev_comfy_cast_weights") else "comfy_cast_weights"
+
+
+def casts_weights(patcher: Any, precision: str = "as loaded") -> bool:
     """Whether a MODEL computes in another precision than its weights have; a backward pass then keeps a cast copy of each."""
-    return patcher.get_model_object("manual_cast_dtype") is not None
+    return precision != "as loaded" or patcher.get_model_object("manual_cast_dtype") is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.lora
@@ -17,6 +18,8 @@ from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 
 from ...fmn_core.errors import ForgetError
+from ...fmn_core.lazy import Lazy
+from ...fmn_core.transfer import read
 
 try:
     from comfy.quant_ops import QuantizedTensor
@@ -81,10 +84,14 @@ def _floats(name: str, weight: torch.Tensor) -> torch.Tensor:
     return weight.float()
 
 
-def effective_weights(patcher: Any, keys: list[str]) -> list[torch.Tensor]:
-    """Weights as sampling would use them, the user's own patches applied, float32 on the CPU."""
-    found = {key: _weight_and_patches(patcher, key) for key in keys}
-    return [_effective_weight(key, *found[key]) for key in keys]
+def effective_weights(
+    patcher: Any, keys: list[str], device: torch.device | str | None = "cpu"
+) -> Sequence[torch.Tensor]:
+    """Weights as sampling would use them, the user's own patches applied: float32 copies, each made when it is asked for.
+
+    `device`: where to; None: where each weight is.
+    """
+    return Lazy(len(keys), lambda n: _effective_weight(keys[n], device, *_weight_and_patches(patcher, keys[n])))
 
 
 def _weight_and_patches(patcher: Any, key: str) -> list[Any]:
@@ -100,21 +107,22 @@ def _weight_and_patches(patcher: Any, key: str) -> list[Any]:
     return [(weight, convert or (lambda weight, **options: weight)), *patcher.patches.get(key, [])]
 
 
-def _effective_weight(key: str, original: tuple, *patches: tuple) -> torch.Tensor:
+def _effective_weight(key: str, device: Any, original: tuple, *patches: tuple) -> torch.Tensor:
     weight, convert = original
-    weight = weight.detach().to("cpu", copy=True)
+    device = weight.device if device is None else device
+    weight = weight.detach().to(device, copy=True)
     # The scale of an fp8 weight is multiplied in float32; a QuantizedTensor knows its own way back.
     weight = convert(weight if isinstance(weight, QuantizedTensor) else _floats(key, weight), inplace=True)
     weight = _floats(key, weight)
     if not patches:
         return weight
-    return comfy.lora.calculate_weight(patches, weight, key).to("cpu", torch.float32)
+    return comfy.lora.calculate_weight(patches, weight, key).to(device, torch.float32)
 
 
-def key_weights(patcher: Any) -> list[torch.Tensor]:
-    """The attn2 key weights of a MODEL in forward order, for its fingerprint."""
+def key_weights(patcher: Any) -> Sequence[torch.Tensor]:
+    """The attn2 key weights of a MODEL in forward order, where they are, for its fingerprint."""
     names = [name for name, _ in require_unet(patcher).named_modules() if name.endswith("attn2.to_k")]
-    return effective_weights(patcher, [f"diffusion_model.{name}.weight" for name in names])
+    return effective_weights(patcher, [f"diffusion_model.{name}.weight" for name in names], None)
 
 
 def token_embedding(clip: Any, encoder: str) -> torch.nn.Module:
@@ -154,11 +162,8 @@ def standard_tokenizer() -> Any:
 
 def vae_key(vae: Any) -> list[float]:
     """What tells VAEs apart: the norms of their weights."""
-    return [
-        float(f"{w.float().norm().item():.6g}")
-        for w in vae.first_stage_model.state_dict().values()
-        if w.is_floating_point()
-    ]
+    weights = [w for w in vae.first_stage_model.state_dict().values() if w.is_floating_point()]
+    return [float(f"{norm:.6g}") for norm in read([w.float().norm() for w in weights])]
 
 
 def unet_blocks(unet: Any) -> list[torch.nn.Module]:

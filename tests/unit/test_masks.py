@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fmn_core.errors import ForgetError
-from fmn_core.masks import check_mask, layer_grid, layer_mask, mask_to_grid
+from fmn_core.masks import LayerMasks, check_mask, layer_grid, layer_mask, mask_to_grid
 
 
 def means(mask, rows, columns):
@@ -83,3 +83,13 @@ def test_values_outside_are_clamped_and_the_mask_is_not_changed():
 def test_bad_masks_are_refused(mask, message):
     with pytest.raises(ForgetError, match=message):
         check_mask(mask)
+
+
+def test_the_mask_of_a_layer_is_made_once_for_each_resolution():
+    mask = torch.rand(32, 32, generator=torch.Generator().manual_seed(0))
+    masks = LayerMasks(mask, 8, 8, "cpu")
+    for pixels in (64, 16, 4):
+        assert torch.equal(masks(pixels), layer_mask(mask, pixels, 8, 8))
+        assert masks(pixels) is masks(pixels)
+    with pytest.raises(ForgetError, match="got one of 35 pixels"):
+        masks(35)

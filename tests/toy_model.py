@@ -71,6 +71,9 @@ class ToyModel:
         found = self.linear_layers()
         return [found[f"{layer}.{projection}"].weight.detach().float().clone() for layer, projection in names]
 
+    def compute_dtype(self) -> torch.dtype:
+        return torch.float32
+
     def blocks(self) -> list[torch.nn.Module]:
         return []
 

@@ -3,8 +3,8 @@
 from .execution import (
     PRECISIONS,
     Progress,
-    casts_weights,
     check_interrupted,
+    compute_dtype,
     gradients,
     png_metadata,
     running_node,
@@ -26,6 +26,7 @@ from .files import (
     patch_root,
     preset_folder,
 )
+from .loaded import LoadedModels, without_loading
 from .miniature import (
     MINIATURE,
     MiniatureConfig,
@@ -71,6 +72,7 @@ __all__ = [
     "MINIATURE",
     "PATCH_FOLDER",
     "PRECISIONS",
+    "LoadedModels",
     "MiniatureConfig",
     "MiniatureTokenizer",
     "Progress",
@@ -78,9 +80,9 @@ __all__ = [
     "attention",
     "attention_blocks",
     "cache_folder",
-    "casts_weights",
     "check_context_width",
     "check_interrupted",
+    "compute_dtype",
     "diffusers_names",
     "effective_weights",
     "embedding_files",
@@ -120,6 +122,7 @@ __all__ = [
     "vae_key",
     "with_hooks",
     "with_precision",
+    "without_loading",
     "wrap_sampling",
     "wrap_unet",
 ]

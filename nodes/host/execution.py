@@ -84,6 +84,6 @@ def with_precision(patcher: Any, precision: str) -> Any:
     return clone
 
 
-def casts_weights(patcher: Any) -> bool:
-    """Whether a MODEL computes in another precision than its weights have; a backward pass then keeps a cast copy of each."""
-    return patcher.get_model_object("manual_cast_dtype") is not None
+def compute_dtype(patcher: Any) -> torch.dtype:
+    """The precision that a MODEL computes in: that of its weights, or another that the host casts them to."""
+    return patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()

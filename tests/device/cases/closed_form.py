@@ -65,3 +65,9 @@ def closed_form_attack_rounds_images(w):
         vae=w.vae,
         mask=mask(),
     )
+
+
+@case
+def closed_form_attack_rounds_quick(w):
+    with w.short_attacks():
+        return w.trained(options=w.closed_form_options(attack_rounds=1, imagined_words=20))

@@ -83,6 +83,9 @@ class DiffusersModel:
         }
         return found | wrapped
 
+    def compute_dtype(self) -> torch.dtype:
+        return self.unet.dtype
+
     def blocks(self) -> list[torch.nn.Module]:
         return [m for m in self.unet.modules() if type(m).__name__ in _BLOCKS]
 

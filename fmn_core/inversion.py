@@ -12,6 +12,7 @@ import torch
 
 from .concept import check_word
 from .errors import ForgetError
+from .loss_scale import LossScale
 from .masks import check_mask, mask_to_grid
 from .model import ForgetModel
 from .references import References
@@ -121,6 +122,7 @@ class Inverter:
             self.optimiser, lambda k: min(1.0, (k + 1) / warmup) if warmup else 1.0
         )
         self.generator = torch.Generator().manual_seed(settings.seed)
+        self.loss_scale = LossScale(model.compute_dtype())
         self.sigmas = model.sigmas()
         self.masks = self._grid_masks()
 
@@ -151,6 +153,7 @@ class Inverter:
 
     def step(self) -> float:
         """One step; returns its loss. Raises ForgetError when it is not finite."""
+        drawn_from = self.generator.get_state()
         loss = self.loss()
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -158,11 +161,25 @@ class Inverter:
                 "Expected a finite loss, got NaN or infinity. Lower the learning rate, or use fp32; nothing was saved."
             )
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        self.loss_scale.scaled(loss).backward()
+        if self.loss_scale.enabled and not self._unscaled():
+            self.generator.set_state(drawn_from)
+            return self.step()
         self.optimiser.step()
         self._pull_norms()
         self.schedule.step()
         return value
+
+    def _unscaled(self) -> bool:
+        """Takes the loss scale out of the gradients; False where they overflowed, and the step has to be repeated with a smaller one."""
+        vectors = list(self.word.values())
+        self.loss_scale.unscale(vectors)
+        if all(torch.isfinite(v.grad).all() for v in vectors if v.grad is not None):
+            self.loss_scale.keep()
+            return True
+        if not self.loss_scale.reduce():
+            raise ForgetError("Expected finite gradients, got NaN or infinity. Use fp32; nothing was saved.")
+        return False
 
     @torch.no_grad()
     def _pull_norms(self) -> None:

@@ -81,6 +81,10 @@ class ForgetModel(TextModel, Protocol):
         """Noise level of every training timestep, (T,), increasing."""
         ...
 
+    def compute_dtype(self) -> torch.dtype:
+        """The precision that the UNet computes in; its weights may have another."""
+        ...
+
     def blocks(self) -> list[torch.nn.Module]:
         """The UNet's residual and transformer blocks: what gradient checkpointing recomputes."""
         ...

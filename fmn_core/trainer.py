@@ -15,6 +15,7 @@ from .drift import DriftMonitor
 from .errors import ForgetError
 from .gradient_settings import OPTIMISERS, PRESERVATION_SCALE, PROJECTIONS, GradientSettings, auto_learning_rate
 from .hooks import attention_probe, checkpointed
+from .loss_scale import LossScale
 from .losses import Preservation, attention_loss, visual_loss, visual_scale
 from .masks import LayerMasks
 from .model import CrossAttention, ForgetModel
@@ -131,9 +132,7 @@ class Trainer:
             "cosine": lambda k: 0.5 + 0.5 * math.cos(math.pi * k / s.steps),
         }
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, shapes[s.schedule])
-        half = any(m.weight.dtype == torch.float16 for m in self.layers.values())
-        # Gradients that pass through half-precision activations would vanish without it.
-        self.scaler = torch.amp.GradScaler(self.model.device.type, enabled=half and self.model.device.type == "cuda")
+        self.loss_scale = LossScale(self.model.compute_dtype())
 
     def _first(self) -> dict[str, float]:
         """What each loss begins with, to weigh them against each other; the attention loss's is added at its first draw."""
@@ -234,33 +233,49 @@ class Trainer:
             draw = self.draw()
             with self.unet_pass(draw) as (predicted, columns):
                 one, mass = self.losses(draw, predicted, columns)
-                self.scaler.scale(one / s.accumulation).backward()
+                self.loss_scale.scaled(one / s.accumulation).backward()
             losses.append(one.detach().float() / s.accumulation)
             masses.append(mass.float() / s.accumulation)
         if s.preservation > 0:
             scale = 1.0 if len(self.first) > 1 else next(iter(self.first.values()))
             kept = s.preservation * PRESERVATION_SCALE * scale * self.preservation()
             if kept.requires_grad:
-                self.scaler.scale(kept).backward()
+                self.loss_scale.scaled(kept).backward()
             losses.append(kept.detach())
         return losses, masses
 
     def clip_gradients(self) -> torch.Tensor:
-        """Clips the gradients; returns the norm that they had."""
-        self.scaler.unscale_(self.optimiser)
+        """Clips the gradients; returns the norm that they had, a scalar on the model's device."""
+        self.loss_scale.unscale(self.parameters)
         return torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+
+    def gradients(self) -> tuple[float, float] | None:
+        """The clipped gradients of one step, its loss and attention mass; None when loss or gradient is not finite.
+
+        Where half precision overflows, the same draws are repeated with a smaller loss scale.
+        """
+        while True:
+            drawn_from = self.generator.get_state()
+            losses, masses = self.backward()
+            # The only values that a step reads, and so the only time that it waits for the device.
+            *values, norm = read([*losses, *masses, self.clip_gradients()])
+            loss, mass = sum(values[: len(losses)]), sum(values[len(losses) :])
+            if not math.isfinite(loss):
+                return None
+            if math.isfinite(norm):
+                self.loss_scale.keep()
+                return loss, mass
+            if not self.loss_scale.reduce():
+                return None
+            self.generator.set_state(drawn_from)
 
     def step(self, number: int) -> Step | None:
         """One step of Algorithm 1; None when the loss or its gradient was not finite, and then the last good state is back.
 
         Raises ForgetError when that happens before there is a good state to go back to.
         """
-        losses, masses = self.backward()
-        # The only values that a step reads, and so the only time that it waits for the device.
-        *values, norm = read([*losses, *masses, self.clip_gradients()])
-        loss, mass = sum(values[: len(losses)]), sum(values[len(losses) :])
-        # The scaler leaves a step without finite gradients out by itself.
-        if not (math.isfinite(loss) and (self.scaler.is_enabled() or math.isfinite(norm))):
+        gradients = self.gradients()
+        if gradients is None:
             if self.good[0] <= 0:
                 raise ForgetError(
                     f"Expected a finite loss, got NaN or infinity at step {number + 1}. Lower the learning rate, or use fp32; nothing was saved."
@@ -269,10 +284,9 @@ class Trainer:
             return None
         if number % GOOD_STATE_EVERY == 0:
             self.good = (number, self._state())
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
+        self.optimiser.step()
         self.schedule.step()
-        return Step(number, loss, mass)
+        return Step(number, *gradients)
 
     def _state(self) -> list[torch.Tensor]:
         return [p.detach().clone() for p in self.parameters]

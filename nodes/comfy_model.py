@@ -24,6 +24,7 @@ class ComfyModel(ComfyText):
         self.patcher, self.unet = patcher, host.require_unet(patcher)
         super().__init__(clip)
         self.device = patcher.load_device
+        self._loaded = host.LoadedModels([patcher])
         self._modules = dict(self.unet.named_modules())
         self._names = host.diffusers_names(patcher)
         self._layers = self._find_layers()
@@ -62,6 +63,9 @@ class ComfyModel(ComfyText):
         kinds = (torch.nn.Linear, torch.nn.Conv2d)
         found = {d: self._modules[c] for d, c in self._names.items() if c in self._modules}
         return {d: m for d, m in found.items() if isinstance(m, kinds)}
+
+    def compute_dtype(self) -> torch.dtype:
+        return host.compute_dtype(self.patcher)
 
     def blocks(self) -> list[torch.nn.Module]:
         return host.unet_blocks(self.unet)
@@ -115,6 +119,7 @@ class ComfyModel(ComfyText):
 
     def denoise(self, x: torch.Tensor, sigma: torch.Tensor, prompts: Iterable[EncodedPrompt]) -> torch.Tensor:
         host.check_interrupted()
+        self.keep_loaded()
         prompts = list(prompts)
         context = torch.cat([p.context[None] for p in prompts]).to(self.device)
         pooled = [p.pooled for p in prompts if p.pooled is not None]
@@ -129,68 +134,29 @@ class ComfyModel(ComfyText):
 
     @contextlib.contextmanager
     def ready_for_gradients(self, text: bool = False):
-        """Loads the model, and with `text` the text encoders too, and makes them fit for autograd.
+        """Loads the model, and with `text` the text encoders too, and keeps them loaded and fit for autograd.
 
-        The host loads weights as inference tensors, which autograd refuses; values stay bit-identical, only the
-        tensors' inference flag goes. Raises ForgetError on quantised weights.
+        Values stay bit-identical. Raises ForgetError on quantised weights.
         """
         host.require_floats(self.unet)
+        before = self._loaded
+        self._loaded = host.LoadedModels([self.patcher, *([self.clip.patcher] if text else [])], for_gradients=True)
         with host.gradients(), contextlib.ExitStack() as stack:
-            host.load(self.patcher)
-            _thaw(self.unet, self.device)
-            _thaw(self.patcher.model.model_sampling, self.device)
             if text:
-                host.load(self.clip.patcher)
-                _thaw(self.clip.cond_stage_model, self.clip.patcher.load_device)
                 stack.enter_context(_kept_for_backward(self.clip.cond_stage_model))
-                stack.enter_context(_own_copies(self.clip.cond_stage_model, self.clip.patcher.load_device))
-            stack.enter_context(_own_copies(self.unet, self.device))
-            yield self
+            try:
+                self._loaded.refresh()
+                yield self
+            finally:
+                self._loaded.release()
+                self._loaded = before
 
+    def recomputed_blocks(self) -> list[torch.nn.Module]:
+        """What gradient checkpointing has to recompute in any case: all blocks where a backward pass would keep copies of weights."""
+        return self.blocks() if self._loaded.keep_weight_copies() else []
 
-@contextlib.contextmanager
-def _own_copies(root: torch.nn.Module, device: torch.device):
-    """Layers whose weights the host brings to the device for each call compute with copies of their own.
-
-    Newer hosts bring them to memory that the next layer's take too, or that is given to somebody else: a backward pass would find other weights.
-    """
-    kept = []
-    for module in root.modules():
-        weight = module._parameters.get("weight")
-        if (
-            weight is None
-            or not hasattr(module, "weight_function")
-            or not (hasattr(module, "_v") or weight.device != device)
-        ):
-            continue
-        kept.append((module, module.weight_function, module.bias_function))
-        module.weight_function = [*module.weight_function, torch.clone]
-        module.bias_function = [*module.bias_function, torch.clone]
-    try:
-        yield
-    finally:
-        for module, weight_function, bias_function in kept:
-            module.weight_function, module.bias_function = weight_function, bias_function
-
-
-def _thaw(root: torch.nn.Module, device: torch.device) -> None:
-    """Makes what a backward pass meets fit for it: parameters on the device and buffers.
-
-    Weights that the host keeps elsewhere stay as they are, since it may have pinned their memory; it computes with copies of them.
-    """
-    for module in root.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is None or not (parameter.is_inference() or parameter.requires_grad):
-                continue
-            if hasattr(module, "weight_function") and parameter.device != device:
-                parameter.requires_grad_(False)
-            else:
-                fresh = torch.nn.Parameter(parameter.detach().clone(), requires_grad=False)
-                fresh.__dict__.update(parameter.__dict__)  # newer hosts note the precision to load it in
-                module._parameters[name] = fresh
-        for name, buffer in module._buffers.items():
-            if buffer is not None and buffer.is_inference():
-                module._buffers[name] = buffer.detach().clone()
+    def keep_loaded(self) -> None:
+        self._loaded.refresh()
 
 
 @contextlib.contextmanager

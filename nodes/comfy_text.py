@@ -102,7 +102,8 @@ class ComfyText:
     def _run_encoder(self, tokens: Any, learned: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         host.check_interrupted()
         if learned:
-            context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
+            self.keep_loaded()
+            context, pooled = host.without_loading(self.clip).encode_from_tokens(tokens, return_pooled=True)
             return context.float().cpu(), None if pooled is None else pooled.float().cpu()
         with torch.inference_mode():
             context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
@@ -133,6 +134,10 @@ class ComfyText:
     def token_embeddings(self) -> dict[str, torch.Tensor]:
         tables = {name: host.token_embedding(self.clip, name).weight.detach() for name in self._tokenizers}
         return {name: detached(table) if host.quantisation(table) else table for name, table in tables.items()}
+
+    def keep_loaded(self) -> None:
+        """Brings the text encoders to their device, where gradients go through them."""
+        host.load(self.clip.patcher)
 
     def wants_pooled(self) -> bool:
         """Whether the model that this text goes to takes a pooled embedding too."""

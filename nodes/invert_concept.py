@@ -161,8 +161,11 @@ def invert(
         bar.update(done, total, picture)
         return monitor.update(done, figures)
 
-    blocks = adapter.blocks() if host.casts_weights(adapter.patcher) else []
-    with Monitor("inversion", settings.steps) as monitor, adapter.ready_for_gradients(text=True), checkpointed(blocks):
+    with (
+        Monitor("inversion", settings.steps) as monitor,
+        adapter.ready_for_gradients(text=True),
+        checkpointed(adapter.recomputed_blocks()),
+    ):
         return invert_concept(adapter, made, templates, settings, start, progress)
 
 

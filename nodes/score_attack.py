@@ -135,9 +135,12 @@ def _search(
         bar.update(done, total, pictures.curves({"loss": losses}, total, "attack") if done % 5 == 0 else None)
         return monitor.update(done, figures)
 
-    blocks = adapter.blocks() if host.casts_weights(adapter.patcher) else []
     arguments = (adapter, made, templates, phrase, budget)
-    with Monitor("attack", budget.steps) as monitor, adapter.ready_for_gradients(text=True), checkpointed(blocks):
+    with (
+        Monitor("attack", budget.steps) as monitor,
+        adapter.ready_for_gradients(text=True),
+        checkpointed(adapter.recomputed_blocks()),
+    ):
         if attack == "tokens":
             return search_tokens(*arguments, host.spelled_tokens(adapter.clip), progress)
         return search_embedding(*arguments, progress)

@@ -120,8 +120,7 @@ def _features(clip: Any, image_text: Any) -> TextFeatures:
 
 @contextlib.contextmanager
 def _ready(adapter: ComfyModel) -> Iterator[None]:
-    blocks = adapter.blocks() if host.casts_weights(adapter.patcher) else []
-    with adapter.ready_for_gradients(text=True), checkpointed(blocks):
+    with adapter.ready_for_gradients(text=True), checkpointed(adapter.recomputed_blocks()):
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -238,9 +239,12 @@ def _hardened(
         for c in concepts
     ]
     total = hardening.rounds * hardening.searches * hardening.budget.steps * len(concepts)
-    blocks = adapter.blocks() if host.casts_weights(adapter.patcher) else []
     title = f"attacks on {', '.join(c.label() for c in concepts)}"
-    with Monitor(title, total) as monitor, adapter.ready_for_gradients(text=True), checkpointed(blocks):
+    with (
+        Monitor(title, total) as monitor,
+        adapter.ready_for_gradients(text=True),
+        checkpointed(adapter.recomputed_blocks()),
+    ):
         told = _told(monitor, adapter, title)
         return forget_hardened(references.with_cache(adapter), concepts, made, settings, hardening, told, size)
 
@@ -248,7 +252,6 @@ def _hardened(
 def _by_gradient(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any]) -> ForgetPatch:
     chosen = {**DEFAULTS, **(options.get("options") or {})}
     precision = chosen["precision"]
-    chosen["checkpointing"] = chosen["checkpointing"] or host.casts_weights(adapter.patcher, precision)
     settings = _gradient_settings(options, chosen)
     check_settings(settings)
     pairs = _pairs(adapter, concepts, options, chosen["pairs"]) if settings.visual_weight > 0 else None
@@ -261,6 +264,7 @@ def _by_gradient(adapter: ComfyModel, concepts: list[Concept], options: dict[str
         host.computing_in(adapter.patcher, precision),
     ):
         progress = _told(monitor, adapter, title)
+        settings = replace(settings, checkpointing=settings.checkpointing or bool(adapter.recomputed_blocks()))
         return forget_by_gradient(core, concepts, made, settings, progress, pairs)
 
 

@@ -72,6 +72,9 @@ class ToyModel:
         found = self.linear_layers()
         return Lazy(len(names), lambda n: found[".".join(names[n])].weight.detach().float().clone())
 
+    def compute_dtype(self) -> torch.dtype:
+        return torch.float32
+
     def blocks(self) -> list[torch.nn.Module]:
         return []
 

@@ -132,11 +132,13 @@ def draw(
     x0 = latents[picked]
     x = x0 + sigma.view(-1, 1, 1, 1) * torch.randn(x0.shape, generator=generator)
     template = templates[int(torch.randint(len(templates), (1,), generator=generator))]
-    if references.masks is None:
-        return Draws(*send(model.device, x0, x, sigma), None, template)
-    h, w = x0.shape[-2:]
-    masks = mask_to_grid(check_mask(references.masks), (h, w)).view(-1, 1, h, w).expand(len(latents), -1, -1, -1)
-    return Draws(*send(model.device, x0, x, sigma, masks[picked]), template)
+    mask = []
+    if references.masks is not None:
+        h, w = x0.shape[-2:]
+        masks = mask_to_grid(check_mask(references.masks), (h, w)).view(-1, 1, h, w).expand(len(latents), -1, -1, -1)
+        mask = [masks[picked]]
+    x0, x, sigma, *mask = send(model.device, x0, x, sigma, *mask)
+    return Draws(x0, x, sigma, mask[0] if mask else None, template)
 
 
 def token_gradient(model: ForgetModel, draws: Draws, word: Word) -> Word:

@@ -3,8 +3,8 @@
 from .execution import (
     PRECISIONS,
     Progress,
-    casts_weights,
     check_interrupted,
+    compute_dtype,
     computing_in,
     gradients,
     origin_allowed,
@@ -27,6 +27,7 @@ from .files import (
     patch_root,
     preset_folder,
 )
+from .loaded import LoadedModels, without_loading
 from .miniature import (
     MINIATURE,
     MiniatureConfig,
@@ -74,15 +75,16 @@ __all__ = [
     "MINIATURE",
     "PATCH_FOLDER",
     "PRECISIONS",
+    "LoadedModels",
     "MiniatureConfig",
     "MiniatureTokenizer",
     "Progress",
     "apply_patch",
     "attention",
     "attention_blocks",
-    "casts_weights",
     "check_context_width",
     "check_interrupted",
+    "compute_dtype",
     "computing_in",
     "diffusers_names",
     "effective_weights",
@@ -126,6 +128,7 @@ __all__ = [
     "unwrap_unet",
     "vae_key",
     "with_hooks",
+    "without_loading",
     "wrap_sampling",
     "wrap_unet",
 ]

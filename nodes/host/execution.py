@@ -115,6 +115,6 @@ def _cast_flag(layer: Any) -> str:
     return "prev_comfy_cast_weights" if hasattr(layer, "prev_comfy_cast_weights") else "comfy_cast_weights"
 
 
-def casts_weights(patcher: Any, precision: str = "as loaded") -> bool:
-    """Whether a MODEL computes in another precision than its weights have; a backward pass then keeps a cast copy of each."""
-    return precision != "as loaded" or patcher.get_model_object("manual_cast_dtype") is not None
+def compute_dtype(patcher: Any) -> torch.dtype:
+    """The precision that a MODEL computes in: that of its weights, or another that the host casts them to."""
+    return patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()

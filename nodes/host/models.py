@@ -38,14 +38,13 @@ def require_unet(patcher: Any) -> Any:
     return unet
 
 
-def load(patcher: Any) -> torch.device:
-    """Brings a model to its compute device, as sampling does: in inference mode.
+def load(*patchers: Any) -> None:
+    """Brings models to their compute devices, as sampling does: in inference mode.
 
     Outside of it, a parameter made in inference mode that is moved comes out neither an inference tensor nor one that autograd takes.
     """
     with torch.inference_mode():
-        comfy.model_management.load_models_gpu([patcher])
-    return patcher.load_device
+        comfy.model_management.load_models_gpu(list(patchers))
 
 
 def diffusers_names(patcher: Any) -> dict[str, str]:

@@ -1,0 +1,94 @@
+"""Runs of cases in processes of their own, one a configuration, and the CPU's results that they are compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mini_sd import comfy_host
+
+from .compare import differences
+from .configuration import CPU, Configuration
+
+ROOT = comfy_host.REPOSITORY
+OUT = ROOT / "out" / "device"
+# A case takes seconds; a loaded machine may be slow, but one that hangs is stopped.
+MOST_SECONDS = 3600
+# Relative distance |x - y| / |x| from the CPU's results that a precision may have. float32 differs by the order of sums, as the device computes
+# attention by matmul and softmax and the CPU in one operator. Half precision rounds every activation, to 11 or 8 bits, and Adam's first
+# steps are the signs of gradients, so that what rounding does to small gradients counts in full.
+TOLERANCES = {"fp32": 2e-3, "fp16": 0.35, "bf16": 0.7}
+
+
+def run(configuration: Configuration, cases: Iterable[str], fresh: bool = True) -> dict[str, dict[str, Any]]:
+    """Results of cases by name (see run_cases.Result), from a process in this configuration."""
+    name = hashlib.sha256(repr((configuration, list(cases), fresh)).encode()).hexdigest()[:12]
+    file = OUT / "runs" / f"{name}.pt"
+    file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "tests.device.run_cases", str(file)]
+    command += ["--configuration", json.dumps(dataclasses.asdict(configuration)), "--cases", ",".join(cases)]
+    command += ["--folder", str(OUT / "runs" / name), *(["--fresh"] if fresh else [])]
+    _draw_pictures()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=MOST_SECONDS, check=False)
+    if not file.exists():
+        raise RuntimeError(f"The run ended without results:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return torch.load(file, weights_only=False)
+
+
+def reference(cases: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The CPU's results of cases, computed once for each state of the pack and its tests."""
+    folder = OUT / f"cpu-{_sources()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "computing", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = [case for case in cases if not (folder / f"{case}.pt").exists()]
+        if missing:
+            for case, result in run(CPU, missing, fresh=False).items():
+                torch.save(result, folder / f"{case}.pt")
+    return {case: torch.load(folder / f"{case}.pt", weights_only=False) for case in cases}
+
+
+def _draw_pictures() -> None:
+    """The pictures that cases train on are the CPU's in every configuration."""
+    file = OUT / "runs" / "pictures.pt"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(OUT / "runs" / "drawing", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            command = [sys.executable, "-m", "tests.device.run_cases", "--configuration", "cpu", "--only", "no case"]
+            command += ["--folder", str(OUT / "runs" / "cpu")]
+            subprocess.run(command, cwd=ROOT, capture_output=True, timeout=MOST_SECONDS, check=True)
+
+
+def _sources() -> str:
+    """Hash of everything that a result depends on: pack, tests, host."""
+    files = [
+        p for part in ("nodes", "fmn_core", "mini_sd", "tests/device") for p in sorted((ROOT / part).rglob("*.py"))
+    ]
+    digest = hashlib.sha256(str(comfy_host.root()).encode())
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def complaints(result: dict[str, Any], expected: dict[str, Any], tolerance: float) -> list[str]:
+    """What is wrong with a result: its error, what it left behind, and values that are further from the CPU's than `tolerance`."""
+    if result["error"] or expected["error"]:
+        return [result["error"] or f"on the CPU: {expected['error']}"]
+    found = differences(expected["values"], result["values"])
+    far = [f"{group} differs by {value:.1e}" for group, value in found.items() if not value <= tolerance]
+    return [*result["problems"], *far]
+
+
+def results_folder() -> Path:
+    OUT.mkdir(parents=True, exist_ok=True)
+    return OUT

@@ -1,0 +1,36 @@
+"""The pack on a pretended accelerator: the cases that once failed there, in a few minutes."""
+
+import pytest
+
+from tests.device import runs
+from tests.device.configuration import CONFIGURATIONS
+
+pytestmark = pytest.mark.usefixtures("device")
+
+# On a model that has not sampled: its weights have never been on the device.
+FRESH = (
+    "closed_form_logit_shift",
+    "merge_float32",
+    "resteering",
+    "train_on_patched",
+    "visual_pairs",
+    "invert",
+    "closed_form_attack_rounds_quick",
+    "resteering_fp16",
+)
+
+
+@pytest.fixture(scope="module")
+def on_device():
+    return runs.run(CONFIGURATIONS["all on the device"], FRESH)
+
+
+@pytest.fixture(scope="module")
+def cpu():
+    return runs.reference(FRESH)
+
+
+@pytest.mark.parametrize("case", FRESH)
+def test_fresh_models_train_as_on_the_cpu(on_device, cpu, case):
+    tolerance = runs.TOLERANCES["fp16" if "fp16" in case else "fp32"]
+    assert not runs.complaints(on_device[case], cpu[case], tolerance)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..fmn_core.errors import ForgetError
 from ..fmn_core.scores.transformers_clip import TransformersClip
 from . import host
@@ -37,12 +39,28 @@ class LoadImageTextModel(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, model_name=MINIATURE):
+        # Taking model_name switches off newer hosts' check against the list, whose message does not say what to do.
+        # It is None while it is still to come through a wire.
+        try:
+            _folder(MINIATURE if model_name is None else model_name)
+        except ForgetError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(cls, model_name) -> io.NodeOutput:
-        if model_name == MINIATURE:
-            return io.NodeOutput(host.load_miniature_image_text())
-        folders = host.image_text_folders()
-        if model_name not in folders:
-            raise ForgetError(
-                f"Expected a folder from the list, {model_name!r} is not there. Refresh the list, or put it into models/clip_score."
-            )
-        return io.NodeOutput(TransformersClip(folders[model_name]))
+        folder = _folder(model_name)
+        return io.NodeOutput(TransformersClip(folder) if folder else host.load_miniature_image_text())
+
+
+def _folder(model_name: str) -> Path | None:
+    """The folder of an image-text model; None for the miniature's. Raises ForgetError where there is none."""
+    if model_name == MINIATURE:
+        return None
+    folders = host.image_text_folders()
+    if model_name not in folders:
+        raise ForgetError(
+            f"Expected a folder from the list, {model_name!r} is not there. Refresh the list, or put it into models/clip_score."
+        )
+    return folders[model_name]

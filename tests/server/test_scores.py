@@ -141,14 +141,14 @@ def test_bad_input(server, patches, embeddings, case):
     assert not list(embeddings.iterdir()) and not list(server.base.glob("models/x*"))
 
 
-def refused(server, nodes: dict, message: str) -> None:
-    """One sentence of the pack's own in the node that ends the prompt, before or while it runs."""
+def refused(server, nodes: dict, message: str, kind: str = "ForgetError") -> None:
+    """One sentence of the pack's own in the node that ends the prompt, before ("validation") or while it runs."""
     last = next(iter(nodes))
     with pytest.raises(NodeError) as caught:
         server.run(judge() | drawn() | nodes | said(last, 0))
     text = str(caught.value)
     assert message in text and "Traceback" not in text and "\n" not in text
-    assert caught.value.node == last and caught.value.kind.endswith("ForgetError")
+    assert caught.value.node == last and caught.value.kind.endswith(kind)
 
 
 @pytest.fixture
@@ -174,8 +174,8 @@ def folder(server):
 def test_a_folder_that_holds_no_image_text_model(server, folder, config, message):
     if config is not None:
         (folder / "config.json").write_text(config)
-    refused(server, judge("mine"), message)
+    refused(server, judge("mine"), message, "ForgetError" if config is not None else "validation")
 
 
 def test_a_folder_that_is_not_there(server):
-    refused(server, judge("nothing"), "'nothing' is not there")
+    refused(server, judge("nothing"), "'nothing' is not there", "validation")

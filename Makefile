@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -c tests/pytest.ini -n $(JOBS) --dis
 .PHONY: setup demo test lint unit server browser js-types slow bench clean
 
 setup: $(VENV)/.installed
-	@$(PY) -m mini_sd.comfy_host
+	@$(PY) -m tools.comfy_host
 
 $(VENV)/.installed: tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,7 +23,7 @@ $(VENV)/.installed: tests/requirements.txt
 	touch $@
 
 demo: setup
-	$(PY) -m bench.demo --concept "$(CONCEPT)"
+	$(PY) -m tools.demo --concept "$(CONCEPT)"
 
 # In one run, so that the two processes share out all of them and start a server only once.
 test: lint

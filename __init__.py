@@ -5,34 +5,34 @@ try:
 except ImportError:
     from comfy_api.latest import ComfyExtension
 
-from .nodes import web_routes
-from .nodes.apply_patch import ApplyForgetPatch
-from .nodes.attention_map import ConceptAttentionMap
-from .nodes.attention_mask import AttentionMask
-from .nodes.closed_form_options import ClosedFormOptions
-from .nodes.concept import ConceptNode, ConceptPreset
-from .nodes.concept_correction import ConceptCorrection
-from .nodes.encode_prompt import EncodePrompt
-from .nodes.face_mask import FaceMask
-from .nodes.forget_cache import ClearForgetCache
-from .nodes.forget_report import ForgetReport
-from .nodes.gated_patch import GatedForgetPatch, ScheduleForgetPatch
-from .nodes.install_embedding import InstallPatchEmbedding
-from .nodes.invert_concept import InvertConcept
-from .nodes.merge_patches import MergeForgetPatches
-from .nodes.miniature import LoadMiniature
-from .nodes.patch_info import ForgetPatchInfo, SaveForgetPatch
-from .nodes.score_accuracies import ForgetAccuracies
-from .nodes.score_attack import AttackForgetPatch
-from .nodes.score_clip import ClipScore
-from .nodes.score_distance import PictureDistance
-from .nodes.score_m import MScoreNode
-from .nodes.score_model import LoadImageTextModel
-from .nodes.shrink_patch import ShrinkForgetPatch
-from .nodes.train_patch import TrainForgetPatch
-from .nodes.training_options import TrainingOptions
-from .nodes.visual_pairs import VisualDenoisingPairs
-from .nodes.zero_attention import ZeroConceptAttention
+from .nodes.attention.attention_map import ConceptAttentionMap
+from .nodes.attention.attention_mask import AttentionMask
+from .nodes.attention.face_mask import FaceMask
+from .nodes.attention.zero_attention import ZeroConceptAttention
+from .nodes.concepts.concept import ConceptNode, ConceptPreset
+from .nodes.concepts.encode_prompt import EncodePrompt
+from .nodes.forget.closed_form_options import ClosedFormOptions
+from .nodes.forget.concept_correction import ConceptCorrection
+from .nodes.forget.train_patch import TrainForgetPatch
+from .nodes.loaders.load_image_text import LoadImageTextModel
+from .nodes.loaders.load_miniature import LoadMiniature
+from .nodes.patches.apply_patch import ApplyForgetPatch
+from .nodes.patches.gated_patch import GatedForgetPatch, ScheduleForgetPatch
+from .nodes.patches.install_embedding import InstallPatchEmbedding
+from .nodes.patches.merge_patches import MergeForgetPatches
+from .nodes.patches.patch_info import ForgetPatchInfo, SaveForgetPatch
+from .nodes.patches.shrink_patch import ShrinkForgetPatch
+from .nodes.scores.attack_patch import AttackForgetPatch
+from .nodes.scores.clip_score import ClipScore
+from .nodes.scores.forget_accuracies import ForgetAccuracies
+from .nodes.scores.forget_report import ForgetReport
+from .nodes.scores.m_score import MScoreNode
+from .nodes.scores.picture_distance import PictureDistance
+from .nodes.training.forget_cache import ClearForgetCache
+from .nodes.training.invert_concept import InvertConcept
+from .nodes.training.training_options import TrainingOptions
+from .nodes.training.visual_pairs import VisualDenoisingPairs
+from .nodes.web import routes as web_routes
 
 WEB_DIRECTORY = "./js"
 NODES = [

@@ -35,7 +35,7 @@ def one_attack(
     """Share of pictures in which the judge sees the concept under what was searched on the attacked model.
 
     The attacker has the patched model's gradients and pictures of the concept, drawn by the untouched model, and searches, started at
-    the concept's name, an embedding or a text of as many tokens (15 steps, batch 4; see fmn_core/scores/attack.py); the prompts it is
+    the concept's name, an embedding or a text of as many tokens (15 steps, batch 4; see fmn_core/attacks/search.py); the prompts it is
     tried in are new. `concept`: the name of a thing or of a style.
     """
     model = world.model if model is None else model

@@ -20,7 +20,7 @@ import torch
 from bench.methods import Method, by_gradient, closed_form, half_of, other_half_of, published, zero_attention
 from bench.pages import grid_page
 from bench.world import Evaluation, World, other_concepts
-from mini_sd.comfy_host import REPOSITORY
+from tools.comfy_host import REPOSITORY
 
 CONCEPTS = ("zebra", "dog", "red apple", "santa claus", "pizza")
 RESULTS = REPOSITORY / "bench" / "results"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from bench.comfy_server import ComfyServer
 from bench.forget import RESULTS, machine, markdown_table
+from tools.comfy_server import ComfyServer
 
 PROMPT = "a picture of a zebra in noto style"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from bench.forget import RESULTS
-from mini_sd.comfy_host import REPOSITORY
+from tools.comfy_host import REPOSITORY
 
 README = REPOSITORY / "README.md"
 

@@ -14,9 +14,9 @@ import torch
 from bench.cost import measured
 from bench.speed_methods import closed_form, concepts_of
 from bench.world import World
-from mini_sd.comfy_host import REPOSITORY
 from mini_sd.concepts import CONCEPT_NAMES
 from mini_sd.generate import generate
+from tools.comfy_host import REPOSITORY
 
 PAIRS = 9
 

@@ -45,7 +45,7 @@ def _loaded(file: Path) -> tuple[Any, Any, Any]:
 @contextlib.contextmanager
 def storage(dtype: str) -> Iterator[None]:
     """The host's --fp32-unet, --fp16-unet or --bf16-unet, as if it were started so."""
-    from mini_sd import comfy_host
+    from tools import comfy_host
 
     comfy_host.load_pack()
     from comfy.cli_args import args

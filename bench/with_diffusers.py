@@ -15,17 +15,17 @@ from typing import Any
 
 import torch
 
-from bench.demo import neighbours
 from bench.judged import share
 from bench.pages import before_after_page
-from fmn_core.closed_form import ClosedFormSettings, forget_closed_form
-from fmn_core.concept import make_concept
-from fmn_core.diffusers_model import DiffusersModel
-from fmn_core.patch import ForgetPatch
-from fmn_core.patch_file import save_patch
-from mini_sd import comfy_host
+from fmn_core.adapters.diffusers_model import DiffusersModel
+from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.concepts.concept import make_concept
+from fmn_core.patch.file import save_patch
+from fmn_core.patch.patch import ForgetPatch
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, caption_of
 from mini_sd.judge import classify, load_judge
+from tools import comfy_host
+from tools.demo import neighbours
 
 SEEDS = (1, 2, 3, 4)
 

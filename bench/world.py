@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from bench.judged import drift, share
-from mini_sd import comfy_host
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLED_TEMPLATES, drawn_styles, with_article
 from mini_sd.generate import GUIDANCE, generate
 from mini_sd.judge import classify, load_judge
+from tools import comfy_host
 
 STEPS = 12  # of sampling, where no other number is given, to save time; before and after are sampled alike
 

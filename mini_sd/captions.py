@@ -9,8 +9,8 @@ import functools
 
 import torch
 
-from mini_sd import comfy_host
 from mini_sd.concepts import vocabulary_texts
+from tools import comfy_host
 
 LENGTH, START, END = 77, 49406, 49407
 UNKNOWN = 0  # row 0 of the compact vocabulary: an all-zero embedding, shared by every token not in it

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from mini_sd import captions, comfy_host
+from mini_sd import captions
 from mini_sd.concepts import STYLES
 from mini_sd.export_diffusers import load_parts
 from mini_sd.training import CONFIG, HERE, concept_art, load_art, to_tensor
+from tools import comfy_host
 
 WEIGHTS = HERE / "weights"
 

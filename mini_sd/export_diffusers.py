@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from mini_sd import comfy_host
 from mini_sd.training import CONFIG, HERE
+from tools import comfy_host
 
 VOCABULARY = 49408
 

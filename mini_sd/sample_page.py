@@ -12,11 +12,11 @@ import time
 
 import torch
 
-from mini_sd import comfy_host
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLE_NAMES, STYLED_TEMPLATES, drawn_styles, with_article
 from mini_sd.generate import GUIDANCE, SAMPLER, SCHEDULER, STEPS, generate
 from mini_sd.judge import classify, load_judge
 from mini_sd.training import HERE
+from tools import comfy_host
 
 
 def dominant_shares(model, clip, vae, judge, count: int) -> dict[str, dict[str, float]]:

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mini_sd import captions, comfy_host
+from mini_sd import captions
 from mini_sd.concepts import CONCEPTS, STYLE_NAMES, STYLES, caption_of
 from mini_sd.image_text import ImageTower
 from mini_sd.train_judge import augment
 from mini_sd.train_unet import shipped_text_encoder
 from mini_sd.training import CONFIG, Run, arguments, concept_art, generators, load_art, to_tensor
+from tools import comfy_host
 
 
 def contrastive_loss(tower: ImageTower, images: torch.Tensor, pooled: torch.Tensor, same: torch.Tensor) -> torch.Tensor:

@@ -13,10 +13,11 @@ import random
 import numpy as np
 import torch
 
-from mini_sd import captions, comfy_host
+from mini_sd import captions
 from mini_sd.concepts import CONCEPTS, FALLBACK, STYLE_NAMES, STYLES, caption
 from mini_sd.export_diffusers import load_parts
 from mini_sd.training import CONFIG, Run, arguments, concept_art, generators, load_art, to_tensor
+from tools import comfy_host
 
 UNKNOWN_WORD_SHARE = 0.1
 

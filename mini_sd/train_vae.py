@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mini_sd import comfy_host
 from mini_sd.concepts import STYLES
 from mini_sd.training import Run, arguments, concept_art, generators, load_art, to_tensor
+from tools import comfy_host
 
 CROP, KL_WEIGHT = 64, 1e-6
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    from bench.comfy_server import ComfyServer
+    from tools.comfy_server import ComfyServer
 
     with ComfyServer(tmp_path_factory.mktemp("comfyui")) as running:
         yield running

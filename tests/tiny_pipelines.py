@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mini_sd import comfy_host
+from tools import comfy_host
 
 TEXT_L = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 TEXT_G = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from fmn_core.lazy import Lazy
-from fmn_core.model import CrossAttention
-from fmn_core.tokens import CHUNK, PLACEHOLDER, EncodedPrompt, Vocabulary, vector_id
+from fmn_core.model.lazy import Lazy
+from fmn_core.model.protocol import CrossAttention
+from fmn_core.model.tokens import CHUNK, PLACEHOLDER, EncodedPrompt, Vocabulary, vector_id
 
 START, END = 1, 2
 

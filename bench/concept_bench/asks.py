@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from bench.concept_bench.concepts import BenchConcept, load_list
 from bench.concept_bench.tasks import Task
 from bench.world import Ask, others_ask
-from fmn_core.templates import default_templates
+from fmn_core.concepts.templates import default_templates
 from mini_sd.concepts import CONCEPT_NAMES, STYLE_NAMES, drawn_styles, with_article
 
 FIRST_SEED, SEED_STEP = 70_000, 1000

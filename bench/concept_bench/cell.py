@@ -21,7 +21,7 @@ from bench.cost import measured
 from bench.judged import drift
 from bench.world import Ask
 from fmn_core.scores.accuracies import harmonic_mean_of_erasure, retain_accuracy
-from mini_sd.comfy_host import REPOSITORY
+from tools.comfy_host import REPOSITORY
 
 # Of several concepts at once so many are attacked, which ones turns with the seed.
 ATTACKED_OF_SEVERAL = 2
@@ -141,5 +141,5 @@ def _attacks(world: BenchWorld, task: Task, model: Any) -> dict[str, float]:
 
 
 def _attack_sources() -> list[str]:
-    files = ("bench/attack.py", "fmn_core/scores/attack.py", "fmn_core/inversion.py")
+    files = ("bench/attack.py", "fmn_core/attacks/search.py", "fmn_core/training/inversion.py")
     return [(REPOSITORY / f).read_text() for f in files if (REPOSITORY / f).exists()]

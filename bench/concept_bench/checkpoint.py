@@ -17,7 +17,7 @@ from bench.speed_models import storage
 from bench.world import Ask, Pack
 from fmn_core.scores.clip_score import zero_shot
 from fmn_core.scores.transformers_clip import TransformersClip
-from mini_sd import comfy_host
+from tools import comfy_host
 
 
 class CheckpointWorld(Pack):

@@ -12,7 +12,7 @@ from typing import Any
 from bench.concept_bench.local import Work
 from bench.concept_bench.tasks import Task
 from bench.concept_bench.worker import Outcome, work
-from mini_sd.comfy_host import REPOSITORY
+from tools.comfy_host import REPOSITORY
 
 LOCAL = "local"  # a cluster of this machine alone, for as long as the run lasts
 # A task that lost its worker is done again so many times; then it is a failure, which the next run tries again.

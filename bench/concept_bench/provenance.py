@@ -12,7 +12,7 @@ import torch
 
 from bench.forget import machine
 from fmn_core import __version__
-from mini_sd.comfy_host import REPOSITORY
+from tools.comfy_host import REPOSITORY
 
 
 @cache

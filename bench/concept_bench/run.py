@@ -21,7 +21,7 @@ from bench.concept_bench.provenance import this_command
 from bench.concept_bench.store import Store
 from bench.concept_bench.tasks import Checkpoint, Task, tasks_of
 from bench.concept_bench.worker import Outcome
-from mini_sd.comfy_host import REPOSITORY
+from tools.comfy_host import REPOSITORY
 
 DATABASE = REPOSITORY / "out" / "concept_bench" / "table.sqlite"
 

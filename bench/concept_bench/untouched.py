@@ -12,8 +12,8 @@ from bench.concept_bench.asks import SIZES, asks_of
 from bench.concept_bench.kept import FOLDER, Kept, digest_of
 from bench.concept_bench.tasks import Task
 from bench.world import Ask, World
-from mini_sd.comfy_host import PACK_NAME, REPOSITORY
 from mini_sd.generate import generate
+from tools.comfy_host import PACK_NAME, REPOSITORY
 
 
 class BenchWorld(World):

@@ -52,7 +52,7 @@ def begin_process() -> None:
     """For a process that another one started: one thread, and a search path on which no host was activated yet."""
     import torch
 
-    from mini_sd import comfy_host
+    from tools import comfy_host
 
     torch.set_num_threads(1)
     sys.path[:] = [folder for folder in sys.path if folder != str(comfy_host.root())]

@@ -19,7 +19,7 @@ import torch
 from bench.peers.concepts import Forgotten, neighbour, paired_prompts
 from bench.peers.denoising import latent_size, output_error, predicted
 from bench.peers.weights import in_training, is_key_or_value
-from fmn_core.sampler import sample_seeds
+from fmn_core.model.sampler import sample_seeds
 
 
 @dataclass(frozen=True)

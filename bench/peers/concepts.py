@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.names import MINIATURE, names_of
-from fmn_core.templates import default_templates
+from fmn_core.concepts.templates import default_templates
 
 STYLE_PROMPT = "an image in the style of {}"
 _IN_STYLE = re.compile(r"(,| in)? (the style of \{\}|\{\} style)$")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fmn_core.sampler import schedule
+from fmn_core.model.sampler import schedule
 
 
 def latent_size(adapter: Any) -> tuple[int, int, int]:

@@ -28,7 +28,8 @@ def forget(
     adapter: Any, concepts: Sequence[Forgotten], settings: Settings, seed: int = 0, preserve: Sequence[str] = ()
 ) -> dict[str, torch.Tensor]:
     """The trained weights by name; nothing can be listed to be preserved."""
-    from fmn_core import hooks, tokens
+    from fmn_core.attention import hooks
+    from fmn_core.model import tokens
 
     # The loop wants of its world no more than this.
     world = SimpleNamespace(core={"hooks": hooks, "tokens": tokens}.__getitem__, adapter=lambda: adapter)

@@ -21,7 +21,7 @@ from bench.peers.concepts import Forgotten
 from bench.peers.mace_attention import make_pictures, phrase_columns, train_lora
 from bench.peers.uce import Rows, input_edit
 from bench.peers.weights import in_place, keys_and_values
-from fmn_core.templates import default_templates
+from fmn_core.concepts.templates import default_templates
 
 
 @dataclass(frozen=True)

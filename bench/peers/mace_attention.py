@@ -11,12 +11,12 @@ from bench.peers.adapters import Adapters
 from bench.peers.concepts import Forgotten
 from bench.peers.denoising import latent_size, predicted
 from bench.peers.weights import is_key_or_value
-from fmn_core.attention_mask import MaskSettings, mask_from_heat, noise_levels, picture_attention
-from fmn_core.hooks import attention_probe
-from fmn_core.masks import layer_mask
-from fmn_core.sampler import sample_seeds
-from fmn_core.templates import default_templates
-from fmn_core.tokens import concept_columns
+from fmn_core.attention.hooks import attention_probe
+from fmn_core.attention.mask_from_attention import MaskSettings, mask_from_heat, noise_levels, picture_attention
+from fmn_core.attention.masks import layer_mask
+from fmn_core.concepts.templates import default_templates
+from fmn_core.model.sampler import sample_seeds
+from fmn_core.model.tokens import concept_columns
 
 
 def phrase_columns(adapter: Any, prompt: Any, phrase: str, end_token: str = "none") -> list[int]:

@@ -17,7 +17,7 @@ import torch
 from bench.peers import uce
 from bench.peers.concepts import Forgotten
 from bench.peers.weights import keys_and_values
-from fmn_core.robust import revival
+from fmn_core.closed_form.robust import revival
 
 
 @dataclass(frozen=True)

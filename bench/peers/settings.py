@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.names import MINIATURE, names_of
 from bench.peers import concept_ablation, esd, fmn, mace, rece, spm, uce
-from mini_sd.comfy_host import REPOSITORY
+from tools.comfy_host import REPOSITORY
 
 FILE = REPOSITORY / "bench" / "results" / "peers.json"
 

@@ -20,7 +20,7 @@ from bench.peers.adapters import Adapters
 from bench.peers.concepts import Forgotten, prompt_of
 from bench.peers.denoising import output_error, partly_sampled, predicted
 from bench.peers.esd import steered
-from fmn_core.tokens import strip_special
+from fmn_core.model.tokens import strip_special
 
 
 @dataclass(frozen=True)

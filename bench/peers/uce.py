@@ -16,7 +16,7 @@ import torch
 
 from bench.peers.concepts import Forgotten
 from bench.peers.weights import keys_and_values
-from fmn_core.tokens import first_end
+from fmn_core.model.tokens import first_end
 
 
 @dataclass(frozen=True)

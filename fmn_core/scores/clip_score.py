@@ -7,8 +7,8 @@ from typing import Protocol
 
 import torch
 
+from ..concepts.templates import check_templates, fill_template
 from ..errors import ForgetError
-from ..templates import check_templates, fill_template
 
 TEMPLATE = "a picture of {}"
 

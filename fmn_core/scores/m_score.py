@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from ..concept import MAX_PHRASE_TOKENS
+from ..concepts.concept import MAX_PHRASE_TOKENS
+from ..concepts.templates import check_templates, fill_template
 from ..errors import ForgetError
-from ..inversion import Inversion, InversionSettings, invert_concept
-from ..model import ForgetModel, TextModel
-from ..references import References
-from ..templates import check_templates, fill_template
-from ..tokens import PLACEHOLDER, Word, first_end
+from ..model.protocol import ForgetModel, TextModel
+from ..model.tokens import PLACEHOLDER, Word, first_end
+from ..training.inversion import Inversion, InversionSettings, invert_concept
+from ..training.references import References
 
 TextFeatures = Callable[[str, Word | None], torch.Tensor]
 

@@ -28,13 +28,7 @@ from .files import (
     preset_folder,
 )
 from .loaded import LoadedModels, without_loading
-from .miniature import (
-    MINIATURE,
-    MiniatureConfig,
-    MiniatureTokenizer,
-    load_miniature,
-    load_miniature_image_text,
-)
+from .miniature import MINIATURE, MiniatureConfig, MiniatureTokenizer, load_miniature, load_miniature_image_text
 from .models import (
     diffusers_names,
     effective_weights,

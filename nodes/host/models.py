@@ -18,8 +18,8 @@ from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 
 from ...fmn_core.errors import ForgetError
-from ...fmn_core.lazy import Lazy
-from ...fmn_core.transfer import read
+from ...fmn_core.model.lazy import Lazy
+from ...fmn_core.model.transfer import read
 
 try:
     from comfy.quant_ops import QuantizedTensor

@@ -10,10 +10,10 @@ import comfy.lora
 import torch
 
 from ...fmn_core.errors import ForgetError
-from ...fmn_core.patch import PREFIX, ForgetPatch
-from ...fmn_core.patch_file import LARGEST_CHANGE
-from ...fmn_core.patch_fit import base_name, check_fit, check_matched
-from ...fmn_core.patch_size import largest_entry, size_report
+from ...fmn_core.patch.file import LARGEST_CHANGE
+from ...fmn_core.patch.fit import base_name, check_fit, check_matched
+from ...fmn_core.patch.patch import PREFIX, ForgetPatch
+from ...fmn_core.patch.size import largest_entry, size_report
 from .models import quantisation, require_unet
 
 log = logging.getLogger("forget-me-not")

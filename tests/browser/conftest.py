@@ -8,7 +8,7 @@ import pytest
 from browser.front_end import opened
 from playwright.sync_api import sync_playwright
 
-from mini_sd.comfy_host import REPOSITORY
+from tools.comfy_host import REPOSITORY
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCREENSHOTS = REPOSITORY / "out" / "browser"

@@ -6,7 +6,7 @@ import json
 import pytest
 from playwright.sync_api import TimeoutError
 
-from mini_sd.comfy_host import REPOSITORY
+from tools.comfy_host import REPOSITORY
 
 SLOT = """([type, input, slot]) => {
     const node = app.graph.nodes.find(n => n.type === type), [x, y] = node.getConnectionPos(input, slot);

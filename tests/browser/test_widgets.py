@@ -5,7 +5,7 @@ from browser.front_end import opened
 from prompts import apply, train
 from safetensors.torch import save_file
 
-from bench import hostile_files
+from tools import hostile_files
 
 VUE = pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes 2.0"])
 ADD = """([type, x, y]) => {

@@ -5,8 +5,8 @@ import json
 import pytest
 from prompts import FEWER
 
-from bench.workflow import to_api, widget_names
-from mini_sd.comfy_host import REPOSITORY
+from tools.comfy_host import REPOSITORY
+from tools.workflow import to_api, widget_names
 
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
 OPEN = """async workflow => {

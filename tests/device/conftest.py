@@ -2,8 +2,8 @@
 
 import pytest
 
-from mini_sd import comfy_host
 from tests.device import fake_device
+from tools import comfy_host
 
 
 @pytest.fixture(scope="session")

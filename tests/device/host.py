@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mini_sd import comfy_host
+from tools import comfy_host
 
 from . import fake_device
 from .configuration import Configuration
@@ -49,7 +49,7 @@ def activate(configuration: Configuration, folder: Path) -> Any:
     if configuration.dynamic:
         dynamic_vram.limit = int(configuration.resident)
         dynamic_vram.enable()
-        module = pack_module("nodes.miniature").host
+        module = pack_module("nodes.loaders.load_miniature").host
         if configuration.patcher == "checkpoint":
             module.load_miniature = dynamic_vram.dynamic_miniature(module.load_miniature)
     return management

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mini_sd.comfy_host import REPOSITORY
+from tools.comfy_host import REPOSITORY
 
 
 class Profile:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mini_sd import comfy_host
+from tools import comfy_host
 
 from .compare import differences
 from .configuration import CPU, Configuration

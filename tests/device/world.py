@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from mini_sd import comfy_host
 from tests import prompts
+from tools import comfy_host
 
 from . import host
 from .configuration import Configuration

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from mini_sd import comfy_host
+from tools import comfy_host
 
 
 @pytest.fixture(scope="session")

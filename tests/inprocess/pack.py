@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mini_sd import comfy_host
+from tools import comfy_host
 
 
 def modules_of(nodes: Iterable[str], core: Iterable[str] = ()) -> SimpleNamespace:

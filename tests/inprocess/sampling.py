@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from mini_sd import comfy_host
+from tools import comfy_host
 
 
 def sample(model, positive, negative, size=(16, 16), batch=1, steps=3, seed=0):

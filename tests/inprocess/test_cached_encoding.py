@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mini_sd import comfy_host
+from tools import comfy_host
 
 OTHERS = ["horse", "dog", "fox", "pizza", "santa claus", "a picture of a horse in watercolor style"]
 

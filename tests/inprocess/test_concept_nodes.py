@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mini_sd import comfy_host
+from tools import comfy_host
 
 
 @pytest.fixture(scope="module")
@@ -15,8 +15,8 @@ def pack():
     comfy_host.load_pack()
     return SimpleNamespace(
         **{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in ("host", "concept", "comfy_model")},
-        files=sys.modules["forget_me_not.fmn_core.embedding_file"],
-        check_concepts=sys.modules["forget_me_not.fmn_core.concept"].check_concepts,
+        files=sys.modules["forget_me_not.fmn_core.concepts.embedding_file"],
+        check_concepts=sys.modules["forget_me_not.fmn_core.concepts.concept"].check_concepts,
         error=sys.modules["forget_me_not.fmn_core.errors"].ForgetError,
     )
 

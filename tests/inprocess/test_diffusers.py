@@ -7,7 +7,7 @@ import pytest
 import tiny_pipelines
 import torch
 
-from mini_sd import comfy_host
+from tools import comfy_host
 
 NAMES = ("closed_form", "gradient", "references", "concept", "errors", "patch", "patch_file")
 # No "!": where it is the padding token, transformers takes it for that also within words, and the host does not.
@@ -21,7 +21,7 @@ def pack():
     comfy_host.load_pack()
     import importlib
 
-    adapter = importlib.import_module("forget_me_not.fmn_core.diffusers_model")
+    adapter = importlib.import_module("forget_me_not.fmn_core.adapters.diffusers_model")
     host = {n: sys.modules[f"forget_me_not.nodes.{n}"] for n in ("host", "comfy_model")}
     return SimpleNamespace(diffusers=adapter, **host, **{n: sys.modules[f"forget_me_not.fmn_core.{n}"] for n in NAMES})
 

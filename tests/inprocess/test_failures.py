@@ -13,7 +13,7 @@ from prompts import correct, invert, pairs, train_inputs
 from torch.utils._python_dispatch import TorchDispatchMode
 from untouched import assert_untouched, state
 
-from mini_sd import comfy_host
+from tools import comfy_host
 
 RESTEERING, VISUAL = "attention re-steering", "visual denoising"
 ATTACK = {
@@ -55,9 +55,9 @@ def folders(pack, monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def made(pack, miniature):
     """Two patches to merge."""
-    core = sys.modules["forget_me_not.fmn_core.closed_form"]
-    concept = sys.modules["forget_me_not.fmn_core.concept"]
-    adapter = sys.modules["forget_me_not.nodes.comfy_model"].ComfyModel(*miniature[:2])
+    core = sys.modules["forget_me_not.fmn_core.closed_form.forget"]
+    concept = sys.modules["forget_me_not.fmn_core.concepts.concept"]
+    adapter = sys.modules["forget_me_not.nodes.adapter.model"].ComfyModel(*miniature[:2])
     with torch.inference_mode(False):
         settings = core.ClosedFormSettings(imagined_words=20)
         return [

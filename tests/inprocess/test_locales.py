@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from bench import locales
+from tools import locales
 
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 FILES = (locales.NODE_DEFS, locales.MAIN)

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from mini_sd import comfy_host
 from mini_sd.generate import generate
+from tools import comfy_host
 
 CONCEPTS = ("zebra", "red apple", "car", "guitar", "cactus", "pizza")
 OWN = "a picture of a {} in noto style"

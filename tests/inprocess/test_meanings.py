@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from mini_sd import comfy_host
+from tools import comfy_host
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def world():
 
 
 def test_the_model_tells_meanings_apart_as_the_judge_does(world):
-    meanings = sys.modules["forget_me_not.fmn_core.meanings"]
+    meanings = sys.modules["forget_me_not.fmn_core.scores.meanings"]
     adapter, concept = world.adapter(), world.core("concept").Concept
     templates, size = ["a picture of a {} in noto style", "a {} in fluent style"], (4, 16, 16)
     shares = {}

@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from mini_sd import comfy_host
 from mini_sd.concepts import CONCEPTS, caption_of, vocabulary_texts
 from mini_sd.training import HERE
+from tools import comfy_host
 
 WEIGHTS = HERE / "weights"
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mini_sd import comfy_host
+from tools import comfy_host
 
 FP8 = torch.float8_e4m3fn
 
@@ -21,7 +21,7 @@ def pack():
 
     return SimpleNamespace(
         host=module("nodes.host"),
-        adapter=module("nodes.comfy_model").ComfyModel,
+        adapter=module("nodes.adapter.model").ComfyModel,
         nodes={node.define_schema().node_id: node for node in loaded.NODES},
         core=SimpleNamespace(
             **{n: module(f"fmn_core.{n}") for n in ("closed_form", "concept", "gradient", "references")}

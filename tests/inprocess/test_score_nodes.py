@@ -10,9 +10,9 @@ import torch
 from inprocess.pack import interrupted
 from untouched import assert_untouched, state
 
-from mini_sd import comfy_host
 from mini_sd.concepts import CONCEPT_NAMES, STYLE_NAMES, drawn_styles
 from mini_sd.generate import generate
+from tools import comfy_host
 
 NAMES = ("host", "score_accuracies", "score_attack", "score_clip", "score_distance", "score_m", "score_model")
 CONCEPTS = ("frog", "umbrella", "ghost", "snowman")
@@ -44,7 +44,7 @@ def pictures(miniature):
 @pytest.fixture(scope="module")
 def forgetting(pack, miniature):
     """MODEL that forgot the frog."""
-    adapter = sys.modules["forget_me_not.nodes.comfy_model"].ComfyModel(*miniature[:2])
+    adapter = sys.modules["forget_me_not.nodes.adapter.model"].ComfyModel(*miniature[:2])
     with torch.inference_mode(False):
         concept = pack.core["concept"].make_concept(adapter, "frog")
         patch = pack.core["closed_form"].forget_closed_form(adapter, [concept])

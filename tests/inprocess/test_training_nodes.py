@@ -9,7 +9,7 @@ from inprocess.pack import interrupted
 from prompts import INVERSION, correct, invert, options, pairs, train_inputs
 from untouched import assert_untouched, state
 
-from mini_sd import comfy_host
+from tools import comfy_host
 
 RESTEERING, BOTH = "attention re-steering", "re-steering and visual denoising"
 

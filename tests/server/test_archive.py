@@ -7,8 +7,8 @@ import zipfile
 import pytest
 from prompts import ZEBRA, miniature, pictures, sampled
 
-from bench.comfy_server import PACK_FOLDER, ComfyServer
-from mini_sd.comfy_host import REPOSITORY
+from tools.comfy_host import REPOSITORY
+from tools.comfy_server import PACK_FOLDER, ComfyServer
 
 LARGEST = 36_000_000
 LEFT_OUT = ("tests/", "bench/", ".github/", ".ci/")

@@ -23,10 +23,10 @@ from prompts import (
 )
 from safetensors.torch import load_file, save_file
 
-from bench.comfy_server import NodeError
-from fmn_core.embedding_file import Embedding, save_embedding
-from fmn_core.patch import Factors, ForgetPatch
-from fmn_core.patch_file import save_patch
+from fmn_core.concepts.embedding_file import Embedding, save_embedding
+from fmn_core.patch.file import save_patch
+from fmn_core.patch.patch import Factors, ForgetPatch
+from tools.comfy_server import NodeError
 
 BAD_TRAINING = {
     "empty phrase": ({"phrase": "  "}, "empty text"),

@@ -6,8 +6,8 @@ import pytest
 import torch
 from prompts import concept, miniature, sampled
 
-from bench.comfy_server import NodeError
-from fmn_core.embedding_file import Embedding, save_embedding
+from fmn_core.concepts.embedding_file import Embedding, save_embedding
+from tools.comfy_server import NodeError
 
 
 def preset(name: str, preset: str, **inputs) -> dict:

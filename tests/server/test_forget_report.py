@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from prompts import ZEBRA, attention_map, pictures, sampled, train, uncached
 
-from bench.comfy_server import NodeError
+from tools.comfy_server import NodeError
 
 _fresh = itertools.count()
 

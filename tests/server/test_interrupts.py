@@ -6,8 +6,8 @@ import pytest
 from prompts import miniature, sampled
 from safetensors.torch import save_file
 
-from bench import hostile_files
-from bench.comfy_server import NodeError
+from tools import hostile_files
+from tools.comfy_server import NodeError
 
 GATE = {
     "clip": ["mini", 1], "positive": ["drawn.text", 0], "patch_file": "forget_me_not/one.safetensors", "strength": 1.0,

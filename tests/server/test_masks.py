@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prompts import ZEBRA, miniature, pictures, sampled
 
-from bench.comfy_server import NodeError
+from tools.comfy_server import NodeError
 
 HERE = {name: importlib.util.find_spec(name) for name in ("retinaface", "skimage")}
 

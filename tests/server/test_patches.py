@@ -9,9 +9,9 @@ import torch
 from prompts import HORSE, ZEBRA, apply, invert, miniature, pictures, reference, sampled, train, uncached
 from safetensors.torch import load_file
 
-from bench.comfy_server import NodeError
-from fmn_core.patch_file import load_patch
+from fmn_core.patch.file import load_patch
 from mini_sd.judge import classify, load_judge
+from tools.comfy_server import NodeError
 
 DOG = "a picture of a dog in noto style"
 CONNECTED = "(from the forget_patch input)"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from prompts import HORSE, INVERSION, ZEBRA, miniature, pictures, sampled, train, uncached
 
-from bench.comfy_server import NodeError
 from mini_sd.concepts import CONCEPT_NAMES
+from tools.comfy_server import NodeError
 
 SYNONYM = "a picture of a striped horse in noto style"
 FEW = {"kind": "object", "phrase": "zebra", "clip": ["mini", 1], "vae": ["mini", 2], "images": ["before.decode", 0]}

@@ -21,7 +21,7 @@ from prompts import (
 )
 from safetensors import safe_open
 
-from fmn_core.patch_file import load_patch
+from fmn_core.patch.file import load_patch
 from mini_sd.judge import classify, load_judge
 
 CLOSED, RESTEERING, VISUAL = "closed form", "attention re-steering", "visual denoising"

@@ -8,8 +8,8 @@ import pytest
 from prompts import apply, invert, miniature, options, reference, train
 from safetensors.torch import save_file
 
-from bench import hostile_files
-from bench.comfy_server import NodeError
+from tools import hostile_files
+from tools.comfy_server import NodeError
 
 RESTEERING = "attention re-steering"
 EVENT = "forget_me_not.monitor"

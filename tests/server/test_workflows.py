@@ -5,8 +5,8 @@ import json
 import pytest
 from prompts import FEWER, pictures
 
-from bench.workflow import on_miniature, to_api
-from mini_sd.comfy_host import REPOSITORY
+from tools.comfy_host import REPOSITORY
+from tools.workflow import on_miniature, to_api
 
 
 @pytest.fixture(scope="module")

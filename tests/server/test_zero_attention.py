@@ -4,7 +4,7 @@ import pytest
 import torch
 from prompts import HORSE, ZEBRA, miniature, pictures, sampled, train
 
-from bench.comfy_server import NodeError
+from tools.comfy_server import NodeError
 
 LONG = ZEBRA + ", " + "a house and a guitar and a banana, " * 12
 

@@ -11,7 +11,7 @@ from inprocess.test_score_nodes import clip_folder
 from bench import full_size
 from bench.concept_bench.report import found_in, page
 from bench.concept_bench.store import Store
-from mini_sd import comfy_host
+from tools import comfy_host
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

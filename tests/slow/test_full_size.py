@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from bench import full_size
-from mini_sd import comfy_host
+from tools import comfy_host
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -36,9 +36,9 @@ def pack():
 
     return SimpleNamespace(
         module=module,
-        adapter=module("nodes.comfy_model").ComfyModel,
+        adapter=module("nodes.adapter.model").ComfyModel,
         nodes={node.define_schema().node_id: node for node in comfy_host.load_pack().NODES},
-        kohya_name=module("fmn_core.patch").kohya_name,
+        kohya_name=module("fmn_core.patch.patch").kohya_name,
         error=module("fmn_core.errors").ForgetError,
     )
 
@@ -87,11 +87,11 @@ def loaded(request, pack, folders, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small(pack, monkeypatch):
     """Few prompts to keep, and pairs of 256 px: nothing else is cut."""
-    captions = pack.module("fmn_core.preserve").everyday_captions()[:3]
-    monkeypatch.setattr(pack.module("fmn_core.preserve"), "everyday_captions", lambda: captions)
-    imagined = pack.module("fmn_core.preserve").encode_imagined
+    captions = pack.module("fmn_core.concepts.preserve").everyday_captions()[:3]
+    monkeypatch.setattr(pack.module("fmn_core.concepts.preserve"), "everyday_captions", lambda: captions)
+    imagined = pack.module("fmn_core.concepts.preserve").encode_imagined
     few = lambda model, concepts, count: imagined(model, concepts, 4)  # noqa: E731
-    monkeypatch.setattr(pack.module("fmn_core.closed_form"), "encode_imagined", few)
+    monkeypatch.setattr(pack.module("fmn_core.closed_form.forget"), "encode_imagined", few)
     monkeypatch.setattr(pack.adapter, "native_latent_size", lambda self: LATENT)
 
 
@@ -141,7 +141,11 @@ def assert_fits_diffusers(factors, name):
 
 def training(pack, method, **options):
     """Inputs of Train Forget Patch for one short training."""
-    chosen = pack.module("nodes.training_options").DEFAULTS | {"drift_every": 0, "checkpointing": True, "pairs": 1}
+    chosen = pack.module("nodes.training.training_options").DEFAULTS | {
+        "drift_every": 0,
+        "checkpointing": True,
+        "pairs": 1,
+    }
     return {
         "method": method, "phrase": "zebra", "templates": TEMPLATES, "steps": 1, "rank": 4, "preserve_prompts": "a horse",
         "file_name": "", "options": chosen, **options,
@@ -168,7 +172,7 @@ def test_adapter_on_the_stock_loaders_model(pack, loaded, monkeypatch):
 
 @pytest.mark.parametrize("train", ["attn2", "whole UNet"])
 def test_layer_names_are_those_of_diffusers(pack, loaded, train):
-    layers = pack.module("fmn_core.trainer").trained_layers(loaded.adapter, train)
+    layers = pack.module("fmn_core.training.trainer").trained_layers(loaded.adapter, train)
     found = {pack.kohya_name(n): tuple(m.weight.shape) for n, m in layers.items()}
     expected = diffusers_layers(loaded.name)
     if train == "attn2":
@@ -228,7 +232,7 @@ def test_inverted_embedding_is_named_in_a_prompt(pack, loaded, run, folders):
     for encoder, ids in loaded.adapter.phrase_tokens("striped horse").items():
         assert not torch.equal(concept.embedding[encoder], start[encoder][ids])
     assert named == "embedding:striped"
-    word = pack.module("fmn_core.tokens").PLACEHOLDER
+    word = pack.module("fmn_core.model.protocol.tokens").PLACEHOLDER
     [learned] = loaded.adapter.encode([f"a photo of {word}"], [concept.embedding])
     [written] = loaded.adapter.encode([f"a photo of {named}"])
     torch.testing.assert_close(written.context, learned.context, atol=1e-4, rtol=1e-4)
@@ -261,7 +265,7 @@ def test_attention_map_and_mask(loaded, run):
 
 def test_concept_correction(loaded, run, pack, monkeypatch):
     few = tuple(TEMPLATES.split("\n"))
-    monkeypatch.setattr(pack.module("fmn_core.concept"), "templates_for", lambda kind, phrases: few)
+    monkeypatch.setattr(pack.module("fmn_core.concepts.concept"), "templates_for", lambda kind, phrases: few)
     inputs = {
         "images": pictures(),
         "word": "apple",

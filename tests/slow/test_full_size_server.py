@@ -14,7 +14,7 @@ def node(class_type, /, **inputs):
 
 
 def test_trained_saved_and_sampled_with_stock_nodes(server, patches):
-    from mini_sd import comfy_host
+    from tools import comfy_host
 
     comfy_host.load_pack()
     folder = server.base / "models" / "checkpoints"

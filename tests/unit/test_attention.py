@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from fmn_core.attention import (
+from fmn_core.attention.zeroing import (
     attention_mass,
     attention_probabilities,
     merge_heads,

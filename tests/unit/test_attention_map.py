@@ -2,8 +2,8 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.attention_map import attention_maps, euler_sigmas, to_grid
-from fmn_core.hooks import attention_probe
+from fmn_core.attention.hooks import attention_probe
+from fmn_core.attention.maps import attention_maps, euler_sigmas, to_grid
 
 
 def test_maps_are_the_mean_of_what_every_layer_attends_to():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.attention_mask import (
+from fmn_core.attention.mask_from_attention import (
     MaskSettings,
     aggregate,
     mask_from_heat,

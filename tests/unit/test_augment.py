@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from fmn_core.augment import AugmentSettings, augment, bucket_size
 from fmn_core.errors import ForgetError
+from fmn_core.training.augmentation import AugmentSettings, augment, bucket_size
 
 
 def painted(height, width, top, left, side, count=1):

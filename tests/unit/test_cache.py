@@ -5,8 +5,8 @@ import threading
 
 import torch
 
-from fmn_core.cache import Cache
-from fmn_core.content_key import content_key
+from fmn_core.model.content_key import content_key
+from fmn_core.model.memory_cache import Cache
 
 ENTRY = 1000
 

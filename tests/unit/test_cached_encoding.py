@@ -2,10 +2,10 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.cache import Cache
-from fmn_core.cached_encoding import CachedEncoding, EncodedOnce
-from fmn_core.content_key import model_key
-from fmn_core.tokens import PLACEHOLDER
+from fmn_core.model.content_key import model_key
+from fmn_core.model.encoding_cache import CachedEncoding, EncodedOnce
+from fmn_core.model.memory_cache import Cache
+from fmn_core.model.tokens import PLACEHOLDER
 
 PROMPTS = [f"a picture of a {thing}" for thing in ["zebra", "horse", "dog", "fox", "cat", "tiger", "pizza", "guitar"]]
 

@@ -4,17 +4,13 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core import closed_form
-from fmn_core.closed_form import (
-    ClosedFormSettings,
-    collect_moments,
-    forget_closed_form,
-)
-from fmn_core.concept import Concept, make_concept
-from fmn_core.errors import ForgetError
-from fmn_core.factors import moved_square, smallest_rank, weighted_range
-from fmn_core.moments import Moments
-from fmn_core.preserve import (
+from fmn_core.closed_form import forget as closed_form
+from fmn_core.closed_form.forget import ClosedFormSettings, collect_moments, forget_closed_form
+from fmn_core.closed_form.moments import Moments
+from fmn_core.closed_form.targets import steered_pair
+from fmn_core.closed_form.weight_choice import DRIFT_PRICE, PRESERVE_WEIGHTS, RIDGES, choose_weights
+from fmn_core.concepts.concept import Concept, make_concept
+from fmn_core.concepts.preserve import (
     IMAGINED_WORDS,
     TEMPLATES_PER_NAME,
     encode_imagined,
@@ -23,9 +19,9 @@ from fmn_core.preserve import (
     preserve_groups,
     without_concepts,
 )
-from fmn_core.targets import steered_pair
-from fmn_core.tokens import row_weights
-from fmn_core.weight_choice import DRIFT_PRICE, PRESERVE_WEIGHTS, RIDGES, choose_weights
+from fmn_core.errors import ForgetError
+from fmn_core.model.tokens import row_weights
+from fmn_core.patch.factors import moved_square, smallest_rank, weighted_range
 
 pytestmark = pytest.mark.usefixtures("whole_prompts")
 
@@ -104,7 +100,7 @@ def test_factors_equal_the_dense_edit_at_full_rank(model, zebra):
 
 def test_reported_figures_equal_what_the_patched_weights_do(model, zebra):
     patch = forget_closed_form(model, [zebra], ClosedFormSettings(ridge=1e-4, preserve_weight=1.0, imagined_words=0))
-    from fmn_core.templates import everyday_captions
+    from fmn_core.concepts.templates import everyday_captions
 
     source, target, preserve = rows_of(model, zebra, list(everyday_captions()))
     layer = model.cross_attention()[1]

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_model import ToyModel
 
-from fmn_core.closed_form import ClosedFormSettings, forget_closed_form
-from fmn_core.concept import Concept
+from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.moments import Moments
+from fmn_core.closed_form.weight_choice import check_condition
+from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError
-from fmn_core.factors import weighted_range
-from fmn_core.moments import Moments
-from fmn_core.shrink import balanced
-from fmn_core.weight_choice import check_condition
+from fmn_core.patch.factors import weighted_range
+from fmn_core.patch.shrink import balanced
 
 PROBLEM = {
     "dim": st.integers(1, 12),

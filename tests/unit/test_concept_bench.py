@@ -19,7 +19,7 @@ from bench.concept_bench.summary import erasure_interval, summaries
 from bench.concept_bench.tasks import Task, tasks_of
 from bench.concept_bench.worker import Outcome
 from bench.world import Ask
-from fmn_core.templates import default_templates
+from fmn_core.concepts.templates import default_templates
 from mini_sd.concepts import BY_NAME, STYLE_NAMES, drawn_styles
 
 ABOUT = {"command": "python -m x", "pack_version": "1", "git_commit": "abc", "machine": "m", "torch_version": "2"}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.content_key import PROBE_PROMPT, content_key, model_key, text_key
 from fmn_core.errors import ForgetError
+from fmn_core.model.content_key import PROBE_PROMPT, content_key, model_key, text_key
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -2,11 +2,11 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.closed_form import ClosedFormSettings
-from fmn_core.concept import Concept
-from fmn_core.correction import correct_concept, correction_pairs
+from fmn_core.closed_form.correction import correct_concept, correction_pairs
+from fmn_core.closed_form.forget import ClosedFormSettings
+from fmn_core.closed_form.targets import steered_pair
+from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError
-from fmn_core.targets import steered_pair
 
 pytestmark = pytest.mark.usefixtures("whole_prompts")
 

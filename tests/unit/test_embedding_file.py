@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fmn_core.embedding_file import Embedding, load_embedding, save_embedding
+from fmn_core.concepts.embedding_file import Embedding, load_embedding, save_embedding
 from fmn_core.errors import ForgetError
 
 

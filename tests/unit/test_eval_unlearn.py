@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from fmn_core.adapters.eval_unlearn import ForgetMeNot
 from fmn_core.errors import ForgetError
-from fmn_core.eval_unlearn_technique import ForgetMeNot
-from fmn_core.patch_file import load_patch, save_patch
-from mini_sd import comfy_host
+from fmn_core.patch.file import load_patch, save_patch
 from mini_sd.concepts import CONCEPT_NAMES, caption_of
+from tools import comfy_host
 
 PROMPTS = [caption_of("zebra", "noto"), caption_of("dog", "noto")]
 DRAWN = {"num_inference_steps": 4, "guidance_scale": 3.0}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fmn_core.factors import best_factors
+from fmn_core.patch.factors import best_factors
 
 SHAPES = pytest.mark.parametrize("shape", [(40, 60), (60, 40), (30, 30), (1, 5)])
 

@@ -2,11 +2,11 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.concept import Concept
+from fmn_core.compose.gate import CURVES, Background, ConceptGate, GateSettings
+from fmn_core.concepts.concept import Concept
+from fmn_core.concepts.preserve import encode_imagined
+from fmn_core.concepts.templates import everyday_captions
 from fmn_core.errors import ForgetError
-from fmn_core.gate import CURVES, Background, ConceptGate, GateSettings
-from fmn_core.preserve import encode_imagined
-from fmn_core.templates import everyday_captions
 
 TEMPLATES = ["a photo of a {} in the park", "a {} on a table"]
 

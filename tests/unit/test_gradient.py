@@ -4,17 +4,17 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.attention import attention_probabilities
-from fmn_core.concept import Concept
+from fmn_core.attention.hooks import attention_probe, checkpointed, scaled_columns
+from fmn_core.attention.zeroing import attention_probabilities
+from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError
-from fmn_core.gradient import forget_by_gradient
-from fmn_core.gradient_settings import GradientSettings, auto_learning_rate
-from fmn_core.hooks import attention_probe, checkpointed, scaled_columns
-from fmn_core.losses import Preservation, attention_loss, visual_loss, visual_scale
-from fmn_core.references import Pairs, References, make_pairs
-from fmn_core.sampler import sample, sample_seeds, schedule, seeded_noise
-from fmn_core.trainable import FullDelta, LowRank, injected
-from fmn_core.trainer import Trainer, concept_prompts, trained_layers
+from fmn_core.model.sampler import sample, sample_seeds, schedule, seeded_noise
+from fmn_core.training.forget import forget_by_gradient
+from fmn_core.training.losses import Preservation, attention_loss, visual_loss, visual_scale
+from fmn_core.training.references import Pairs, References, make_pairs
+from fmn_core.training.settings import GradientSettings, auto_learning_rate
+from fmn_core.training.trainable import FullDelta, LowRank, injected
+from fmn_core.training.trainer import Trainer, concept_prompts, trained_layers
 
 ZEBRA = Concept(["zebra"], "object", ["a photo of a {}", "a {} in the park"])
 LATENTS = [References(torch.zeros(1, 4, 4, 4))]
@@ -63,7 +63,7 @@ def test_hooks_are_gone_after_an_error(model):
     "layer", [torch.nn.Linear(6, 5), torch.nn.Conv2d(6, 5, 3, stride=2, padding=1), torch.nn.Conv2d(6, 5, 1)]
 )
 def test_factors_beside_a_layer_equal_factors_in_its_weight(layer):
-    from fmn_core.patch import Factors
+    from fmn_core.patch.patch import Factors
 
     factor = LowRank(layer, 3, torch.Generator().manual_seed(1), torch.device("cpu"))
     factor.up.data.normal_(generator=torch.Generator().manual_seed(2))

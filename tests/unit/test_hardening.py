@@ -4,13 +4,13 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.closed_form import ClosedFormSettings, forget_closed_form
-from fmn_core.concept import Concept
+from fmn_core.attacks.hardening import Hardening, forget_hardened
+from fmn_core.attacks.search import Budget, search_embedding
+from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.concepts.concept import Concept
+from fmn_core.concepts.templates import default_templates
 from fmn_core.errors import ForgetError
-from fmn_core.hardening import Hardening, forget_hardened
-from fmn_core.patch import kohya_name
-from fmn_core.scores.attack import Budget, search_embedding
-from fmn_core.templates import default_templates
+from fmn_core.patch.patch import kohya_name
 
 TEMPLATES = ["a photo of a {}", "a {} in the park", "{} on a table"]
 SETTINGS = ClosedFormSettings(imagined_words=8, preserve_prompts=["teapot"], use_everyday_captions=False)

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from bench import hostile_files
 from fmn_core.errors import ForgetError
-from fmn_core.patch import ForgetPatch
-from fmn_core.patch_file import load_patch
+from fmn_core.patch.file import load_patch
+from fmn_core.patch.patch import ForgetPatch
+from tools import hostile_files
 
 GOOD = hostile_files.good_file()
 MUTATIONS = 2200

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from fmn_core.errors import ForgetError
-from fmn_core.inversion import InversionSettings, Inverter, denoising_loss, invert_concept, starting_vectors
-from fmn_core.references import References
-from fmn_core.tokens import PLACEHOLDER
+from fmn_core.model.tokens import PLACEHOLDER
+from fmn_core.training.inversion import InversionSettings, Inverter, denoising_loss, invert_concept, starting_vectors
+from fmn_core.training.references import References
 
 TEMPLATES = ["a photo of a {}", "a {} in the park"]
 

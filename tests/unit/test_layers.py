@@ -1,7 +1,7 @@
 import pytest
 
 from fmn_core.errors import ForgetError
-from fmn_core.layers import choose_layers
+from fmn_core.model.layers import choose_layers
 
 NAMES = ["down_blocks.0.x", "down_blocks.1.x", "mid_block.x", "up_blocks.0.x", "up_blocks.1.x"]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from fmn_core.mask_shapes import box_mask, ellipse_mask, feather, grow, otsu_threshold
+from fmn_core.attention.mask_shapes import box_mask, ellipse_mask, feather, grow, otsu_threshold
 
 
 def brute_otsu(values: list[float]) -> float:

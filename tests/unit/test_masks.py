@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from fmn_core.attention.masks import LayerMasks, check_mask, layer_grid, layer_mask, mask_to_grid
 from fmn_core.errors import ForgetError
-from fmn_core.masks import LayerMasks, check_mask, layer_grid, layer_mask, mask_to_grid
 
 
 def means(mask, rows, columns):

@@ -4,15 +4,15 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.closed_form import ClosedFormSettings, forget_closed_form
-from fmn_core.concept import Concept
-from fmn_core.correction import correct_concept
+from fmn_core.closed_form.correction import correct_concept
+from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.compose.merge import MergeSettings, concepts_of, fuse_patches, preserve_cost, sum_patches
+from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError
-from fmn_core.factors import matrix_root
-from fmn_core.merge import MergeSettings, concepts_of, fuse_patches, preserve_cost, sum_patches
-from fmn_core.patch import Factors, ForgetPatch
-from fmn_core.patch_file import load_patch, save_patch
-from fmn_core.shrink import reduced
+from fmn_core.patch.factors import matrix_root
+from fmn_core.patch.file import load_patch, save_patch
+from fmn_core.patch.patch import Factors, ForgetPatch
+from fmn_core.patch.shrink import reduced
 
 pytestmark = pytest.mark.usefixtures("whole_prompts")
 
@@ -68,8 +68,8 @@ def test_a_fused_patch_can_be_fused_again(model, alone):
 
 def test_fusion_of_trained_patches_minimises_what_it_says(model, alone):
     """Autograd, not algebra: the gradient of sum_i |(dW - dW_i) C_i|^2 / n + w |dW P|^2 + lambda |dW|^2 is zero there."""
-    from fmn_core.closed_form import collect_moments
-    from fmn_core.preserve import preserve_groups
+    from fmn_core.closed_form.forget import collect_moments
+    from fmn_core.concepts.preserve import preserve_groups
 
     given = [trained(p) for p in alone[:2]]
     fused = fuse_patches(model, given, MergeSettings(**EXACT))

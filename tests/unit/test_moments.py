@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fmn_core.moments import Moments, MomentSums
+from fmn_core.closed_form.moments import Moments, MomentSums
 
 
 def prompts(count: int, dim: int = 6) -> list[tuple[torch.Tensor, ...]]:

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from toy_model import ToyModel
 
 from fmn_core.errors import ForgetError
-from fmn_core.patch import Factors, ForgetPatch, base_difference, fingerprint
-from fmn_core.patch_file import load_patch, save_patch
+from fmn_core.patch.file import load_patch, save_patch
+from fmn_core.patch.patch import Factors, ForgetPatch, base_difference, fingerprint
 
 NAME = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v"
 

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from fmn_core import patch_schema
-from fmn_core.concept import Concept, packed_vectors
-from fmn_core.limits import MOST_NAMES, MOST_PHRASES
-from fmn_core.patch import Factors, ForgetPatch
-from fmn_core.patch_file import load_metadata, load_patch, save_patch
+from fmn_core.concepts.concept import Concept, packed_vectors
+from fmn_core.concepts.limits import MOST_NAMES, MOST_PHRASES
+from fmn_core.patch import schema as patch_schema
+from fmn_core.patch.file import load_metadata, load_patch, save_patch
+from fmn_core.patch.patch import Factors, ForgetPatch
 
 NAME = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v"
 VECTORS = packed_vectors(torch.ones(2, 3))

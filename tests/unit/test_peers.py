@@ -13,9 +13,9 @@ from bench.peers.adapters import Adapters
 from bench.peers.concepts import Forgotten, paired_prompts
 from bench.peers.denoising import output_error, partly_sampled, predicted
 from bench.peers.weights import in_place, in_training, keys_and_values
-from fmn_core.diffusers_model import DiffusersModel
-from fmn_core.tokens import EncodedPrompt, Vocabulary
-from mini_sd import comfy_host
+from fmn_core.adapters.diffusers_model import DiffusersModel
+from fmn_core.model.tokens import EncodedPrompt, Vocabulary
+from tools import comfy_host
 
 CONCEPTS = [Forgotten("cat", "object"), Forgotten("noto", "style")]
 QUICK = {

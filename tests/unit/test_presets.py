@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from fmn_core.concepts.presets import SHIPPED, find_preset, list_presets, load_preset
+from fmn_core.concepts.templates import default_templates
 from fmn_core.errors import ForgetError
-from fmn_core.presets import SHIPPED, find_preset, list_presets, load_preset
-from fmn_core.templates import default_templates
 
 NAMES = ["drugs", "hate_symbols", "nudity", "self_harm", "violence"]
 

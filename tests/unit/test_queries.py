@@ -3,10 +3,10 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.attention import split_heads
-from fmn_core.closed_form import ClosedFormSettings, forget_closed_form
-from fmn_core.concept import Concept
-from fmn_core.queries import constant_directions, sampled_queries
+from fmn_core.attention.queries import constant_directions, sampled_queries
+from fmn_core.attention.zeroing import split_heads
+from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.concepts.concept import Concept
 
 SIZE = (4, 6, 5)
 TEMPLATES = ["a photo of a {} in the park", "a {} on a table"]

@@ -2,10 +2,10 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.closed_form import ClosedFormSettings, forget_closed_form
-from fmn_core.concept import Concept
-from fmn_core.moments import Moments
-from fmn_core.robust import revival, robust_moments
+from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.moments import Moments
+from fmn_core.closed_form.robust import revival, robust_moments
+from fmn_core.concepts.concept import Concept
 
 
 @pytest.fixture

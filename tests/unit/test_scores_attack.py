@@ -4,11 +4,11 @@ import pytest
 import torch
 from toy_model import ToyModel
 
+from fmn_core.attacks.search import Budget, TokenSearch, draw, search_embedding, search_tokens, token_gradient
 from fmn_core.errors import ForgetError
-from fmn_core.inversion import denoising_loss
-from fmn_core.references import References
-from fmn_core.scores.attack import Budget, TokenSearch, draw, search_embedding, search_tokens, token_gradient
-from fmn_core.tokens import PLACEHOLDER
+from fmn_core.model.tokens import PLACEHOLDER
+from fmn_core.training.inversion import denoising_loss
+from fmn_core.training.references import References
 
 TEMPLATES = ["a photo of a {}", "a {} in the park"]
 PHRASE = "zebra stripes"

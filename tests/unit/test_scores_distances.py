@@ -9,7 +9,7 @@ from scipy.linalg import sqrtm
 
 from fmn_core.errors import ForgetError
 from fmn_core.scores.distances import cmmd, distance, drift, frechet, kernel
-from mini_sd import comfy_host
+from tools import comfy_host
 
 # torchmetrics imports torchvision, which a CPU build of torch may need the host's help for.
 comfy_host.activate()

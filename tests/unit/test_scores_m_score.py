@@ -7,10 +7,10 @@ import torch
 from toy_model import ToyModel
 
 from fmn_core.errors import ForgetError
-from fmn_core.inversion import InversionSettings, invert_concept
-from fmn_core.references import References
+from fmn_core.model.tokens import PLACEHOLDER
 from fmn_core.scores.m_score import m_score, pooled_features
-from fmn_core.tokens import PLACEHOLDER
+from fmn_core.training.inversion import InversionSettings, invert_concept
+from fmn_core.training.references import References
 
 TEMPLATES = ["a photo of a {}", "a {} in the park"]
 SETTINGS = InversionSettings(tokens=1, start="noise", steps=20, warmup=2, learning_rate=5e-2, seed=4)

@@ -4,15 +4,15 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.closed_form import ClosedFormSettings, forget_closed_form
-from fmn_core.concept import Concept
+from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.compose.merge import MergeSettings, concepts_of, fuse_patches
+from fmn_core.compose.side_by_side import side_by_side, together
+from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError
-from fmn_core.merge import MergeSettings, concepts_of, fuse_patches
-from fmn_core.parts import parts_of
-from fmn_core.patch import Factors, ForgetPatch
-from fmn_core.patch_file import load_patch, save_patch
-from fmn_core.shrink import shrink_patch
-from fmn_core.side_by_side import side_by_side, together
+from fmn_core.patch.file import load_patch, save_patch
+from fmn_core.patch.parts import parts_of
+from fmn_core.patch.patch import Factors, ForgetPatch
+from fmn_core.patch.shrink import shrink_patch
 
 pytestmark = pytest.mark.usefixtures("whole_prompts")
 

@@ -2,11 +2,11 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.closed_form import ClosedFormSettings, collect_moments, forget_closed_form
-from fmn_core.concept import Concept
+from fmn_core.closed_form.forget import ClosedFormSettings, collect_moments, forget_closed_form
+from fmn_core.closed_form.targets import TARGETS, steered_pair, template_pairs
+from fmn_core.compose.merge import pairs_of
+from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError
-from fmn_core.merge import pairs_of
-from fmn_core.targets import TARGETS, steered_pair, template_pairs
 
 pytestmark = pytest.mark.usefixtures("whole_prompts")
 

@@ -5,14 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fmn_core import templates
-from fmn_core.concept import concept_from_dict, concept_from_text
-from fmn_core.errors import ForgetError
-from fmn_core.limits import LONGEST_LINE, LONGEST_PHRASE, MOST_LINES, MOST_PHRASES
-from fmn_core.patch_schema import read_concepts
-from fmn_core.presets import load_preset
-from fmn_core.scores.clip_score import zero_shot
-from fmn_core.templates import (
+from fmn_core.concepts import templates
+from fmn_core.concepts.concept import concept_from_dict, concept_from_text
+from fmn_core.concepts.limits import LONGEST_LINE, LONGEST_PHRASE, MOST_LINES, MOST_PHRASES
+from fmn_core.concepts.presets import load_preset
+from fmn_core.concepts.templates import (
     KINDS,
     check_templates,
     default_templates,
@@ -20,6 +17,9 @@ from fmn_core.templates import (
     parse_lines,
     templates_for,
 )
+from fmn_core.errors import ForgetError
+from fmn_core.patch.schema import read_concepts
+from fmn_core.scores.clip_score import zero_shot
 
 
 @pytest.mark.parametrize("kind", KINDS)

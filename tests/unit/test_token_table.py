@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fmn_core.token_table import (
+from fmn_core.model.token_table import (
     by_rows,
     mean_embedding,
     mean_norm,

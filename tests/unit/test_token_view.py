@@ -1,7 +1,7 @@
 import pytest
 
-from fmn_core.token_view import MOST_TOKENS, token_view
-from fmn_core.tokens import CHUNK, Vocabulary
+from fmn_core.concepts.token_view import MOST_TOKENS, token_view
+from fmn_core.model.tokens import CHUNK, Vocabulary
 
 VOCABULARY = Vocabulary(1000, 1001, {"l": 1001})
 WORDS = {"a": 1, "photo": 2, "of": 3, "zebra": 4, "santa": 5, "claus": 6, "horse": 7}

@@ -1,7 +1,7 @@
 import pytest
 
 from fmn_core.errors import ForgetError
-from fmn_core.tokens import Vocabulary, concept_columns, find_subsequence, strip_special
+from fmn_core.model.tokens import Vocabulary, concept_columns, find_subsequence, strip_special
 
 V = Vocabulary(start=1, end=2, pad={"l": 2, "g": 0})
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from fmn_core.lazy import Lazy
-from fmn_core.transfer import read, send
+from fmn_core.model.lazy import Lazy
+from fmn_core.model.transfer import read, send
 
 
 def test_values_are_read_in_their_order():

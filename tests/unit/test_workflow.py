@@ -4,8 +4,8 @@ import json
 import pytest
 from PIL import Image
 
-from bench.workflow import to_api, widget_names
-from mini_sd.comfy_host import REPOSITORY
+from tools.comfy_host import REPOSITORY
+from tools.workflow import to_api, widget_names
 
 INFO = {
     "Sampler": {

@@ -1,0 +1,291 @@
+"""The adapter through which the method sees a diffusers pipeline."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from ..errors import ForgetError
+from ..model.lazy import Lazy
+from ..model.protocol import CrossAttention
+from ..model.tokens import EncodedPrompt, Word
+from .diffusers_text import DiffusersText
+
+_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+_PLACES = ("down_blocks", "mid_block", "up_blocks")
+_BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock")
+_PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_PREDICTIONS = ("epsilon", "v_prediction")
+_POWERS = {"linear": 1, "scaled_linear": 2}
+# Zero terminal SNR: no noise level is infinite; the last one is that of other hosts, sigma = 4519.
+_LEAST_ALPHA = 4.8973451890853435e-08
+_TINY_ALPHA = 1e-7
+_SUPPORTED = "Load a StableDiffusionPipeline or StableDiffusionXLPipeline (SD 1.x, 2.x or XL)."
+
+
+class DiffusersModel:
+    """fmn_core's ForgetModel over a StableDiffusionPipeline or StableDiffusionXLPipeline; the pipeline is not changed.
+
+    LoRAs that the pipeline has loaded count as part of the model. Raises ForgetError on pipelines without UNet
+    cross-attention (Flux, SD3), with missing parts, quantised or offloaded weights, an unknown schedule or prediction,
+    and on UNets that want more than a latent, a time and a prompt (inpainting, IP-Adapter).
+    """
+
+    def __init__(self, pipeline: Any):
+        self.pipeline = pipeline
+        self.unet = _require_unet(pipeline)
+        self.device = torch.device(getattr(pipeline, "_execution_device", self.unet.device))
+        self._layers = _find_layers(self.unet)
+        _check_unet(self.unet)
+        _check_precision(self.linear_layers())
+        self._sigmas = _noise_levels(pipeline.scheduler)
+        self._text = DiffusersText(pipeline)
+        self.vocabulary = self._text.vocabulary
+        self._check_widths()
+
+    def _check_widths(self) -> None:
+        prompt = self.encode([""])[0]
+        wanted, got = self.unet.config.cross_attention_dim, prompt.context.shape[1]
+        if got != wanted or (prompt.pooled is not None) != self._wants_pooled():
+            raise ForgetError(
+                f"Expected text encoders of width {wanted} for this UNet, got {got}. Load encoders that belong to the UNet."
+            )
+
+    # --- text ---
+
+    def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
+        return self._text.phrase_tokens(phrase)
+
+    def encode(
+        self, prompts: list[str], words: Sequence[Word | None] | None = None, padding: int | None = None
+    ) -> list[EncodedPrompt]:
+        return self._text.encode(prompts, words, self.device, padding)
+
+    def token_embeddings(self) -> dict[str, torch.Tensor]:
+        return self._text.tables()
+
+    # --- layers ---
+
+    def cross_attention(self) -> list[CrossAttention]:
+        return self._layers
+
+    def linear_layers(self) -> dict[str, torch.nn.Module]:
+        modules = dict(self.unet.named_modules())
+        wrapped = {n: m.get_base_layer() for n, m in modules.items() if _is_lora(m)}
+        inner = tuple(f"{name}." for name in wrapped)
+        found: dict[str, torch.nn.Module] = {
+            n: m
+            for n, m in modules.items()
+            if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d)) and n not in wrapped and not n.startswith(inner)
+        }
+        return found | wrapped
+
+    def compute_dtype(self) -> torch.dtype:
+        return self.unet.dtype
+
+    def blocks(self) -> list[torch.nn.Module]:
+        return [m for m in self.unet.modules() if type(m).__name__ in _BLOCKS]
+
+    def weights(
+        self, names: Sequence[tuple[str, str]], device: torch.device | str | None = "cpu"
+    ) -> Sequence[torch.Tensor]:
+        return Lazy(len(names), lambda n: self._weight(self.unet.get_submodule(".".join(names[n])), device))
+
+    def _weight(self, module: Any, device: torch.device | str | None) -> torch.Tensor:
+        weight = module.weight.detach().to(device, torch.float32, copy=True)
+        if _is_lora(module) and not module.merged and not module.disable_adapters:
+            for adapter in module.active_adapters:
+                if adapter in module.lora_A:
+                    weight += module.get_delta_weight(adapter).detach().to(weight)
+        return weight
+
+    # --- denoising ---
+
+    def sigmas(self) -> torch.Tensor:
+        return self._sigmas.clone()
+
+    def latent_channels(self) -> int:
+        return self.unet.config.in_channels
+
+    def native_latent_size(self) -> int:
+        """Side of the latent that the UNet was trained at, as its configuration says."""
+        size = self.unet.config.sample_size
+        return size if isinstance(size, int) else min(size)
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, H, W, 3) in 0..1 -> latents (B, C, H/8, W/8) in the model's scale, on the CPU.
+
+        The mode of the VAE's distribution. Sides are cropped to a multiple of the VAE's factor.
+        """
+        vae, factor = self._vae(), self._pixels_per_latent()
+        height, width = (n // factor * factor for n in images.shape[1:3])
+        pixels = images[:, :height, :width, :3].movedim(-1, 1).float() * 2 - 1
+        with _fit_to_encode(vae), torch.inference_mode(False), torch.no_grad():
+            latents = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.mode()
+        shift = vae.config.get("shift_factor") or 0.0
+        return (latents.to("cpu", torch.float32) - shift) * vae.config.scaling_factor
+
+    def _vae(self) -> Any:
+        vae = getattr(self.pipeline, "vae", None)
+        if vae is None:
+            raise ForgetError("Expected a pipeline with a VAE, got none. Load one, or leave the images out.")
+        return vae
+
+    def _pixels_per_latent(self) -> int:
+        return self.pipeline.vae_scale_factor
+
+    def denoise(self, x: torch.Tensor, sigma: torch.Tensor, prompts: Iterable[EncodedPrompt]) -> torch.Tensor:
+        prompts = list(prompts)
+        dtype, s = self.unet.dtype, sigma.float().view(-1, 1, 1, 1)
+        context = torch.stack([p.context for p in prompts]).to(self.device, dtype)
+        distances = self._sigmas.log()[:, None] - sigma.detach().float().cpu().log()
+        times = distances.abs().argmin(0).to(self.device)
+        scaled = (x / (s**2 + 1).sqrt()).to(dtype)
+        out = self.unet(
+            scaled, times, encoder_hidden_states=context, added_cond_kwargs=self._added(x, prompts), return_dict=False
+        )[0].float()
+        if self.pipeline.scheduler.config.prediction_type == "v_prediction":
+            return x / (s**2 + 1) - out * s / (s**2 + 1).sqrt()
+        return x - out * s
+
+    def _added(self, x: torch.Tensor, prompts: list[EncodedPrompt]) -> dict[str, torch.Tensor] | None:
+        """SDXL's pooled embedding and sizes: the picture's own, uncropped."""
+        if not self._wants_pooled():
+            return None
+        height, width = (n * self._pixels_per_latent() for n in x.shape[-2:])
+        pooled = torch.cat([p.pooled for p in prompts if p.pooled is not None]).to(self.device, self.unet.dtype)
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=self.unet.dtype)
+        return {"text_embeds": pooled, "time_ids": sizes.expand(len(x), -1)}
+
+    def _wants_pooled(self) -> bool:
+        return self.unet.config.addition_embed_type == "text_time"
+
+    @contextlib.contextmanager
+    def ready_for_gradients(self, text: bool = False) -> Iterator[DiffusersModel]:
+        """Switches gradients on, and off for the weights of the UNet and, with `text`, of the text encoders.
+
+        Raises ForgetError when the pipeline was loaded in inference mode: autograd refuses such weights.
+        """
+        roots = [self.unet, *(self._text.modules() if text else [])]
+        parameters = [p for root in roots for p in root.parameters()]
+        if any(p.is_inference() for p in parameters):
+            raise ForgetError(
+                "Expected weights that allow gradients, got some that were loaded under torch.inference_mode(). "
+                "Load the pipeline outside of it."
+            )
+        trained = [p for p in parameters if p.requires_grad]
+        try:
+            for p in trained:
+                p.requires_grad_(False)
+            with torch.inference_mode(False), torch.enable_grad():
+                yield self
+        finally:
+            for p in trained:
+                p.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def _fit_to_encode(vae: Any) -> Iterator[None]:
+    """SDXL's VAE overflows in half precision and says so in its configuration: single precision meanwhile."""
+    before = vae.dtype
+    if before != torch.float16 or not vae.config.get("force_upcast", False):
+        yield
+        return
+    try:
+        vae.to(torch.float32)
+        yield
+    finally:
+        vae.to(before)
+
+
+def _require_unet(pipeline: Any) -> Any:
+    """The pipeline's UNet; raises ForgetError when there is none with cross-attention, or no scheduler."""
+    unet = getattr(pipeline, "unet", None)
+    if unet is None or not any(name.endswith(".attn2") for name, _ in unet.named_modules()):
+        raise ForgetError(
+            f"Expected a pipeline whose UNet has cross-attention, got {type(pipeline).__name__}. "
+            f"Models without it, such as Flux and SD3, are not supported. {_SUPPORTED}"
+        )
+    if getattr(pipeline, "scheduler", None) is None:
+        raise ForgetError("Expected a pipeline with a scheduler, got none. Load it with the scheduler of the model.")
+    return unet
+
+
+def _find_layers(unet: Any) -> list[CrossAttention]:
+    """The attn2 layers in forward order, which is not the order in which the UNet lists its blocks."""
+    found = [(name, m) for name, m in unet.named_modules() if name.endswith(".attn2")]
+    found.sort(key=lambda item: _PLACES.index(item[0].split(".")[0]))
+    if any(getattr(m, "fused_projections", False) for _, m in found):
+        raise ForgetError(
+            "Expected separate keys and values, got fused ones. Call pipeline.unfuse_qkv_projections() first."
+        )
+    return [CrossAttention(name, m.heads, {p: m.get_submodule(p) for p in _PROJECTIONS}) for name, m in found]
+
+
+def _check_unet(unet: Any) -> None:
+    """Raises ForgetError when the UNet wants inputs that a prompt and a latent do not give."""
+    c, added = unet.config, unet.config.get("addition_embed_type")
+    extra = {
+        "more than the latent's channels (inpainting or editing)": c.in_channels != c.out_channels,
+        "image embeddings (IP-Adapter: unload it)": c.get("encoder_hid_dim_type") is not None,
+        f"{added} embeddings": added not in (None, "text_time"),
+        "class labels": c.get("class_embed_type") is not None,
+    }
+    wants = [what for what, is_so in extra.items() if is_so]
+    if wants:
+        raise ForgetError(f"Expected a text-to-image UNet, got one that wants {wants[0]}. {_SUPPORTED}")
+
+
+def _check_precision(layers: dict[str, Any]) -> None:
+    """Raises ForgetError on a weight that is not a plain floating-point tensor in memory."""
+    for name, module in layers.items():
+        weight = module.weight
+        if weight.is_meta:
+            raise ForgetError(
+                f"Expected weights in memory, got none for {name}. Use enable_model_cpu_offload(), not the sequential one."
+            )
+        if weight.dtype not in _PRECISIONS or type(weight.data) is not torch.Tensor:
+            kind = f"{type(module).__name__} of {weight.dtype}"
+            raise ForgetError(
+                f"Expected weights in half or single precision, got {kind} at {name}. Load the pipeline unquantised."
+            )
+
+
+def _noise_levels(scheduler: Any) -> torch.Tensor:
+    """Sigma of every training timestep, (T,), float32; raises ForgetError on flow matching and unknown predictions."""
+    prediction = scheduler.config.get("prediction_type")
+    if getattr(scheduler, "alphas_cumprod", None) is None or prediction not in _PREDICTIONS:
+        raise ForgetError(
+            f"Expected a scheduler for {' or '.join(_PREDICTIONS)}, got {type(scheduler).__name__} ({prediction}). {_SUPPORTED}"
+        )
+    alphas = _exact_alphas(scheduler.config)
+    if alphas is None:
+        alphas = scheduler.alphas_cumprod.detach().cpu().double()
+    alphas = alphas.where(alphas > _TINY_ALPHA, _LEAST_ALPHA)
+    return ((1 - alphas) / alphas).sqrt().float()
+
+
+def _exact_alphas(config: Any) -> torch.Tensor | None:
+    """Cumulative alphas in float64, for the usual schedules; None for others.
+
+    The scheduler's own are rounded along the way, and Adam's first steps turn the last digits of a sigma into a tenth
+    of a weight's change. Source of the rescaling: Lin et al., arXiv 2305.08891, Algorithm 1.
+    """
+    power = _POWERS.get(config.get("beta_schedule"))
+    if power is None or config.get("trained_betas") is not None:
+        return None
+    first, last, count = config["beta_start"], config["beta_end"], config["num_train_timesteps"]
+    roots = torch.linspace(first ** (1 / power), last ** (1 / power), count, dtype=torch.float64)
+    alphas = (1 - roots**power).cumprod(0)
+    if config.get("rescale_betas_zero_snr", False):
+        signal = alphas.sqrt()
+        alphas = ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2
+    return alphas
+
+
+def _is_lora(module: Any) -> bool:
+    """Whether a module is a layer with LoRA adapters on it, as pipeline.load_lora_weights makes them."""
+    return hasattr(module, "get_delta_weight") and hasattr(module, "get_base_layer")

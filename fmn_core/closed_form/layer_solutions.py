@@ -1,0 +1,72 @@
+"""What one solve means in every layer: factors and figures, with one layer's weights in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..model.transfer import read
+from ..patch.patch import Factors, kohya_name
+from ..patch.shrink import balanced
+from .moments import Moments, ratio
+
+Name = tuple[str, str]  # layer and projection
+Norms = dict[Name, tuple[float, float]]
+
+
+def measured(names: list[Name], weights: Sequence[torch.Tensor], moments: Moments) -> tuple[torch.Tensor, Norms]:
+    """Mean of W^T W / |W|^2 over the layers, and per layer the squares |W (C - C*)|^2 and |W P|^2.
+
+    Products in float32: they weigh relative errors against one another, and no solve sees them. Of the weights there is one at a time.
+    """
+    metric, squares = torch.zeros_like(moments.cc), []
+    target, preserved = moments.distance(None).float(), moments.pp.float()
+    for w in weights:
+        gram = w.T @ w
+        metric += gram / (w**2).sum() / len(weights)
+        squares += [(gram * target).sum(), (gram * preserved).sum()]
+    values = read(squares)
+    return metric, dict(zip(names, zip(values[::2], values[1::2])))
+
+
+def low_rank_ups(
+    names: list[Name],
+    weights: Sequence[torch.Tensor],
+    moments: Moments,
+    norms: Norms,
+    basis: torch.Tensor,
+    down: torch.Tensor,
+) -> tuple[dict[Name, torch.Tensor], dict[str, dict[str, float]]]:
+    """Factors U = W B per layer, and its share of the target missed, |W'C - V*| / |WC - V*|, and drift of preserve prompts, |dW P| / |W P|.
+
+    With dW = U D of low rank, |W'C - V*|^2 = |W (C - C*)|^2 + 2 tr(U D N W^T) + tr(U^T U D C C^T D^T), N = C C^T - C C*^T.
+    """
+    steered, concept, kept = down @ (moments.cc - moments.tc.T), down @ moments.cc @ down.T, down @ moments.pp @ down.T
+    ups, squares = {}, []
+    for name, w in zip(names, weights):
+        w = w.to(basis)
+        up = ups[name] = w @ basis
+        gram = up.T @ up
+        squares += [2 * (steered * (up.T @ w)).sum() + (gram * concept).sum(), (gram * kept).sum()]
+    values, figures = read(squares), {}
+    for name, change, drift in zip(names, values[::2], values[1::2]):
+        target, preserved = norms[name]
+        figures[".".join(name)] = {"missed": ratio(target + change, target), "drift": ratio(drift, preserved)}
+    return ups, figures
+
+
+def on_the_cpu(ups: dict[Name, torch.Tensor], down: torch.Tensor) -> dict[str, Factors]:
+    """Balanced factors by kohya name; what a device solved comes to the CPU in one copy."""
+    parts = torch.cat(list(ups.values())).cpu().split([len(up) for up in ups.values()])
+    return {kohya_name(*name): balanced(up, down.cpu()) for name, up in zip(ups, parts)}
+
+
+def shifted_drifts(
+    parts: dict[Name, tuple[torch.Tensor, torch.Tensor]], preserved: torch.Tensor, norms: Norms
+) -> dict[str, dict[str, float]]:
+    """The drift of preserve prompts per layer of a logit shift; `preserved`: their second moment."""
+    return {
+        ".".join(n): {"drift": ratio(float(((up.T @ up) * (down @ preserved @ down.T)).sum()), norms[n][1])}
+        for n, (up, down) in parts.items()
+    }

@@ -1,0 +1,108 @@
+"""Content keys: what tells tensors, settings, models and text encoders apart by what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import Any
+
+import torch
+
+from ..errors import ForgetError
+from .protocol import ForgetModel, TextModel
+from .token_table import row_checksums
+from .tokens import EncodedPrompt
+
+PROBE_PROMPT = "a picture of a horse in watercolor style"
+_PROBE_LATENT = 16
+
+
+def content_key(*parts: Any) -> str:
+    """SHA-256, as 64 hexadecimal digits, of tensors, strings, bytes, numbers, None, and nested lists, tuples and dicts of them.
+
+    Every part is written with its kind and length, so that no two different inputs are written alike; lists and tuples
+    are one kind, the order of a dict does not count. A tensor counts by its dtype, shape and bytes, not by its device.
+    Raises ForgetError on any other type.
+    """
+    digest = hashlib.sha256()
+    _write(digest, parts)
+    return digest.hexdigest()
+
+
+def _write(digest: Any, part: Any) -> None:
+    if isinstance(part, torch.Tensor):
+        _frame(digest, b"tensor", str(part.dtype).encode())
+        _write(digest, list(part.shape))
+        data = part.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        _frame(digest, b"data", data.numpy().data)
+    elif isinstance(part, (list, tuple)):
+        _frame(digest, b"list", struct.pack("<Q", len(part)))
+        for item in part:
+            _write(digest, item)
+    elif isinstance(part, dict):
+        _frame(digest, b"dict", struct.pack("<Q", len(part)))
+        for _, item in sorted((content_key(k), (k, v)) for k, v in part.items()):
+            _write(digest, item)
+    else:
+        _frame(digest, *_scalar(part))
+
+
+def _scalar(part: Any) -> tuple[bytes, bytes]:
+    """The kind of a plain value, and its bytes."""
+    if part is None:
+        return b"none", b""
+    if isinstance(part, str):
+        return b"str", part.encode("utf-8", "surrogatepass")
+    if isinstance(part, bytes):
+        return b"bytes", part
+    if isinstance(part, (bool, int)):
+        return type(part).__name__.encode(), str(int(part)).encode()
+    if isinstance(part, float):
+        return b"float", struct.pack("<d", part)
+    raise ForgetError(
+        f"Expected tensors, strings, numbers, lists or dicts to make a key of, got {type(part).__name__}. Pass its content instead."
+    )
+
+
+def _frame(digest: Any, kind: bytes, data: bytes | memoryview) -> None:
+    digest.update(struct.pack("<QQ", len(kind), len(data)) + kind)
+    digest.update(data)
+
+
+def model_key(model: ForgetModel, channels: int = 4) -> str:
+    """A content key of what a model computes, so that a LoRA or a fine-tune changes it; the model must be ready for denoise.
+
+    Hashes one denoise call on seeded noise (`channels`, 16, 16) at the middle sigma, values rounded to 3 significant
+    digits, with the empty prompt, a fixed prompt, and noise in place of a prompt: a patch may be made so as to leave
+    ordinary prompts alone, but not noise. The sigmas and the shapes of the cross-attention keys count too. The same on
+    one machine and device; rounding does not make it the same on others.
+    """
+    sigmas = model.sigmas()
+    sigma = sigmas[len(sigmas) // 2]
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, channels, _PROBE_LATENT, _PROBE_LATENT, generator=generator) * (1 + sigma**2).sqrt()
+    empty, prompt = model.encode(["", PROBE_PROMPT])
+    context = torch.randn(prompt.context.shape, generator=generator) * prompt.context.std() + prompt.context.mean()
+    prompts = [empty, prompt, EncodedPrompt("", prompt.tokens, context, prompt.pooled)]
+    with torch.no_grad():
+        x = noise.expand(len(prompts), -1, -1, -1).to(model.device)
+        x0 = model.denoise(x, sigma.expand(len(prompts)).to(model.device), prompts)
+    keys: list[Any] = [layer.projections["to_k"] for layer in model.cross_attention()]
+    return content_key("model", _rounded(x0), sigmas, [list(k.weight.shape) for k in keys])
+
+
+def text_key(model: TextModel) -> str:
+    """A content key of what a model's text encoder computes, so that a LoRA, a fine-tune or another CLIP skip changes it.
+
+    Hashes the context and the pooled embedding of a fixed prompt, rounded to 3 significant digits, and a checksum of every
+    row of the token embeddings, because a change of one word's embedding shows in no other prompt.
+    """
+    [encoded] = model.encode([PROBE_PROMPT])
+    pooled = None if encoded.pooled is None else _rounded(encoded.pooled)
+    rows = {name: row_checksums(table) for name, table in model.token_embeddings().items()}
+    return content_key("text", encoded.tokens, _rounded(encoded.context), pooled, rows)
+
+
+def _rounded(values: torch.Tensor) -> str:
+    numbers = values.detach().float().cpu().flatten().tolist()
+    return " ".join(f"{v + 0.0:.3g}" for v in numbers)

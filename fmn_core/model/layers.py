@@ -1,0 +1,31 @@
+"""Choosing cross-attention layers by place or number."""
+
+from __future__ import annotations
+
+from ..errors import ForgetError
+
+PLACES = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
+
+
+def choose_layers(choice: str, names: list[str]) -> set[int]:
+    """Indices of the chosen layers among `names` (diffusers paths in forward order).
+
+    `choice`: parts joined by commas, each `all`, `down`, `mid`, `up`, a number from 0, or a range such as 3-6.
+    Raises ForgetError on anything else, and on a choice that selects nothing.
+    """
+    chosen: set[int] = set()
+    for part in (p.strip().lower() for p in choice.split(",")):
+        first, dash, last = part.partition("-")
+        if part == "all":
+            chosen.update(range(len(names)))
+        elif part in PLACES:
+            chosen.update(i for i, name in enumerate(names) if name.startswith(PLACES[part]))
+        elif first.isdigit() and (not dash or last.isdigit()):
+            chosen.update(range(int(first), int(last or first) + 1))
+        else:
+            raise ForgetError(
+                f"Expected layers as all, down, mid, up, numbers or ranges like 3-6, joined by commas, got {part!r}."
+            )
+    if not chosen or max(chosen) >= len(names):
+        raise ForgetError(f"Expected layer numbers from 0 to {len(names) - 1} for this model, got {choice!r}.")
+    return chosen

@@ -1,0 +1,180 @@
+"""ForgetPatch: what was learned, as low-rank factors, and where it comes from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..errors import ForgetError, plain_text
+from ..model.protocol import ForgetModel
+from ..model.transfer import read
+
+FORMAT_VERSION = "1"
+TOOL = f"comfyui-forget-me-not {__version__}"
+# What the maker of a patch may say of it, and the metadata that other tools look for it in; the preview is a data URI.
+ABOUT = {
+    "title": "modelspec.title",
+    "author": "modelspec.author",
+    "licence": "modelspec.license",
+    "notes": "modelspec.description",
+    "preview": "modelspec.thumbnail",
+}
+PREFIX = "lora_unet_"
+
+
+def kohya_name(layer: str, projection: str = "") -> str:
+    """The kohya-style LoRA name of a module: lora_unet_ and its diffusers path with underscores."""
+    return PREFIX + (f"{layer}.{projection}" if projection else layer).replace(".", "_")
+
+
+@dataclass
+class Factors:
+    """One layer's change dW = alpha / rank * up @ down; up (out, rank), down (rank, in), kernels as 4-d tensors."""
+
+    up: torch.Tensor
+    down: torch.Tensor
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of dW: (out, in) or (out, in, k, k)."""
+        return (self.up.shape[0], *self.down.shape[1:])
+
+    def delta(self) -> torch.Tensor:
+        """dW in float32, (out, in) or (out, in, k, k)."""
+        up, down = self.up.float(), self.down.float()
+        delta = up.flatten(1) @ down.flatten(1) * (self.alpha / self.rank)
+        return delta.reshape(up.shape[0], *down.shape[1:])
+
+
+@dataclass
+class ForgetPatch:
+    """Factors by kohya name, and where they come from.
+
+    `concepts`: one dict per concept (phrases, kind). `base`: fingerprint of the model it was made on. `settings` and
+    `figures`: what was asked for and what was measured, JSON-serialisable. `about`: what its maker says of it, by the names
+    in ABOUT. `tool`: what made it, and its version. `parts`: of patches side by side, see parts.parts_of.
+    """
+
+    factors: dict[str, Factors]
+    concepts: list[dict[str, Any]]
+    base: dict[str, Any]
+    settings: dict[str, Any]
+    figures: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+    tool: str = TOOL
+    parts: list[dict[str, Any]] = field(default_factory=list)
+
+    def state_dict(self, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
+        """The tensors as they are stored: kohya keys, contiguous, on the CPU."""
+        tensors = {}
+        for name, f in sorted(self.factors.items()):
+            tensors[f"{name}.lora_up.weight"] = f.up.detach().to("cpu", dtype).contiguous()
+            tensors[f"{name}.lora_down.weight"] = f.down.detach().to("cpu", dtype).contiguous()
+            tensors[f"{name}.alpha"] = torch.tensor(float(f.alpha), dtype=torch.float32)
+        return tensors
+
+    def as_stored(self, dtype: torch.dtype = torch.float16) -> ForgetPatch:
+        """The patch with the values its file holds, so that memory and file give the same pictures.
+
+        Raises ForgetError when a factor is not finite in this precision.
+        """
+        stored = {
+            n: Factors(f.up.to(dtype).float(), f.down.to(dtype).float(), f.alpha) for n, f in self.factors.items()
+        }
+        for name, f in stored.items():
+            check_finite(name, f.up, f.down)
+        return replace(self, factors=stored)
+
+    def metadata(self) -> dict[str, str]:
+        """File metadata, strings only: ss_* and modelspec.* for other tools, fmn.* for this one."""
+        phrases = ", ".join(p for c in self.concepts for p in c["phrases"]) or "an inverted concept"
+        rank = max((f.rank for f in self.factors.values()), default=0)
+        return {
+            "ss_network_module": "networks.lora",
+            "ss_network_dim": str(rank),
+            "ss_network_alpha": str(float(rank)),
+            "ss_base_model_version": str(self.base.get("architecture", "")),
+            "modelspec.sai_model_spec": "1.0.0",
+            "modelspec.architecture": f"{self.base.get('architecture', 'stable-diffusion')}/lora",
+            "modelspec.title": f"Forget {phrases}",
+            "modelspec.description": f"Makes the model forget: {phrases}. Apply like any LoRA, strength 1.",
+            **{ABOUT[name]: text for name, text in self.about.items() if text},
+            "fmn.version": FORMAT_VERSION,
+            "fmn.tool": self.tool,
+            "fmn.about": json.dumps({k: v for k, v in self.about.items() if k != "preview"}, sort_keys=True),
+            "fmn.concepts": json.dumps(self.concepts, sort_keys=True),
+            "fmn.base": json.dumps(self.base, sort_keys=True),
+            "fmn.settings": json.dumps(self.settings, sort_keys=True),
+            # seconds differ from run to run, and two runs with one seed must give one file
+            "fmn.figures": json.dumps({k: v for k, v in self.figures.items() if k != "seconds"}, sort_keys=True),
+            **({"fmn.parts": json.dumps(self.parts, sort_keys=True)} if self.parts else {}),
+        }
+
+
+def check_finite(name: str, *tensors: torch.Tensor) -> None:
+    """Raises ForgetError, naming the layer, on NaN or infinity."""
+    if not all(torch.isfinite(tensor).all() for tensor in tensors):
+        raise ForgetError(
+            f"Expected finite factors, got NaN or infinity in {name}. Lower the learning rate or the strength."
+        )
+
+
+def fingerprint(model: ForgetModel) -> dict[str, Any]:
+    """The fingerprint of a model as it is loaded, see fingerprint_of_weights."""
+    return fingerprint_of_weights(model.weights([(layer.name, "to_k") for layer in model.cross_attention()], None))
+
+
+def fingerprint_of_weights(weights: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """What tells base models apart: shapes and norms of the cross-attention keys, in forward order.
+
+    Norms are compared with a tolerance, so that the same checkpoint in another precision still matches. Only they leave the
+    weights' device.
+    """
+    shapes, norms = [], []
+    for w in weights:
+        shapes.append(list(w.shape))
+        # Not every device has float64.
+        norms.append((w.double() if w.device.type == "cpu" else w).norm())
+    return {
+        "architecture": architecture(len(weights), shapes[0][1]),
+        "context_dim": shapes[0][1],
+        "shapes": shapes,
+        "norms": [float(f"{norm:.5g}") for norm in read(norms)],
+    }
+
+
+def architecture(layers: int, context_dim: int) -> str:
+    """The modelspec name of a family, told by its number of attn2 layers and its conditioning width."""
+    known = {
+        (16, 768): "stable-diffusion-v1",
+        (16, 1024): "stable-diffusion-v2-512",
+        (70, 2048): "stable-diffusion-xl-v1-base",
+    }
+    return known.get((layers, context_dim), f"unet-{layers}x{context_dim}")
+
+
+def base_difference(patch: dict[str, Any], model: dict[str, Any], tolerance: float = 2e-3) -> str:
+    """Why the fingerprint of a patch's base is not that of a model, in words; empty where it is, or is not known."""
+    if not patch:
+        return ""
+    if patch.get("shapes") != model.get("shapes"):
+        return f"the patch was made on another architecture ({plain_text(patch.get('architecture', 'unknown'), 200)})"
+    pairs = list(zip(patch.get("norms", []), model.get("norms", [])))
+    changes = [abs(x - y) / max(abs(x), 1e-12) for x, y in pairs if not math.isclose(x, y, rel_tol=tolerance)]
+    if not changes:
+        return ""
+    return (
+        f"the patch was made on another base model, or a fine-tune: {len(changes)} of {len(pairs)} attention keys differ, "
+        f"by up to {max(changes):.1%} of their norm"
+    )

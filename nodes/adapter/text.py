@@ -1,0 +1,168 @@
+"""The host's text encoders, as the method sees them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ...fmn_core.errors import ForgetError
+from ...fmn_core.model.tokens import (
+    CHUNK,
+    PLACEHOLDER,
+    EncodedPrompt,
+    Vocabulary,
+    Word,
+    first_end,
+    strip_special,
+    vector_id,
+)
+from ...fmn_core.model.transfer import send
+from .. import host
+from . import connected
+from .prompt_embeddings import check_embeddings
+
+_BATCH = 64
+# Single tokens of every CLIP vocabulary; one that a prompt does not hold stands in for a vector while it is tokenised.
+_MARKERS = "*~^|"
+
+
+class ComfyText:
+    """fmn_core's TextModel over a CLIP, which is not changed."""
+
+    def __init__(self, clip: Any):
+        if clip is None:
+            raise ForgetError("Expected a CLIP, got none. Connect the CLIP output of the loader that gave the MODEL.")
+        self.clip = clip
+        self._tokenizers = self._find_tokenizers()
+        connected.remember_tokenizer(clip.tokenizer)
+        self.vocabulary = self._vocabulary()
+        self._markers = {marker: self.phrase_tokens(marker) for marker in _MARKERS}
+
+    def _find_tokenizers(self) -> dict[str, Any]:
+        found = {}
+        for name in self.clip.tokenize(""):
+            tokenizer = getattr(self.clip.tokenizer, f"clip_{name}", None)
+            if tokenizer is None or tokenizer.end_token is None:
+                raise ForgetError(
+                    f"Expected the CLIP text encoders of Stable Diffusion, got one called {name!r}. Load an SD 1.x, 2.x or XL CLIP."
+                )
+            found[name] = tokenizer
+        return found
+
+    def _vocabulary(self) -> Vocabulary:
+        first = next(iter(self._tokenizers.values()))
+        return Vocabulary(first.start_token, first.end_token, {k: t.pad_token for k, t in self._tokenizers.items()})
+
+    def tokenize(self, text: str) -> dict[str, list[list[int]]]:
+        """Token ids per encoder and chunk; vectors of an embedding have negative ids, see vector_id."""
+        return token_ids(self._host_tokens(text))
+
+    def _host_tokens(self, text: str) -> dict[str, list[list[tuple]]]:
+        # Here and in _run_encoder: lists of thousands of prompts can be cancelled, whatever they are for.
+        host.check_interrupted()
+        check_embeddings(self.clip, text)
+        return self.clip.tokenize(text)
+
+    def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
+        return {name: strip_special(chunks, self.vocabulary) for name, chunks in self.tokenize(phrase).items()}
+
+    def encode(
+        self, prompts: list[str], words: Sequence[Word | None] | None = None, padding: int | None = None
+    ) -> list[EncodedPrompt]:
+        tokens = [self._tokens(p, w) for p, w in zip(prompts, words or [None] * len(prompts))]
+        learned = any(v.requires_grad for w in words or () if w for v in w.values()) and torch.is_grad_enabled()
+        single = all(len(chunks) == 1 for t in tokens for chunks in t.values())
+        if not single or (self.wants_pooled() and padding is None):
+            return [self._encode_one(p, t, learned) for p, t in zip(prompts, tokens)]
+        # The host encodes the chunks of a long prompt as a batch and joins them: so one call serves many prompts.
+        ends = [self._end(t) for t in tokens]
+        order = sorted(range(len(tokens)), key=lambda i: ends[i]) if padding is not None else range(len(tokens))
+        contexts: dict[int, torch.Tensor] = {}
+        for part in (order[i : i + _BATCH] for i in range(0, len(order), _BATCH)):
+            joined = {name: [chunk for i in part for chunk in tokens[i][name]] for name in tokens[part[0]]}
+            rows = [CHUNK if padding is None else min(CHUNK, ends[i] + 1 + padding) for i in part]
+            with host.first_rows(self.clip, max(rows)):
+                made = self._run_encoder(joined if learned else self._sent(joined), learned)[0][0].split(max(rows))
+            contexts |= {i: context[:own] for i, context, own in zip(part, made, rows)}
+        return [EncodedPrompt(p, token_ids(t), contexts[i]) for i, (p, t) in enumerate(zip(prompts, tokens))]
+
+    def _sent(self, tokens: dict[str, list[list[tuple]]]) -> dict[str, list[list[tuple]]]:
+        """The host's tokens with their vectors on the text encoder's device, in one copy: the host would copy each by itself."""
+        entries = (t[0] for chunks in tokens.values() for chunk in chunks for t in chunk)
+        vectors = {id(v): v for v in entries if isinstance(v, torch.Tensor)}
+        if not vectors or self.clip.patcher.load_device.type == "cpu":
+            return tokens
+        moved = dict(zip(vectors, send(self.clip.patcher.load_device, *vectors.values())))
+        return {
+            name: [[(moved.get(id(t[0]), t[0]), *t[1:]) for t in chunk] for chunk in chunks]
+            for name, chunks in tokens.items()
+        }
+
+    def _end(self, tokens: Any) -> int:
+        """The last place where one of the encoders has the end token of a one-chunk prompt."""
+        return max(first_end(chunk, self.vocabulary) for chunks in token_ids(tokens).values() for chunk in chunks)
+
+    def _encode_one(self, prompt: str, tokens: Any, learned: bool) -> EncodedPrompt:
+        context, pooled = self._run_encoder(tokens, learned)
+        return EncodedPrompt(prompt, token_ids(tokens), context[0], pooled)
+
+    def _run_encoder(self, tokens: Any, learned: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        host.check_interrupted()
+        if learned:
+            self.keep_loaded()
+            context, pooled = host.without_loading(self.clip).encode_from_tokens(tokens, return_pooled=True)
+            return context.float().cpu(), None if pooled is None else pooled.float().cpu()
+        with torch.inference_mode():
+            context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
+        return detached(context), None if pooled is None else detached(pooled)
+
+    def _tokens(self, prompt: str, word: Word | None) -> dict[str, list[list[tuple]]]:
+        """The host's tokens of a prompt, with the word's vectors in place of PLACEHOLDER."""
+        if word is None or PLACEHOLDER not in prompt:
+            return self._host_tokens(prompt)
+        marker = next(m for m in _MARKERS if m not in prompt)
+        length = len(next(iter(word.values())))
+        tokens = self._host_tokens(prompt.replace(PLACEHOLDER, f" {' '.join(marker * length)} "))
+        for name, chunks in tokens.items():
+            ids = self._markers[marker][name]
+            count = itertools.count()
+            tokens[name] = [
+                [(word[name][next(count) % length], *t[1:]) if t[0] == ids[0] else t for t in chunk] for chunk in chunks
+            ]
+        return tokens
+
+    def word_of(self, encoder: str, token: int) -> str:
+        """What a token says."""
+        if token < 0:
+            return "vector"
+        word = self._tokenizers[encoder].inv_vocab.get(token, "?")
+        return word.removesuffix("</w>")
+
+    def token_embeddings(self) -> dict[str, torch.Tensor]:
+        tables = {name: host.token_embedding(self.clip, name).weight.detach() for name in self._tokenizers}
+        return {name: detached(table) if host.quantisation(table) else table for name, table in tables.items()}
+
+    def keep_loaded(self) -> None:
+        """Brings the text encoders to their device, where gradients go through them."""
+        host.load(self.clip.patcher)
+
+    def wants_pooled(self) -> bool:
+        """Whether the model that this text goes to takes a pooled embedding too."""
+        return False
+
+
+def token_ids(tokens: dict[str, list[list[tuple]]]) -> dict[str, list[list[int]]]:
+    """Bare ids of the host's weighted tokens; vectors of an embedding have negative ids, see vector_id."""
+    return {
+        name: [[t[0] if isinstance(t[0], int) else vector_id(t[0]) for t in chunk] for chunk in chunks]
+        for name, chunks in tokens.items()
+    }
+
+
+def detached(tensor: torch.Tensor) -> torch.Tensor:
+    """A float32 copy on the CPU that autograd accepts, whatever mode it was made in."""
+    with torch.inference_mode(False):
+        return tensor.detach().to("cpu", torch.float32).clone()

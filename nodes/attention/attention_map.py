@@ -1,0 +1,109 @@
+"""Concept Attention Map: shows where a phrase, or any other token of a prompt, attends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...fmn_core.attention.maps import AttentionMaps, attention_maps
+from ...fmn_core.concepts.concept import make_concept
+from ...fmn_core.concepts.token_view import token_view
+from ...fmn_core.errors import ForgetError, plain_text
+from ...fmn_core.model.tokens import END_TOKEN_CHOICES, concept_columns
+from .. import host
+from ..adapter.effective_attention import SampledModel
+from ..host.node_api import CATEGORY, io
+from ..ui import pictures
+from ..ui.temporary_images import saved
+
+
+class ConceptAttentionMap(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FMN_ConceptAttentionMap",
+            display_name="Concept Attention Map",
+            category=CATEGORY,
+            description="Samples a quick picture of the prompt, without a VAE, and shows where the phrase attends: red is most. "
+            "Click any token under the node to see where that one attends.",
+            is_output_node=True,
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="The model to look into, with its patches and whatever nodes like Zero Concept Attention do to its attention.",
+                ),
+                io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    default="a picture of a zebra in noto style",
+                    tooltip="The prompt to sample; it must hold the phrase.",
+                ),
+                io.String.Input("phrase", default="zebra", tooltip="The phrase whose attention is shown."),
+                io.Combo.Input(
+                    "end_token",
+                    options=list(END_TOKEN_CHOICES),
+                    default="none",
+                    tooltip="Count end tokens as the phrase's: none, the first, or all.",
+                ),
+                io.Int.Input(
+                    "width", default=512, min=64, max=4096, step=64, tooltip="Picture width; 128 for the miniature."
+                ),
+                io.Int.Input(
+                    "height", default=512, min=64, max=4096, step=64, tooltip="Picture height; 128 for the miniature."
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=8,
+                    min=1,
+                    max=100,
+                    tooltip="Sampling steps; attention of the second half is averaged.",
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFF, control_after_generate=False, tooltip="Seed of the noise."
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="IMAGE", tooltip="The attention over a preview of the picture.")],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, prompt, phrase, end_token, width, height, steps, seed) -> io.NodeOutput:
+        adapter = SampledModel(model, clip)
+        concept = make_concept(adapter, phrase)
+        encoded = adapter.encode([prompt])[0]
+        ids = {name: [tokens] for name, tokens in adapter.phrase_tokens(concept.phrases[0]).items()}
+        columns = concept_columns(encoded.tokens, ids, adapter.vocabulary, end_token)
+        if not columns:
+            raise ForgetError(
+                f"Phrase {phrase!r} was not found in the prompt {prompt!r}. Write it into the prompt as it is."
+            )
+        bar = host.Progress(steps)
+        noise = torch.randn(
+            1, adapter.latent_channels(), height // 8, width // 8, generator=torch.Generator().manual_seed(seed)
+        )
+        host.load(adapter.patcher)
+        with torch.no_grad():
+            maps = attention_maps(adapter, encoded, noise, steps, bar.update, adapter.watch)
+        host.log.info("attention mass on %s: %.4f", plain_text(phrase, 200), float(maps.masses[columns].sum()))
+        picture = host.latent_preview(model, maps.x0, (height, width))
+        chips = token_view(
+            encoded.tokens,
+            {phrase: {name: i[0] for name, i in ids.items()}},
+            adapter.vocabulary,
+            end_token,
+            adapter.word_of,
+        )["chips"]
+        overlay = pictures.heat_overlay(picture, maps.heats[columns].sum(0))
+        return io.NodeOutput(overlay, ui={"fmn_attention": [_for_page(cls, picture, maps, chips)]})
+
+
+def _for_page(cls: Any, picture: torch.Tensor, maps: AttentionMaps, chips: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the page needs to lay any token's attention over the picture: both as files, the heats of all chips below each other."""
+    heats = maps.heats[[c["column"] for c in chips]]
+    low, high = heats.amin((1, 2), keepdim=True), heats.amax((1, 2), keepdim=True)
+    scaled = (heats - low) / (high - low).clamp_min(1e-12)
+    sheet = scaled.flatten(0, 1)[None, ..., None].expand(-1, -1, -1, 3)
+    masses = [round(float(maps.masses[c["column"]]), 4) for c in chips]
+    chips = [{**chip, "mass": mass} for chip, mass in zip(chips, masses)]
+    return {"picture": saved(picture[None], cls)[0], "sheet": saved(sheet, cls)[0], "chips": chips}

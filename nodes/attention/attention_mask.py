@@ -1,0 +1,163 @@
+"""Attention Mask: a mask from the model's own cross-attention to a phrase."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ...fmn_core.attention.mask_from_attention import (
+    AUTO_LAYERS,
+    MaskSettings,
+    mask_from_heat,
+    noise_levels,
+    picture_attention,
+    to_pixels,
+)
+from ...fmn_core.concepts.concept import make_concept
+from ...fmn_core.concepts.templates import fill_template
+from ...fmn_core.errors import ForgetError
+from ...fmn_core.model.tokens import END_TOKEN_CHOICES, EncodedPrompt, concept_columns
+from .. import host
+from ..adapter.model import ComfyModel
+from ..host.node_api import CATEGORY, io
+from ..ui.mask_overlay import check_images, mask_overlay
+
+
+class AttentionMask(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FMN_AttentionMask",
+            display_name="Attention Mask",
+            category=CATEGORY,
+            description="Masks what a phrase means in pictures, by the model's own cross-attention. The pictures are noised "
+            "a little, the UNet runs once for each noise level, and the attention to the phrase is cut at a threshold.",
+            inputs=[*_sources(), *_reading(), *_shaping()],
+            outputs=[
+                io.Mask.Output(display_name="MASK", tooltip="1 where the phrase attends, one mask for each picture."),
+                io.Image.Output(display_name="IMAGE", tooltip="The pictures with the mask in red over them."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, clip, vae, images, phrase, prompt, end_token, layers, steps, noise, seed, **shaping
+    ) -> io.NodeOutput:
+        adapter = ComfyModel(model, clip)
+        images = _check_images(vae, images)
+        encoded, columns = _find_phrase(adapter, phrase, prompt, end_token)
+        levels = noise_levels(adapter.sigmas(), steps, noise)
+        settings, size = MaskSettings(**shaping), tuple(images.shape[1:3])
+        latents = adapter.encode_images(vae, _padded(images))
+        step, masks = _counter(len(latents) * steps), []
+        host.load(model)
+        for latent in latents:
+            with torch.no_grad():
+                heat = picture_attention(adapter, encoded, columns, latent[None], levels, layers, seed, step)
+            masks.append(mask_from_heat(to_pixels(heat, size), settings))
+        mask = torch.stack(masks)
+        return io.NodeOutput(mask, mask_overlay(images, mask))
+
+
+def _check_images(vae: Any, images: torch.Tensor) -> torch.Tensor:
+    if vae is None:
+        raise ForgetError("Expected a VAE to encode the images, got none. Connect the VAE that belongs to the MODEL.")
+    return check_images(images)
+
+
+def _padded(images: torch.Tensor) -> torch.Tensor:
+    """Repeats the last rows and columns up to a multiple of 8, because a VAE would crop the rest away."""
+    height, width = images.shape[1:3]
+    padded = torch.nn.functional.pad(images.movedim(-1, 1), (0, -width % 8, 0, -height % 8), mode="replicate")
+    return padded.movedim(1, -1)
+
+
+def _find_phrase(adapter: ComfyModel, phrase: str, prompt: str, end_token: str) -> tuple[EncodedPrompt, list[int]]:
+    """The encoded prompt, by default the first template with the phrase, and the phrase's columns in it."""
+    concept = make_concept(adapter, phrase)
+    encoded = adapter.encode([prompt.strip() or fill_template(concept.templates[0], concept.phrases[0])])[0]
+    ids: dict[str, list[list[int]]] = {}
+    for synonym in concept.phrases:
+        for encoder, tokens in adapter.phrase_tokens(synonym).items():
+            ids.setdefault(encoder, []).append(tokens)
+    columns = concept_columns(encoded.tokens, ids, adapter.vocabulary, end_token)
+    if not columns:
+        raise ForgetError(
+            f"Phrase {phrase!r} was not found in the prompt {encoded.text!r}. Write it into the prompt as it is, or leave the prompt empty."
+        )
+    return encoded, columns
+
+
+def _counter(total: int) -> Callable[[], None]:
+    bar, done = host.Progress(total), itertools.count(1)
+    return lambda: bar.update(next(done), total)
+
+
+def _sources() -> list[Any]:
+    return [
+        io.Model.Input("model", tooltip="The model whose attention is read. It is not changed."),
+        io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
+        io.Vae.Input("vae", tooltip="The VAE that belongs to the model; it encodes the pictures."),
+        io.Image.Input("images", tooltip="The pictures to mask, at a size that the model draws well."),
+        io.String.Input("phrase", default="zebra", tooltip="What to mask: a word or a name in the prompt."),
+        io.String.Input(
+            "prompt",
+            default="",
+            multiline=True,
+            tooltip="A text that describes the pictures and holds the phrase. Empty: 'a photo of a' and the phrase. The text "
+            "that a picture was drawn with gives the best mask.",
+        ),
+    ]
+
+
+def _reading() -> list[Any]:
+    return [
+        io.Combo.Input(
+            "end_token",
+            options=list(END_TOKEN_CHOICES),
+            default="all",
+            tooltip="Count end tokens as the phrase's: none, the first, or all with the padding. They carry the whole prompt and "
+            "follow the object's outline; the phrase's own tokens alone tell one thing from another.",
+        ),
+        io.String.Input(
+            "layers",
+            default=AUTO_LAYERS,
+            tooltip=f"Cross-attention layers: {AUTO_LAYERS} (those of the up blocks with the finest grid), all, down, mid, up, "
+            "numbers from 0 or ranges like 3-6, joined by commas.",
+        ),
+        io.Int.Input(
+            "steps", default=4, min=1, max=50, tooltip="Noise levels; the UNet runs once for each and picture."
+        ),
+        io.Float.Input(
+            "noise",
+            default=0.4,
+            min=0.01,
+            max=1.0,
+            step=0.01,
+            tooltip="The highest noise level, as a share of the timesteps; the others are spaced evenly below it.",
+        ),
+        io.Int.Input(
+            "seed", default=0, min=0, max=0xFFFFFFFF, control_after_generate=False, tooltip="Seed of the noise."
+        ),
+    ]
+
+
+def _shaping() -> list[Any]:
+    return [
+        io.Float.Input(
+            "threshold",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Where to cut, between the least (0) and the most (1) attention in a picture. 0: automatic, by Otsu's method.",
+        ),
+        io.Int.Input("grow", default=0, min=-512, max=512, tooltip="Grows the mask by pixels; negative shrinks it."),
+        io.Float.Input(
+            "feather", default=0.0, min=0.0, max=256.0, step=0.5, tooltip="Width of the blur of the edge, in pixels."
+        ),
+        io.Boolean.Input("invert", default=False, tooltip="Mask everything but the phrase."),
+    ]

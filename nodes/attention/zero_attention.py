@@ -1,0 +1,267 @@
+"""Zero Concept Attention: forgetting at sampling time, without training."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...fmn_core.attention.masks import check_mask
+from ...fmn_core.attention.zeroing import attention_probabilities, merge_heads, split_heads, zeroed_attention
+from ...fmn_core.concepts.concept import make_concept
+from ...fmn_core.concepts.templates import parse_lines
+from ...fmn_core.errors import ForgetError
+from ...fmn_core.model.layers import choose_layers
+from ...fmn_core.model.tokens import END_TOKEN_CHOICES
+from .. import host
+from ..adapter.concept_columns import ConceptColumns
+from ..adapter.latent_areas import CallMask, LatentAreas
+from ..adapter.model import ComfyModel
+from ..concepts.encode_prompt import TOKENS_KEY
+from ..host.node_api import CATEGORY, io
+
+
+def _what() -> list:
+    return [
+        io.Model.Input("model", tooltip="The model to sample with. A patched clone comes out."),
+        io.Clip.Input("clip", tooltip="The CLIP that encodes the prompts."),
+        io.String.Input(
+            "phrase",
+            default="zebra",
+            multiline=True,
+            tooltip="What to take out of the attention, one phrase per line.",
+        ),
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="1 takes all attention from the phrase, 0 none: A[:, I] *= 1 - strength.",
+        ),
+        io.Combo.Input(
+            "end_token",
+            options=list(END_TOKEN_CHOICES),
+            default="first",
+            tooltip="Also zero end tokens of prompts with the phrase: none, the first, or all with padding. All is strongest.",
+        ),
+    ]
+
+
+def _where() -> list:
+    percent = {"min": 0.0, "max": 1.0, "step": 0.01}
+    return [
+        io.String.Input(
+            "layers",
+            default="all",
+            tooltip="Cross-attention layers: all, down, mid, up, numbers from 0 or ranges like 3-6, joined by commas.",
+        ),
+        io.Float.Input(
+            "start_percent", default=0.0, **percent, tooltip="Where in sampling to begin; 0 is the first step."
+        ),
+        io.Float.Input("end_percent", default=1.0, **percent, tooltip="Where in sampling to stop; 1 is the last step."),
+        io.Boolean.Input(
+            "renormalise",
+            default=False,
+            tooltip="Let every pixel's attention sum to one again. Off in the paper.",
+        ),
+    ]
+
+
+def _optional() -> list:
+    return [
+        io.String.Input(
+            "prompts",
+            default="",
+            multiline=True,
+            optional=True,
+            tooltip="Prompts encoded by other nodes, one per line, exactly as written there. Not needed with Encode Prompt (Forget-Me-Not).",
+        ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="Where in the picture to take the attention: 1 there, 0 elsewhere, linear between. Stretched to the picture.",
+        ),
+    ]
+
+
+class ZeroConceptAttention(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FMN_ZeroConceptAttention",
+            display_name="Zero Concept Attention",
+            category=CATEGORY,
+            description="Takes the attention away from a phrase while sampling; nothing is trained. Encode prompts with "
+            "Encode Prompt (Forget-Me-Not), or list prompts that other nodes encode. Prompts without the phrase are not changed.",
+            inputs=[*_what(), *_where(), *_optional()],
+            outputs=[io.Model.Output(display_name="MODEL", tooltip="The model without attention to the phrase.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        clip,
+        phrase,
+        strength,
+        end_token,
+        layers,
+        start_percent,
+        end_percent,
+        renormalise,
+        prompts="",
+        mask=None,
+    ) -> io.NodeOutput:
+        adapter = ComfyModel(model, clip)
+        concept = make_concept(adapter, phrase)
+        chosen = choose_layers(layers, [layer.name for layer in adapter.cross_attention()])
+        sampling = model.get_model_object("model_sampling")
+        sigmas = (sampling.percent_to_sigma(start_percent), sampling.percent_to_sigma(end_percent))
+        blocks = {host.attention_blocks(model)[i] for i in chosen}
+        zero = ZeroAttention(adapter, concept.phrases, end_token, strength, blocks, sigmas, mask)
+        zero.learn(adapter, parse_lines(prompts))
+        return io.NodeOutput(zero.patch(model, renormalise))
+
+
+class ZeroAttention:
+    """Takes the attention of the phrases' columns in every UNet call of a sampling.
+
+    `blocks`: the host's names of the layers. `sigmas`: first and last noise level, high to low. `mask`: (H, W) or
+    (B, H, W) of the picture, or None for all of it. Raises ForgetError on a bad mask.
+    """
+
+    def __init__(
+        self,
+        adapter: ComfyModel,
+        phrases: list[str],
+        end_token: str,
+        strength: float,
+        blocks: set,
+        sigmas: tuple[float, float],
+        mask: torch.Tensor | None = None,
+    ):
+        self.columns = ConceptColumns(adapter, phrases, end_token, strength)
+        self.blocks, self.sigmas = blocks, sigmas
+        self.areas = None if mask is None else LatentAreas(check_mask(mask))
+        self.renormalise = False
+
+    def learn(self, adapter: ComfyModel, prompts: list[str]) -> None:
+        """Remembers prompts encoded elsewhere; the empty prompt is always known."""
+        self.columns.learn(adapter.clip, prompts)
+
+    def patch(self, model: Any, renormalise: bool) -> Any:
+        """A clone of MODEL that samples with zeroed attention."""
+        self.renormalise = renormalise
+        clone = model.clone()
+        around_conds = self.areas.around_conds if self.areas is not None else None
+        key = f"fmn_zero_{uuid.uuid4().hex}"
+        host.wrap_sampling(clone, key, self.around_sampling, self.around_unet, around_conds)
+        return clone
+
+    def around_sampling(self, executor: Any, *args, **kwargs):
+        """Learns the tokens that conditionings carry; raises ForgetError when a prompt of the sampling is not known."""
+        conds = [c for group in executor.class_obj.conds.values() for c in group if c.get("cross_attn") is not None]
+        before = self.columns.recall(conds)
+        try:
+            self._require_known([c["cross_attn"] for c in conds])
+            return executor(*args, **kwargs)
+        finally:
+            self.columns.restore(before)
+
+    def _require_known(self, contexts: list[torch.Tensor]) -> None:
+        worded = [c for c in contexts if not self.columns.wordless(c)]
+        unknown = [c for c in worded if not self.columns.knows(c)]
+        if unknown:
+            part = "none" if len(unknown) == len(worded) else "only some"
+            raise ForgetError(
+                f"Zero Concept Attention knows {part} of the prompts of this sampling. Encode them with Encode Prompt "
+                "(Forget-Me-Not), or write them into its `prompts` box exactly as they are encoded."
+            )
+
+    def around_unet(
+        self, executor: Any, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs
+    ):
+        options = transformer_options if transformer_options is not None else {}
+        sigma = options.get("sigmas")
+        active = sigma is None or self.sigmas[1] <= float(sigma.max()) <= self.sigmas[0]
+        weight = self._weight(context, options) if context is not None and active else None
+        if weight is None or not weight.any():
+            return executor(x, timesteps, context, y, control, options, **kwargs)
+        mask = None if self.areas is None else self.areas.call_mask(x, options.get("uuids"))
+        call = ZeroedCall(self.columns, weight.to(context.device), mask, self.renormalise)
+        with host.replaced_attention(options, self.blocks, call.replacement, call.follow_patches):
+            return executor(x, timesteps, context, y, control, options, **kwargs)
+
+    def _weight(self, context: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+        if TOKENS_KEY in options:
+            return torch.stack([self.columns.of_tokens(tokens) for tokens in options[TOKENS_KEY]])
+        return self.columns.find(context)[0]
+
+
+@dataclass
+class ZeroedCall:
+    """One UNet call with zeroed attention: `weight` (B, l) of the columns of its context, `mask` of its pixels."""
+
+    columns: ConceptColumns
+    weight: torch.Tensor
+    mask: CallMask | None
+    renormalise: bool
+
+    def replacement(self, before: Callable | None) -> ZeroedAttention:
+        """The replacement of one layer, on top of the one that is there already."""
+        result = ZeroedAttention(self, before)
+        if self.renormalise and not result.linear_before:
+            raise ForgetError(
+                "Expected attn2 layers that no other node replaces, got one that is taken. Switch `renormalise` off, or remove that node."
+            )
+        return result
+
+    def follow_patches(self, n, context, value, extra_options):
+        """attn2 patch: finds the columns anew where another patch has appended tokens or split the batch."""
+        if context.shape[:2] != self.weight.shape:
+            weight, known = self.columns.find(context)
+            if not known.all():
+                raise ForgetError(
+                    "Expected attention to conditionings of this sampling, got others from a node that patches attn2. "
+                    "Write their prompts into the `prompts` box, or remove that node."
+                )
+            extra_options[self.key] = weight.to(context.device)
+        return n, context, value
+
+    @property
+    def key(self) -> str:
+        """Where a layer's own columns are in its extra_options, when they are not those of the call."""
+        return f"fmn_weight_{id(self)}"
+
+
+@dataclass
+class ZeroedAttention:
+    """attn2 replacement of one layer; calls the one that was there before, or the host's attention."""
+
+    call: ZeroedCall
+    before: Callable | None
+
+    @property
+    def linear_before(self) -> bool:
+        """Whether what was there before is known to be linear in the values, as renormalising needs."""
+        return self.before is None or (isinstance(self.before, ZeroedAttention) and self.before.linear_before)
+
+    def __call__(self, q, k, v, extra_options):
+        weight = extra_options.get(self.call.key, self.call.weight)
+        rows = None if self.call.mask is None else self.call.mask.rows(q, extra_options)
+        attend = self._attention(q, k, extra_options)
+        return zeroed_attention(attend, v, weight, rows, self.call.renormalise).to(v.dtype)
+
+    def _attention(self, q, k, extra_options) -> Callable[[torch.Tensor], torch.Tensor]:
+        if self.before is not None:
+            return lambda values: self.before(q, k, values, extra_options)
+        if not self.call.renormalise:
+            return lambda values: host.attention(q, k, values, extra_options)
+        # Dividing by what is left of a row needs its probabilities in float32, whatever the model's precision.
+        heads = extra_options["n_heads"]
+        probabilities = attention_probabilities(q, k, heads)
+        return lambda values: merge_heads(probabilities @ split_heads(values.to(probabilities.dtype), heads))

@@ -1,0 +1,40 @@
+"""Encode Prompt: a CLIP Text Encode that remembers which token stands where."""
+
+from __future__ import annotations
+
+from ...fmn_core.errors import ForgetError
+from ..adapter.chunk_memory import encoded_chunks
+from ..adapter.text import token_ids
+from ..host.node_api import CATEGORY, io
+
+TOKENS_KEY = "fmn_tokens"
+
+
+class EncodePrompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FMN_EncodePrompt",
+            display_name="Encode Prompt (Forget-Me-Not)",
+            category=CATEGORY,
+            description="CLIP Text Encode that also remembers its tokens, so that Zero Concept Attention finds the phrase in it. "
+            "The conditioning is otherwise the same.",
+            inputs=[
+                io.String.Input(
+                    "text", multiline=True, dynamic_prompts=True, tooltip="The prompt, as in CLIP Text Encode."
+                ),
+                io.Clip.Input("clip", tooltip="The CLIP model used for encoding the text."),
+            ],
+            outputs=[io.Conditioning.Output(display_name="CONDITIONING", tooltip="The conditioning, with its tokens.")],
+        )
+
+    @classmethod
+    def execute(cls, text, clip) -> io.NodeOutput:
+        if clip is None:
+            raise ForgetError("Expected a CLIP, got none. Connect the CLIP output of the loader that gave the MODEL.")
+        tokens = clip.tokenize(text)
+        ids = token_ids(tokens)
+        conditioning = clip.encode_from_tokens_scheduled(tokens, add_dict={TOKENS_KEY: ids})
+        for context, _ in conditioning:
+            encoded_chunks.remember(context[0], ids)
+        return io.NodeOutput(conditioning)

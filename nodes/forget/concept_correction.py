@@ -1,0 +1,141 @@
+"""Concept Correction: takes the dominant meaning from a word, shown by pictures, so that its other meanings come back."""
+
+from __future__ import annotations
+
+import torch
+
+from ...fmn_core.closed_form.correction import PRESERVATION, check_meanings, correct_concept
+from ...fmn_core.closed_form.forget import ClosedFormSettings
+from ...fmn_core.concepts.concept import Concept, concept_from_text
+from ...fmn_core.concepts.templates import parse_lines
+from ...fmn_core.errors import ForgetError
+from ...fmn_core.scores.meanings import dominant_share, pictures_of
+from .. import host
+from ..adapter.model import ComfyModel
+from ..host.node_api import CATEGORY, ForgetConceptType, io
+from ..training import invert_concept
+from ..ui import destination, pictures, reports, shared_inputs
+
+
+class ConceptCorrection(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FMN_ConceptCorrection",
+            display_name="Concept Correction",
+            category=CATEGORY,
+            description="One word, several meanings, one of them dominates: inverts pictures of the dominant meaning, forgets what it "
+            "learned, and lets the word mean what it means in its other contexts.",
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model that is to be corrected. It is not changed."),
+                io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
+                io.String.Input("word", default="apple", tooltip="The word, as prompts say it."),
+                io.String.Input(
+                    "contexts",
+                    default="green apple",
+                    multiline=True,
+                    tooltip="Phrases in which the word has its other meanings, one per line. They are kept, and the word alone is led to them.",
+                ),
+                shared_inputs.kind(),
+                *shared_inputs.preserve(PRESERVATION),
+                *invert_concept.settings_inputs(),
+                io.Int.Input(
+                    "report_samples",
+                    default=8,
+                    min=0,
+                    max=64,
+                    tooltip="Pictures of the word before and after, for the report's share of the dominant meaning. 0: none.",
+                ),
+                io.Int.Input("rank", default=32, min=1, max=256, tooltip="Upper bound of the patch's LoRA rank."),
+                shared_inputs.seed(),
+                shared_inputs.patch_file("correct_apple"),
+                io.Vae.Input("vae", optional=True, tooltip="Encodes the images."),
+                io.Image.Input(
+                    "images", optional=True, tooltip="Pictures of the dominant meaning; four to ten usually do."
+                ),
+                io.Mask.Input("mask", optional=True, tooltip="Where in the images the dominant meaning is."),
+                ForgetConceptType.Input(
+                    "inverted",
+                    optional=True,
+                    tooltip="The dominant meaning as Invert Concept learned it, in place of images.",
+                ),
+            ],
+            outputs=shared_inputs.patch_outputs("Target missed and drift per layer."),
+        )
+
+    @classmethod
+    def execute(cls, model, clip, word, contexts, file_name, inverted=None, **options) -> io.NodeOutput:
+        file, word, contexts = destination.of_patch(file_name), word.strip(), parse_lines(contexts)
+        if not word:
+            raise ForgetError("Expected a word to correct, got an empty text. Type the word that has several meanings.")
+        with torch.inference_mode(False):
+            adapter = ComfyModel(model, clip)
+            check_meanings(adapter, word, contexts)
+            concept, lines = (_connected(inverted), []) if inverted else _inverted(adapter, word, **options)
+            chosen = ClosedFormSettings(
+                preservation=options["preservation"],
+                rank=options["rank"],
+                preserve_prompts=parse_lines(options["preserve_prompts"]),
+            )
+            bar = host.Progress(4)
+            patch = correct_concept(
+                adapter,
+                word,
+                contexts,
+                concept,
+                chosen,
+                lambda done, total, figures: bar.update(done, total),
+            ).as_stored()
+        patched, matched = host.apply_patch(model, patch, 1.0)
+        saved = file.save_patch(patch)
+        with torch.inference_mode(False):
+            lines += _shares(adapter, ComfyModel(patched, clip), word, concept, contexts, options)
+        report = "\n".join([*saved.warning, *lines, reports.of_training(patch, matched, saved)])
+        plot = pictures.plot_of(patch.figures, f"concept correction: {word}")
+        return io.NodeOutput(patched, patch, plot, report, ui={"text": (report,)})
+
+
+def _shares(
+    adapter: ComfyModel, after: ComfyModel, word: str, concept: Concept, contexts: list[str], options
+) -> list[str]:
+    """The report's line on what the bare word draws before and after, as the untouched model tells meanings apart."""
+    count, size = options["report_samples"], adapter.native_latent_size()
+    if not count:
+        return []
+    templates, shape, found = concept.templates, (adapter.latent_channels(), size, size), []
+    bar = host.Progress(4)
+    for number, model in enumerate((adapter, after)):
+        host.load(model.patcher)
+        latents = pictures_of(model, word, templates, shape, count, options["seed"])
+        bar.update(2 * number + 1, 4)
+        host.load(adapter.patcher)
+        found.append(dominant_share(adapter, latents, concept, contexts, templates))
+        bar.update(2 * number + 2, 4)
+    return [
+        f"share of the dominant meaning in {count} pictures of {word!r}, as the untouched model tells: {found[0]:.2f} -> {found[1]:.2f}"
+    ]
+
+
+def _inverted(
+    adapter: ComfyModel, word: str, kind: str, images=None, vae=None, mask=None, **options
+) -> tuple[Concept, list[str]]:
+    """The dominant meaning, learned from its images, and the report's lines on that; raises ForgetError without images."""
+    if images is None:
+        raise ForgetError(
+            "Expected images of the dominant meaning or an inverted concept, got neither. Connect one of them."
+        )
+    settings = invert_concept.inversion_settings(options, "words", word)
+    inversion = invert_concept.invert(adapter, vae, images, mask, kind, settings, None)
+    lines = invert_concept.report_of(inversion, destination.Saved()).splitlines()[:2]
+    return concept_from_text("", kind, embedding=inversion.word), lines
+
+
+def _connected(inverted) -> Concept:
+    """The one inverted concept of a chain; raises ForgetError when what is connected has no vectors."""
+    found = [c for c in inverted if c.embedding is not None]
+    if len(found) != 1:
+        raise ForgetError(
+            f"Expected one inverted concept, got {len(found)}. Connect the concept output of Invert Concept."
+        )
+    return found[0]

@@ -1,0 +1,85 @@
+"""Install Patch Embedding: the inverted concept in a patch, as an embedding that prompts can name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...fmn_core.concepts.concept import Concept, concept_from_dict
+from ...fmn_core.concepts.embedding_file import SUFFIX, Embedding, check_embedding_name
+from ...fmn_core.errors import ForgetError
+from .. import host
+from ..host import saving as files
+from ..host.node_api import CATEGORY, ForgetConceptType, io
+from ..ui import patch_source, shared_inputs
+
+
+class InstallPatchEmbedding(patch_source.PatchFileNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FMN_InstallPatchEmbedding",
+            display_name="Install Patch Embedding",
+            category=CATEGORY,
+            description="Puts the inverted concept that a patch carries into models/embeddings, so that prompts can name it: "
+            "to see what the patch forgets, or to forget it on another model.",
+            is_output_node=True,
+            inputs=[
+                *patch_source.inputs(),
+                io.String.Input(
+                    "file_name",
+                    default="from_patch",
+                    tooltip=f"File under models/embeddings; {shared_inputs.NEVER_OVERWRITTEN}",
+                ),
+                patch_source.connection(),
+            ],
+            outputs=[
+                ForgetConceptType.Output(display_name="concept", tooltip="The inverted concepts, for any forget node."),
+                io.String.Output(display_name="embedding", tooltip="How a prompt names the first: embedding:NAME."),
+                io.String.Output(display_name="report", tooltip="What was installed."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, patch_file, file_name, forget_patch=None) -> io.NodeOutput:
+        stem = files.check_file_name(file_name)
+        if stem:
+            check_embedding_name(stem + SUFFIX)
+        patch = patch_source.chosen(patch_file, forget_patch)
+        with torch.inference_mode(False):
+            found = tuple(_inverted(saved) for saved in patch.concepts if saved.get("embedding"))
+        if not found:
+            raise ForgetError(
+                "Expected a patch that carries an inverted concept, got one without. Choose a patch that was trained on an embedding."
+            )
+        embeddings = [Embedding(c.embedding or {}, c.label(), c.kind, 0, patch.base) for c in found]
+        names = [f"embedding:{path.stem}" for path in (_saved(embeddings, stem) if stem else ())]
+        report = f"installed {', '.join(names)}" if names else "not installed: no file name"
+        return io.NodeOutput(found, names[0] if names else "", report, ui={"text": (report,)})
+
+
+def _inverted(saved: dict[str, Any]) -> Concept:
+    """The concept of a patch's metadata; raises ForgetError when its vectors cannot be used."""
+    concept = concept_from_dict(saved)
+    if concept is None:
+        raise ForgetError(
+            "Expected finite vectors for every inverted concept in the patch, got others. Nothing was installed; train the patch again."
+        )
+    return concept
+
+
+def _saved(embeddings: list[Embedding], stem: str) -> list[Path]:
+    """Saves all of them, or none: what was written is removed where a later one fails. Files that were there before stay."""
+    before = set(host.embedding_root().glob(f"*{SUFFIX}"))
+    paths: list[Path] = []
+    try:
+        for embedding in embeddings:
+            paths.append(files.save_embedding_file(embedding, stem))
+    except BaseException:
+        for path in set(paths) - before:
+            path.unlink(missing_ok=True)
+        host.forget_file_lists()
+        raise
+    return paths

@@ -1,0 +1,30 @@
+"""Clear Forget Cache: frees the memory of what trainings keep for the next run."""
+
+from __future__ import annotations
+
+from ..adapter import references
+from ..host.node_api import CATEGORY, io
+
+
+class ClearForgetCache(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FMN_ClearForgetCache",
+            display_name="Clear Forget Cache",
+            category=CATEGORY,
+            description="Frees the memory of what this pack's nodes keep to be faster the next time. Nothing else is lost.",
+            is_output_node=True,
+            inputs=[],
+            outputs=[io.String.Output(display_name="report", tooltip="How much memory was freed.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls):
+        # never equal to itself: the node has no inputs, and must run whenever it is queued
+        return float("nan")
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        report = f"freed {references.cache().clear() / 1e6:.1f} MB of memory"
+        return io.NodeOutput(report, ui={"text": (report,)})

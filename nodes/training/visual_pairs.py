@@ -1,0 +1,77 @@
+"""Visual Denoising Pairs: what the visual denoising loss will train on, shown before the training."""
+
+from __future__ import annotations
+
+import torch
+
+from ...fmn_core.concepts.concept import check_concepts, concept_from_text
+from .. import host
+from ..adapter import references
+from ..adapter.model import ComfyModel
+from ..host.node_api import CATEGORY, ForgetConceptType, ForgetPairsType, io
+from ..ui import pictures, shared_inputs
+
+
+class VisualDenoisingPairs(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FMN_VisualDenoisingPairs",
+            display_name="Visual Denoising Pairs",
+            category=CATEGORY,
+            description="Samples pictures of a concept twice, same seed and prompt, with the model's attention and with the "
+            "concept's attention zeroed: what the visual denoising loss steers to. Look at them before training.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that makes its own pairs. It is not changed."),
+                io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
+                io.Vae.Input("vae", tooltip="Decodes the pairs for the picture."),
+                io.String.Input(
+                    "phrase", default="zebra", multiline=True, tooltip="The concept: name, then synonyms, one per line."
+                ),
+                shared_inputs.kind(),
+                io.Combo.Input(
+                    "end_token",
+                    options=["none", "first", "all"],
+                    default="all",
+                    tooltip="Which end tokens are zeroed with the phrase. All is strongest.",
+                ),
+                io.Int.Input("count", default=4, min=1, max=64, tooltip="Pairs for each concept."),
+                io.Int.Input("steps", default=20, min=1, max=200, tooltip="Sampling steps of a pair."),
+                io.Float.Input(
+                    "guidance", default=3.0, min=1.0, max=30.0, step=0.1, tooltip="Classifier-free guidance of a pair."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip="Seed of the first pair.",
+                ),
+                ForgetConceptType.Input(
+                    "concepts", optional=True, tooltip="Concepts to make pairs of, besides the phrase."
+                ),
+            ],
+            outputs=[
+                ForgetPairsType.Output(display_name="pairs", tooltip="For the pairs input of Train Forget Patch."),
+                io.Image.Output(display_name="picture", tooltip="Kept above, zeroed below, one column a pair."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, clip, vae, phrase, kind, end_token, count, steps, guidance, seed, concepts=None
+    ) -> io.NodeOutput:
+        own = concept_from_text(phrase, kind, end_token=end_token) if phrase.strip() else None
+        chosen = references.joined(concepts, own)
+        with torch.inference_mode(False), torch.no_grad():
+            adapter = ComfyModel(model, clip)
+            check_concepts(adapter, chosen)
+            host.load(model)
+            pairs = [references.pairs_of(adapter, c, count, steps, guidance, seed) for c in chosen]
+        made = {references.identity(c): p for c, p in zip(chosen, pairs)}
+        return io.NodeOutput(made, pictures.pair_rows([_decoded(adapter, vae, p) for p in pairs]))
+
+
+def _decoded(adapter: ComfyModel, vae, pairs) -> tuple[torch.Tensor, torch.Tensor]:
+    return adapter.decode_latents(vae, pairs.kept), adapter.decode_latents(vae, pairs.zeroed)

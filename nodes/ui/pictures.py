@@ -1,0 +1,118 @@
+"""Pictures that nodes show: plots of a training, heat maps of attention; PIL in, IMAGE out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from .. import host
+
+_INK, _GRID, _LINES = (40, 40, 44), (225, 225, 228), ((214, 69, 65), (52, 120, 200))
+
+
+def to_image(picture: Image.Image) -> torch.Tensor:
+    """PIL -> IMAGE (1, H, W, 3) in 0..1."""
+    return torch.from_numpy(np.array(picture.convert("RGB"))).float().div_(255)[None]
+
+
+def of_latents(patcher: Any, latents: torch.Tensor, side: int = 256) -> Image.Image:
+    """A rough picture of latents (1, C, h, w), from the host's preview colours, longer side as given."""
+    h, w = latents.shape[-2:]
+    size = (side * h // max(h, w), side * w // max(h, w))
+    pixels = host.latent_preview(patcher, latents.float(), size)
+    return Image.fromarray((pixels * 255).round().byte().numpy())
+
+
+def curves(
+    series: dict[str, list[float]],
+    total: int,
+    title: str,
+    size: tuple[int, int] = (512, 320),
+    steps: Sequence[int] | None = None,
+) -> Image.Image:
+    """One curve per series over the steps, each scaled to its own maximum, which the legend gives.
+
+    `steps`: where the values are, 1 to `total`; every step from the first on without it.
+    """
+    picture, draw, box = _canvas(title, size)
+    for i, (name, values) in enumerate(series.items()):
+        top = max(max(values, default=0.0), 1e-30)
+        points = [
+            (
+                box[0] + (box[2] - box[0]) * (k - 1) / max(1, total - 1),
+                box[3] - (box[3] - box[1]) * min(1.0, max(0.0, v / top)),
+            )
+            for k, v in zip(steps or range(1, len(values) + 1), values)
+        ]
+        if len(points) > 1:
+            draw.line(points, fill=_LINES[i % 2], width=2)
+        elif points:
+            x, y = points[0]
+            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=_LINES[i % 2])
+        draw.text(
+            (box[0] + 8 + 220 * i, size[1] - 20),
+            f"{name}: max {top:.4g}, last {values[-1] if values else 0:.4g}",
+            fill=_LINES[i % 2],
+        )
+    return picture
+
+
+def bars(series: dict[str, list[float]], title: str, size: tuple[int, int] = (512, 320)) -> Image.Image:
+    """Grouped bars, one group per layer, values 0..1 or to the largest."""
+    picture, draw, box = _canvas(title, size)
+    top = max([1e-12, *(v for values in series.values() for v in values)])
+    count, groups = max(len(v) for v in series.values()), len(series)
+    width = (box[2] - box[0]) / count
+    for i, (name, values) in enumerate(series.items()):
+        for k, value in enumerate(values):
+            left = box[0] + k * width + i * width * 0.8 / groups
+            draw.rectangle(
+                (left, box[3] - (box[3] - box[1]) * value / top, left + width * 0.7 / groups, box[3]),
+                fill=_LINES[i % 2],
+            )
+        mean = sum(values) / len(values)
+        draw.text(
+            (box[0] + 8 + 220 * i, size[1] - 20), f"{name}: mean {mean:.3g}, max {max(values):.3g}", fill=_LINES[i % 2]
+        )
+    return picture
+
+
+def _canvas(title: str, size: tuple[int, int]) -> tuple[Image.Image, ImageDraw.ImageDraw, tuple[int, int, int, int]]:
+    picture = Image.new("RGB", size, "white")
+    draw, box = ImageDraw.Draw(picture), (24, 32, size[0] - 16, size[1] - 32)
+    for k in range(5):
+        y = box[1] + (box[3] - box[1]) * k / 4
+        draw.line((box[0], y, box[2], y), fill=_GRID)
+    draw.text((box[0], 10), title, fill=_INK)
+    return picture, draw, box
+
+
+def plot_of(figures: dict[str, Any], title: str) -> torch.Tensor:
+    """The plot of a finished training: losses, or what the closed form reached in every layer."""
+    if "losses" in figures:
+        return to_image(
+            curves({"loss": figures["losses"], "attention mass": figures["mass"]}, len(figures["losses"]), title)
+        )
+    layers = figures["layers"].values()
+    named = {"target missed": "missed", "preserve drift": "drift"}
+    return to_image(bars({label: [f.get(k, 0.0) for f in layers] for label, k in named.items()}, title))
+
+
+def pair_rows(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Pairs of pictures (N, H, W, 3) as one IMAGE: for each, a row as it was and a row without."""
+    rows = [torch.cat(list(side), dim=1) for pair in pairs for side in pair]
+    return torch.cat(rows, dim=0)[None].clamp(0, 1)
+
+
+def heat_overlay(picture: torch.Tensor, heat: torch.Tensor) -> torch.Tensor:
+    """Lays attention (h, w) as red light over a grey picture (H, W, 3); returns IMAGE (1, H, W, 3)."""
+    h, w = picture.shape[:2]
+    heat = torch.nn.functional.interpolate(heat[None, None], size=(h, w), mode="bicubic", align_corners=False)[0, 0]
+    heat = ((heat - heat.min()) / (heat.max() - heat.min()).clamp_min(1e-12))[..., None]
+    grey = picture.mean(-1, keepdim=True).expand(-1, -1, 3)
+    colour = torch.cat([torch.ones_like(heat), 0.85 * (1 - heat), 0.1 * torch.ones_like(heat)], -1)
+    return (grey * 0.6 * (1 - heat) + colour * heat + grey * 0.25 * heat).clamp(0, 1)[None]

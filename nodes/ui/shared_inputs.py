@@ -1,0 +1,76 @@
+"""Inputs that several nodes have: one name, one range and one tooltip for the same thing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...fmn_core.concepts.templates import KINDS
+from ..host.node_api import ForgetPatchType, io
+
+NEVER_OVERWRITTEN = "empty: no file. An existing file is never overwritten."
+
+
+def kind() -> Any:
+    return io.Combo.Input(
+        "kind",
+        options=list(KINDS),
+        default="object",
+        tooltip="Chooses the prompt templates: an object or animal, a person or character, a style, unsafe content.",
+    )
+
+
+def seed() -> Any:
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=0xFFFFFFFF,
+        control_after_generate=False,
+        tooltip="Seed of everything random; the same seed gives the same file.",
+    )
+
+
+def preserve(preservation: float = 1.0) -> list[Any]:
+    """What to keep, and how much that counts."""
+    return [
+        io.String.Input(
+            "preserve_prompts",
+            default="",
+            multiline=True,
+            tooltip="Prompts or words to keep as they are, one per line; neighbours of the concept help most. Everyday captions are always included.",
+        ),
+        io.Float.Input(
+            "preservation",
+            default=preservation,
+            min=0.0,
+            max=100.0,
+            step=0.05,
+            tooltip="How much keeping counts against forgetting; 1 is balanced, more keeps more.",
+        ),
+    ]
+
+
+def templates() -> Any:
+    return io.String.Input(
+        "templates",
+        default="",
+        multiline=True,
+        optional=True,
+        tooltip="Your own prompt templates, one per line with {} for the phrase. Empty: built-in ones for the kind.",
+    )
+
+
+def patch_file(default: str) -> Any:
+    return io.String.Input(
+        "file_name", default=default, tooltip=f"File under models/loras/forget_me_not; {NEVER_OVERWRITTEN}"
+    )
+
+
+def patch_outputs(plot: str) -> list[Any]:
+    """What a node that makes a patch gives; `plot` says what its plot shows."""
+    return [
+        io.Model.Output(display_name="MODEL", tooltip="The model with the patch applied."),
+        ForgetPatchType.Output(display_name="FORGET_PATCH", tooltip="The patch, for Apply Forget Patch."),
+        io.Image.Output(display_name="plot", tooltip=plot),
+        io.String.Output(display_name="report", tooltip="What was done and measured, in words."),
+    ]

@@ -1,0 +1,62 @@
+"""The patches under models/loras/forget_me_not, as the page's browser shows them."""
+
+from __future__ import annotations
+
+import functools
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ...fmn_core.errors import ForgetError, plain_text
+from ...fmn_core.patch.file import load_metadata
+from ...fmn_core.patch.patch import ForgetPatch, base_difference
+from .. import host
+from ..adapter import connected
+from ..ui import reports
+from ..ui.preview_picture import PREFIX
+
+# A stranger's file may say anything: so much of a text is shown, and so large a picture.
+LONGEST_TEXT, LARGEST_PREVIEW = 300, 200_000
+FIGURES = ("held_out_missed", "held_out_drift", "preserve_drift", "shrink_residual")
+
+
+def listed(node: str) -> list[dict[str, Any]]:
+    """One entry a file: name, what it says of itself as short texts, and why it does not fit the node's MODEL, if so."""
+    base = connected.base(node)
+    entries = []
+    for name in host.patch_files():
+        try:
+            path = host.patch_path(name)
+            entry, patch_base = _entry(path, host.file_version(path))
+        except (ForgetError, OSError, ValueError, ArithmeticError, LookupError, TypeError) as error:
+            # Gone since it was listed, a link to nothing, or a file that no check foresaw: the others are listed all the same.
+            entry, patch_base = {"error": plain_text(error, LONGEST_TEXT) or type(error).__name__}, {}
+        why = base_difference(patch_base, base) if base and patch_base else ""
+        entries.append({"name": name, **entry, "mismatch": plain_text(why, LONGEST_TEXT)})
+    return entries
+
+
+@functools.lru_cache(maxsize=1024)
+def _entry(path: Path, version: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is told of a file, and its base; kept for as long as the file stays what it is, see host.file_version."""
+    status = path.stat()
+    date = datetime.fromtimestamp(status.st_mtime, timezone.utc).isoformat(timespec="minutes")
+    entry = {"date": date, "bytes": status.st_size}
+    try:
+        patch = load_metadata(path)
+    except ForgetError as error:
+        return entry | {"error": plain_text(error, LONGEST_TEXT)}, {}
+    return entry | _said(patch), patch.base
+
+
+def _said(patch: ForgetPatch) -> dict[str, Any]:
+    preview = patch.about.get("preview", "")
+    figures = {k: patch.figures[k] for k in FIGURES if isinstance(patch.figures.get(k), (int, float))}
+    return {
+        "forgets": plain_text(reports.forgotten(patch), LONGEST_TEXT),
+        "base": plain_text(patch.base.get("architecture", "unknown"), LONGEST_TEXT),
+        "method": plain_text(patch.settings.get("method", "unknown"), LONGEST_TEXT),
+        "figures": figures,
+        "preview": preview if preview.startswith(PREFIX) and len(preview) <= LARGEST_PREVIEW else "",
+        **{k: plain_text(v, LONGEST_TEXT) for k, v in patch.about.items() if k != "preview"},
+    }

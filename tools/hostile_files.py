@@ -1,0 +1,124 @@
+"""Patch files as a stranger, a broken disk or a broken download could leave them: mutations of a good one."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import torch
+from safetensors.torch import save
+
+from fmn_core.patch.patch import Factors, ForgetPatch
+
+LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v"
+KINDS = (
+    "flip",
+    "cut",
+    "insert",
+    "zeros",
+    "header length",
+    "header text",
+    "offsets",
+    "shape",
+    "dtype",
+    "keys",
+    "values",
+)
+
+
+def good_patch(layers: int = 3) -> ForgetPatch:
+    g = torch.Generator().manual_seed(0)
+    factors = {
+        LAYER.replace("_0_attn2", f"_{n}_attn2"): Factors(
+            torch.randn(24, 4, generator=g), torch.randn(4, 16, generator=g), 4.0
+        )
+        for n in range(layers)
+    }
+    base = {"architecture": "unet-3x16", "shapes": [[24, 16]] * layers, "norms": [1.5] * layers}
+    return ForgetPatch(factors, [{"phrases": ["zebra"], "kind": "object"}], base, {"rank": 4}, {"rank": 4})
+
+
+def good_file() -> bytes:
+    patch = good_patch()
+    return save(patch.state_dict(), patch.metadata())
+
+
+def parts(data: bytes) -> tuple[dict, bytes]:
+    size = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + size]), data[8 + size :]
+
+
+def joined(header: dict | bytes, body: bytes) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def mutated(data: bytes, kind: str, seed: int) -> bytes:
+    """One mutation of a good file."""
+    rng = random.Random(f"{kind} {seed}")
+    raw = bytearray(data)
+    at = rng.randrange(len(raw))
+    if kind == "flip":
+        for _ in range(rng.choice((1, 1, 4, 64))):
+            raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+    elif kind == "cut":
+        del raw[at:]
+    elif kind == "insert":
+        raw[at:at] = rng.randbytes(rng.choice((1, 8, 1000)))
+    elif kind == "zeros":
+        raw[at : at + rng.choice((8, 200, 4000))] = bytes(rng.choice((8, 200, 4000)))
+    elif kind == "header length":
+        raw[:8] = rng.choice((0, 1, 2**31, 2**63 - 1, 2**64 - 1, len(raw), rng.randrange(2**64))).to_bytes(8, "little")
+    else:
+        return _mutated_header(data, kind, rng)
+    return bytes(raw)
+
+
+def _mutated_header(data: bytes, kind: str, rng: random.Random) -> bytes:
+    header, body = parts(data)
+    keys = [k for k in header if k != "__metadata__"]
+    key = rng.choice(keys)
+    if kind == "header text":
+        text = bytearray(json.dumps(header).encode())
+        place = rng.randrange(len(text))
+        text[place : place + rng.choice((0, 1, 9))] = rng.choice(
+            (b"\xff\xfe", b"{", b"}", b'"', b"[[[[", b"null", b"1e999", b"-1")
+        )
+        return joined(bytes(text), body)
+    if kind == "offsets":
+        start, end = header[key]["data_offsets"]
+        header[key]["data_offsets"] = rng.choice(
+            (
+                [start, end + 2**40],
+                [end, start],
+                [-1, end],
+                [start],
+                [0, len(body)],
+                header[rng.choice(keys)]["data_offsets"],
+                [2**64, 2**65],
+            )
+        )
+    elif kind == "shape":
+        header[key]["shape"] = rng.choice(
+            ([], [0], [2**62, 4], [-1, 4], [4, 16, 1, 1], [1] * 5000, [8, 12], "x", [1.5])
+        )
+    elif kind == "dtype":
+        header[key]["dtype"] = rng.choice(("F8_E4M3", "BOOL", "I64", "F64", "U8", "F32", "", "X" * 1000, None))
+    elif kind == "keys":
+        new = rng.choice(
+            ("x", "../../etc/passwd", key + "\n", "lora_unet_" + "a" * 10**5 + ".alpha", "", "\u202e", key.upper())
+        )
+        header[new] = header.pop(key)
+    else:
+        return joined(header, _mutated_values(header[key], body, rng))
+    return joined(header, body)
+
+
+def _mutated_values(entry: dict, body: bytes, rng: random.Random) -> bytes:
+    """NaN, infinity or the largest number somewhere in a tensor."""
+    start, end = entry["data_offsets"]
+    width = {"F16": 2, "F32": 4}[entry["dtype"]]
+    value = rng.choice((float("nan"), float("inf"), float("-inf"), 65504.0))
+    packed = torch.tensor(value, dtype={2: torch.float16, 4: torch.float32}[width]).numpy().tobytes()
+    at = start + width * rng.randrange((end - start) // width)
+    return body[:at] + packed + body[at + width :]

@@ -1,0 +1,59 @@
+"""A picture of every node as the page shows it, for the help pages: python -m bench.node_pictures
+
+Writes js/docs/NODE_ID.jpg. Needs Chromium on the PATH and the Python package playwright.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from tools.comfy_host import REPOSITORY
+from tools.comfy_server import ComfyServer
+
+DOCS = REPOSITORY / "js" / "docs"
+READY = "window.app && window.app.graph && window.app.extensionManager"
+TITLE, MARGIN = 30, 8
+# Long nodes are shown narrow and whole; the page is as high as the longest.
+VIEW = {"width": 900, "height": 1400}
+PLACE = """type => {
+    app.graph.clear(); app.canvas.ds.scale = 1; app.canvas.ds.offset = [200, 160];
+    const node = LiteGraph.createNode(type); node.pos = [0, 0]; app.graph.add(node);
+    node.setSize([360, node.computeSize()[1]]); app.canvas.deselectAll?.(); app.canvas.setDirty(true, true);
+    const at = app.canvas.canvas.getBoundingClientRect();
+    return [at.x + 200, at.y + 160, ...node.size];
+}"""
+
+
+def picture(page: Page, kind: str) -> Image.Image:
+    x, y, width, height = page.evaluate(PLACE, kind)
+    page.wait_for_timeout(900)
+    clip = {
+        "x": x - MARGIN,
+        "y": y - TITLE - MARGIN,
+        "width": width + 2 * MARGIN,
+        "height": height + TITLE + 2 * MARGIN,
+    }
+    return Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, ComfyServer(Path(folder)) as server, sync_playwright() as play:
+        server.post("/settings/Comfy.TutorialCompleted", True)
+        server.post("/settings/Comfy.Graph.CanvasInfo", False)
+        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport=VIEW)
+        page.goto(f"http://{server.url}/")
+        page.wait_for_function(READY, timeout=60_000)
+        page.wait_for_timeout(2000)
+        for kind in sorted(k for k in server.object_info() if k.startswith("FMN_")):
+            picture(page, kind).save(DOCS / f"{kind}.jpg", quality=85, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

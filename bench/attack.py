@@ -8,6 +8,10 @@ import torch
 
 from bench.judged import share
 from bench.world import Ask, World
+from fmn_core.attacks.search import Budget, search_embedding, search_tokens
+from fmn_core.concepts.templates import default_templates
+from fmn_core.model.tokens import PLACEHOLDER
+from fmn_core.training.references import References
 from mini_sd.concepts import CONCEPT_NAMES, STYLE_NAMES, drawn_styles
 from mini_sd.generate import generate
 
@@ -40,7 +44,7 @@ def one_attack(
     """
     model = world.model if model is None else model
     found = search(world, concept, model, seed, attack, steps)
-    placeholder = world.core("tokens").PLACEHOLDER
+    placeholder = PLACEHOLDER
     text = isinstance(found, str)
     ask = trials(concept, found if text else placeholder, per_style, seed + 500)
     images = world.sample(ask, model) if text else sampled_with(world, model, ask, found)
@@ -51,19 +55,19 @@ def search(
     world: World, concept: str, model: Any, seed: int = 9000, attack: str = "embedding", steps: int = SEARCH_STEPS
 ) -> Any:
     """The text that a token search finds on a model, or the vectors of an embedding search."""
-    adapter, scores = world.adapter_class(model, world.clip), world.core("scores.attack")
+    adapter = world.adapter_class(model, world.clip)
     kind = "style" if concept in STYLE_NAMES else "object"
     with torch.inference_mode(False):
-        references = world.core("references").References(
+        references = References(
             adapter.encode_images(world.vae, world.sample(attackers_pictures(concept, seed)).clone())
         )
-        budget = scores.Budget(steps=steps, batch=SEARCH_BATCH, seed=seed)
-        arguments = (adapter, references, list(world.core("templates").default_templates(kind)), concept, budget)
+        budget = Budget(steps=steps, batch=SEARCH_BATCH, seed=seed)
+        arguments = (adapter, references, list(default_templates(kind)), concept, budget)
         with adapter.ready_for_gradients(text=True):
             if attack == "embedding":
-                return scores.search_embedding(*arguments)
+                return search_embedding(*arguments)
             if attack == "tokens":
-                return scores.search_tokens(*arguments, world.host.spelled_tokens(world.clip))
+                return search_tokens(*arguments, world.host.spelled_tokens(world.clip))
     raise ValueError(f"Expected the attack embedding or tokens, got {attack!r}.")
 
 

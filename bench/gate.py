@@ -19,6 +19,8 @@ from bench.forget import RESULTS, machine, markdown_table
 from bench.methods import concept_of
 from bench.style import THINGS
 from bench.world import World, other_concepts
+from fmn_core.compose.gate import ConceptGate, GateSettings
+from fmn_core.concepts.templates import everyday_captions
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, PLAIN_TEMPLATES, STYLE_NAMES, STYLED_TEMPLATES, with_article
 
 COLUMNS = ("kind", "threshold", "named", "synonyms", "others", "captions")
@@ -33,7 +35,7 @@ class Prompts:
 
     def __init__(self, world: World):
         self.adapter = world.adapter()
-        self.captions = self.adapter.encode(list(world.core("templates").everyday_captions()))
+        self.captions = self.adapter.encode(list(everyday_captions()))
         self._encoded: dict[str, list[Any]] = {}
 
     def of(self, words: str) -> list[Any]:
@@ -61,10 +63,10 @@ def similarities(gate: Any, prompts: Prompts, name: str) -> dict[str, list[float
 
 
 def measure(world: World, kind: str, names: Sequence[str]) -> list[dict]:
-    prompts, settings = Prompts(world), world.core("gate").GateSettings()
+    prompts, settings = Prompts(world), GateSettings()
     found = []
     for name in names:
-        gate = world.core("gate").ConceptGate(prompts.adapter, [concept_of(world, prompts.adapter, name)])
+        gate = ConceptGate(prompts.adapter, [concept_of(world, prompts.adapter, name)])
         found.append((settings.resolved(gate).threshold, similarities(gate, prompts, name)))
     chosen = [t for t, _ in found]
     rows = [{"kind": kind, "threshold": f"automatic, {min(chosen):.2f}-{max(chosen):.2f}", **shares(found)}]

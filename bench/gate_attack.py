@@ -25,6 +25,12 @@ from bench.forget import RESULTS, machine, markdown_table
 from bench.judged import share
 from bench.methods import closed_form, concept_of, gate_of
 from bench.world import World
+from fmn_core.attacks.search import Budget, attack_settings
+from fmn_core.compose.gate import ConceptGate
+from fmn_core.concepts.templates import default_templates
+from fmn_core.model.tokens import PLACEHOLDER
+from fmn_core.training.inversion import Inverter
+from fmn_core.training.references import References
 
 COLUMNS = ("start", "steps", "evades", "untouched", "acted", "seen")
 CONCEPTS = ("cat", "penguin", "car", "banana", "guitar", "wizard")
@@ -52,7 +58,7 @@ class Gated:
 def gated_patch(world: World, concept: str) -> Gated:
     with closed_form(lambda _: [])(world, concept) as applied:
         adapter = world.adapter()
-        gate = world.core("gate").ConceptGate(adapter, [concept_of(world, adapter, concept)])
+        gate = ConceptGate(adapter, [concept_of(world, adapter, concept)])
         return Gated(concept, gate, gate.threshold, gate_of(world, applied.patch))
 
 
@@ -74,16 +80,16 @@ def evading(inverter_class: type, gated: Gated) -> type:
 
 def search(world: World, gated: Gated, start: str, steps: int, evades: bool) -> Any:
     """The vectors that are found on the untouched model, as many as the name has tokens."""
-    core, adapter, templates = world.core("inversion"), world.adapter(), world.core("templates")
+    adapter = world.adapter()
     words = gated.concept if start == "name" else load_list(MINIATURE)[gated.concept].neighbours[0]
-    attack, count = world.core("scores.attack"), max(map(len, adapter.phrase_tokens(gated.concept).values()))
-    budget = attack.Budget(steps=steps, batch=SEARCH_BATCH, tokens=count, seed=SEED)
-    settings = attack.attack_settings(adapter, words, budget)
+    count = max(map(len, adapter.phrase_tokens(gated.concept).values()))
+    budget = Budget(steps=steps, batch=SEARCH_BATCH, tokens=count, seed=SEED)
+    settings = attack_settings(adapter, words, budget)
     with torch.inference_mode(False), adapter.ready_for_gradients(text=True):
         latents = adapter.encode_images(world.vae, world.sample(attackers_pictures(gated.concept, SEED)).clone())
-        chosen = evading(core.Inverter, gated) if evades else core.Inverter
-        references = world.core("references").References(latents)
-        inverter = chosen(adapter, references, list(templates.default_templates("object")), settings, None)
+        chosen = evading(Inverter, gated) if evades else Inverter
+        references = References(latents)
+        inverter = chosen(adapter, references, list(default_templates("object")), settings, None)
         for _ in range(steps):
             inverter.step()
     return {name: v.detach().clone() for name, v in inverter.word.items()}
@@ -91,7 +97,7 @@ def search(world: World, gated: Gated, start: str, steps: int, evades: bool) -> 
 
 def one(world: World, gated: Gated, start: str, steps: int, evades: bool) -> dict[str, Any]:
     found = search(world, gated, start, steps, evades)
-    ask = trials(gated.concept, world.core("tokens").PLACEHOLDER, PER_STYLE, SEED + 500)
+    ask = trials(gated.concept, PLACEHOLDER, PER_STYLE, SEED + 500)
     encoded = world.adapter().encode(ask.prompts, [found] * len(ask.prompts))
     acted = [float(gated.similarity(p.context)) > gated.threshold for p in encoded]
 

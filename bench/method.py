@@ -159,7 +159,7 @@ def save_pairs(world: World, path: Path) -> None:
 
 def save_mask_overlay(world: World, path: Path) -> None:
     """Three pictures, each beside the mask that Attention Mask makes of it with the node's defaults."""
-    node, tiles = world.node("attention_mask").AttentionMask, []
+    node, tiles = world.node("attention.attention_mask").AttentionMask, []
     defaults = {i.id: getattr(i, "default", None) for i in node.define_schema().inputs}
     for concept in ("zebra", "santa claus", "pizza"):
         ask = Evaluation(world, concept, [], seed=3).target

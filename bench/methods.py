@@ -16,6 +16,14 @@ import torch
 from bench.names import names_of
 from bench.published_loop import published_loop
 from bench.world import Ask, World, other_concepts
+from fmn_core.attacks.hardening import Hardening, forget_hardened
+from fmn_core.attacks.search import Budget
+from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.concepts.concept import make_concept
+from fmn_core.patch.file import save_patch
+from fmn_core.training.forget import GradientSettings, forget_by_gradient
+from fmn_core.training.references import References, made_latents, make_pairs
+from fmn_core.training.trainer import concept_prompts
 from mini_sd.concepts import BY_NAME
 
 
@@ -37,7 +45,7 @@ Method = Callable[..., contextlib.AbstractContextManager[Applied]]
 def patched(world: World, patch: Any) -> Applied:
     """MODEL with the patch as its file holds it."""
     with tempfile.TemporaryDirectory() as folder:
-        size = world.core("patch_file").save_patch(patch, Path(folder) / "patch.safetensors")
+        size = save_patch(patch, Path(folder) / "patch.safetensors")
     model, _ = world.host.apply_patch(world.model, patch.as_stored(), 1.0)
     drift = patch.figures.get("drift")
     return Applied(
@@ -47,7 +55,7 @@ def patched(world: World, patch: Any) -> Applied:
 
 def gate_of(world: World, patch: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
     """Puts the patch on a positive and a negative conditioning as Gated Forget Patch does, at its own threshold."""
-    node = world.node("gated_patch").GatedForgetPatch
+    node = world.node("patches.gated_patch").GatedForgetPatch
 
     def gate(positive: Any, negative: Any) -> tuple[Any, Any]:
         when = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
@@ -78,7 +86,7 @@ def gated(world: World, patch: Any) -> Callable[[Ask], torch.Tensor]:
 def concept_of(world: World, adapter: Any, name: str, synonyms: bool = False) -> Any:
     names = names_of(world)
     phrases = (names.phrase(name), *(names.synonyms(name) if synonyms else ()))
-    return world.core("concept").make_concept(adapter, "\n".join(phrases), names.kind(name))
+    return make_concept(adapter, "\n".join(phrases), names.kind(name))
 
 
 def closed_form(preserve: Callable[[str], list[str]], synonyms: bool = False, **settings) -> Method:
@@ -88,11 +96,10 @@ def closed_form(preserve: Callable[[str], list[str]], synonyms: bool = False, **
     def method(world: World, *names: str) -> Iterator[Applied]:
         adapter = world.adapter()
         concepts = [concept_of(world, adapter, name, synonyms) for name in names]
-        core = world.core("closed_form")
-        chosen = core.ClosedFormSettings(preserve_prompts=preserve(names[0]), **settings)
+        chosen = ClosedFormSettings(preserve_prompts=preserve(names[0]), **settings)
         started = time.perf_counter()
         with torch.inference_mode(False):
-            patch = core.forget_closed_form(adapter, concepts, chosen)
+            patch = forget_closed_form(adapter, concepts, chosen)
         patch.figures["seconds"] = time.perf_counter() - started
         yield patched(world, patch)
 
@@ -104,18 +111,18 @@ def hardened(rounds: int, pictures: int = 8, seed: int = 0) -> Method:
 
     @contextlib.contextmanager
     def method(world: World, *names: str) -> Iterator[Applied]:
-        core, references, adapter = world.core("hardening"), world.core("references"), world.adapter()
-        budget, side = world.core("scores.attack").Budget(seed=seed), adapter.native_latent_size()
+        adapter = world.adapter()
+        budget, side = Budget(seed=seed), adapter.native_latent_size()
         concepts, size = [concept_of(world, adapter, n) for n in names], (adapter.latent_channels(), side, side)
         with torch.inference_mode(False), adapter.ready_for_gradients(text=True):
             started, made = time.perf_counter(), []
             for concept in concepts:
                 with torch.no_grad():
-                    prompts = world.core("trainer").concept_prompts(adapter, concept).encoded
-                    latents = references.made_latents(adapter, prompts, size, pictures, seed)
-                made.append(references.References(latents))
-            chosen = core.Hardening(rounds, budget=budget)
-            patch = core.forget_hardened(adapter, concepts, made, hardening=chosen, size=size)
+                    prompts = concept_prompts(adapter, concept).encoded
+                    latents = made_latents(adapter, prompts, size, pictures, seed)
+                made.append(References(latents))
+            chosen = Hardening(rounds, budget=budget)
+            patch = forget_hardened(adapter, concepts, made, hardening=chosen, size=size)
             patch.figures["seconds"] = time.perf_counter() - started
         yield patched(world, patch)
 
@@ -132,9 +139,9 @@ def by_gradient(
 
     @contextlib.contextmanager
     def method(world: World, *names: str) -> Iterator[Applied]:
-        core, references, adapter = world.core("gradient"), world.core("references"), world.adapter()
+        adapter = world.adapter()
         with torch.inference_mode(False):
-            chosen = core.GradientSettings(preserve_prompts=preserve(names[0]), **settings)
+            chosen = GradientSettings(preserve_prompts=preserve(names[0]), **settings)
             concepts = [dataclasses.replace(concept_of(world, adapter, n), end_token=end_token) for n in names]
             size = adapter.native_latent_size()
             latents, masks = torch.zeros(1, adapter.latent_channels(), size, size), None
@@ -142,8 +149,8 @@ def by_gradient(
                 latents, masks = adapter.encode_images(world.vae, pictured[0].clone()), pictured[1]
             with adapter.ready_for_gradients():
                 pairs = made_pairs(world, adapter, concepts) if chosen.visual_weight > 0 else None
-                made = [references.References(latents, masks) for _ in concepts]
-                patch = core.forget_by_gradient(adapter, concepts, made, chosen, pairs=pairs)
+                made = [References(latents, masks) for _ in concepts]
+                patch = forget_by_gradient(adapter, concepts, made, chosen, pairs=pairs)
         yield patched(world, patch)
 
     return method
@@ -151,10 +158,8 @@ def by_gradient(
 
 def made_pairs(world: World, adapter: Any, concepts: list[Any], count: int = 4) -> list[Any]:
     """Pairs of each concept, the phrase and all end tokens zeroed, as the Visual Denoising Pairs node makes them."""
-    prompts = [
-        world.core("trainer").concept_prompts(adapter, dataclasses.replace(c, end_token="all")) for c in concepts
-    ]
-    make = world.core("references").make_pairs
+    prompts = [concept_prompts(adapter, dataclasses.replace(c, end_token="all")) for c in concepts]
+    make = make_pairs
     return [make(adapter, p.encoded, p.columns, (4, 16, 16), count=count) for p in prompts]
 
 
@@ -176,7 +181,7 @@ def zero_attention(end_token: str) -> Method:
 
     @contextlib.contextmanager
     def method(world: World, name: str) -> Iterator[Applied]:
-        node = world.node("zero_attention")
+        node = world.node("attention.zero_attention")
         adapter = world.adapter()
         blocks, sigmas = set(world.host.attention_blocks(world.model)), (1e9, 0.0)
 

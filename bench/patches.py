@@ -23,6 +23,10 @@ from bench.method import MANY
 from bench.methods import closed_form, concept_of, gated
 from bench.pages import grid_page
 from bench.world import Evaluation, World, other_concepts
+from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.compose.merge import fuse_patches, sum_patches
+from fmn_core.compose.side_by_side import side_by_side
+from fmn_core.patch.file import save_patch
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES
 
 COLUMNS = ("case", "patches", "forget_after", "keep_drop", "drift", "seconds", "bytes")
@@ -46,10 +50,10 @@ KEEPING = ("keep_drop", "drift")
 
 def alone(world: World, name: str, kept: list[str]) -> Any:
     """The patch of one phrase, as its file holds it."""
-    core, adapter = world.core("closed_form"), world.adapter()
-    settings = core.ClosedFormSettings(preserve_prompts=kept)
+    adapter = world.adapter()
+    settings = ClosedFormSettings(preserve_prompts=kept)
     with torch.inference_mode(False):
-        return core.forget_closed_form(adapter, [concept_of(world, adapter, name)], settings).as_stored()
+        return forget_closed_form(adapter, [concept_of(world, adapter, name)], settings).as_stored()
 
 
 def forgotten(count: int) -> tuple[str, ...]:
@@ -67,21 +71,21 @@ def kept_beside(names: tuple[str, ...]) -> list[str]:
 
 def stored_bytes(world: World, patch: Any) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        return world.core("patch_file").save_patch(patch, Path(folder) / "patch.safetensors")
+        return save_patch(patch, Path(folder) / "patch.safetensors")
 
 
 def merged(world: World, patches: list[Any], case: str) -> tuple[Any, float]:
     """The patches as one, and the seconds that took, with the cache of text embeddings that the node has, empty before."""
-    references = world.node("references")
+    references = world.node("adapter.references")
     references.cache().clear()
-    merge, text = world.core("merge"), references.with_cache(world.node("comfy_text").ComfyText(world.clip))
+    text = references.with_cache(world.node("adapter.text").ComfyText(world.clip))
     started = time.perf_counter()
     with torch.inference_mode(False):
         if len(patches) == 1:
             found = patches[0]
         else:
-            ways = {"sum": merge.sum_patches, "side by side": world.core("side_by_side").side_by_side}
-            found = merge.fuse_patches(text, patches) if case == "fusion" else ways[case](patches)
+            ways = {"sum": sum_patches, "side by side": side_by_side}
+            found = fuse_patches(text, patches) if case == "fusion" else ways[case](patches)
     return found.as_stored(), time.perf_counter() - started
 
 

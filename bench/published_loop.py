@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import torch
 
 from bench.world import Pack
+from fmn_core.attention.hooks import attention_probe
+from fmn_core.model.tokens import concept_columns
 
 TEMPLATES = {"object": "a photo of {}", "identity": "a photo of {}", "style": "a photo in the style of {}"}
 
@@ -31,13 +33,12 @@ def published_loop(
 
     `concepts`: phrase -> kind; they take turns, `steps` steps for each.
     """
-    hooks, tokens = world.core("hooks"), world.core("tokens")
     adapter = world.adapter()
     with adapter.ready_for_gradients():
         originals = {n: p.detach().clone() for n, p in adapter.unet.named_parameters()}
         chosen = [p for n, p in adapter.unet.named_parameters() if not only_attn2 or ".attn2." in n]
         try:
-            yield _train(adapter, hooks, tokens, chosen, concepts, learning_rate, steps, seed)
+            yield _train(adapter, chosen, concepts, learning_rate, steps, seed)
         finally:
             with torch.no_grad():
                 for name, parameter in adapter.unet.named_parameters():
@@ -45,14 +46,12 @@ def published_loop(
                     parameter.copy_(originals[name])
 
 
-def _train(
-    adapter, hooks, tokens, chosen, concepts: dict[str, str], learning_rate: float, steps: int, seed: int
-) -> float:
+def _train(adapter, chosen, concepts: dict[str, str], learning_rate: float, steps: int, seed: int) -> float:
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     prompts = adapter.encode([TEMPLATES[kind].format(phrase) for phrase, kind in concepts.items()])
     ids = [{encoder: [t] for encoder, t in adapter.phrase_tokens(phrase).items()} for phrase in concepts]
-    columns = [tokens.concept_columns(p.tokens, i, adapter.vocabulary, "all") for p, i in zip(prompts, ids)]
+    columns = [concept_columns(p.tokens, i, adapter.vocabulary, "all") for p, i in zip(prompts, ids)]
     for parameter in chosen:
         parameter.requires_grad_(True)
     optimiser = torch.optim.AdamW(chosen, lr=learning_rate, betas=(0.9, 0.999), weight_decay=0.01, eps=1e-8)
@@ -62,7 +61,7 @@ def _train(
         here = columns[step % len(prompts)]
         sigma = sigmas[torch.randint(len(sigmas), (1,), generator=generator)]
         noise = torch.randn(1, adapter.latent_channels(), size, size, generator=generator)
-        with hooks.attention_probe(
+        with attention_probe(
             adapter.cross_attention(), lambda layer, a, out=collected, at=here: out.append(a[..., at].flatten())
         ):
             adapter.denoise(sigma.view(1, 1, 1, 1) * noise, sigma, [prompts[step % len(prompts)]])

@@ -22,6 +22,12 @@ from bench.attack import attacked
 from bench.forget import RESULTS, machine, markdown_table
 from bench.methods import concept_of, patched
 from bench.world import Evaluation, World, other_concepts
+from fmn_core.attention.queries import sampled_queries
+from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.targets import template_pairs
+from fmn_core.concepts.preserve import encode_imagined
+from fmn_core.concepts.templates import everyday_captions
+from fmn_core.patch.patch import Factors, ForgetPatch, kohya_name
 
 PROMPTS, KEPT, PIXELS, QUERY_STEPS = 12, 24, 32, 4
 STEPS = 150
@@ -59,20 +65,19 @@ def queries_of(world: World, adapter: Any, prompts: list) -> dict[tuple[str, int
         chosen = torch.randperm(q.shape[2], generator=generator)[:PIXELS]
         found.setdefault((layer.name, number), []).append(q[0][:, chosen].clone())
 
-    world.core("queries").sampled_queries(adapter, prompts, (4, 16, 16), receive, steps=QUERY_STEPS)
+    sampled_queries(adapter, prompts, (4, 16, 16), receive, steps=QUERY_STEPS)
     return {key: torch.cat(parts, 1) for key, parts in found.items()}
 
 
 @torch.no_grad()
 def given(world: World, adapter: Any, concept: Any) -> Given:
-    pairs = world.core("targets").template_pairs([concept])
+    pairs = template_pairs([concept])
     chosen = [pairs[k % len(pairs)] for k in range(0, max(PROMPTS, len(pairs)), max(1, len(pairs) // PROMPTS))][
         :PROMPTS
     ]
     full, ablated = (adapter.encode([getattr(p, side) for p in chosen]) for side in ("full", "target"))
-    preserve = world.core("preserve")
-    captions = list(world.core("templates").everyday_captions())
-    imagined = preserve.encode_imagined(adapter, [concept])
+    captions = list(everyday_captions())
+    imagined = encode_imagined(adapter, [concept])
     kept = [*adapter.encode(captions[:: max(1, len(captions) // (KEPT // 2))][: KEPT // 2]), *imagined[: KEPT // 2]]
     everything = torch.cat([p.context for p in [*adapter.encode(captions), *imagined]]).double()
     stacked = (torch.stack([p.context for p in group]) for group in (full, ablated, kept))
@@ -118,7 +123,7 @@ def group_of(layers: list, weights: dict, seen: Given) -> dict[str, Any]:
 
 def refined(world: World, adapter: Any, patch: Any, concept: Any, prices: tuple[float, float], rate: float) -> Any:
     """The patch with factors of to_k and to_v that were moved from the closed form's on."""
-    core, seen, factors = world.core("patch"), given(world, adapter, concept), {}
+    seen, factors = given(world, adapter, concept), {}
     layers = adapter.cross_attention()
     names = [(x.name, projection) for x in layers for projection in ("to_k", "to_v")]
     weights = dict(zip(names, adapter.weights(names)))
@@ -126,7 +131,7 @@ def refined(world: World, adapter: Any, patch: Any, concept: Any, prices: tuple[
         alike = [x for x in layers if (weights[x.name, "to_k"].shape, seen.asked[x.name, 0].shape) == shape]
         with torch.no_grad():
             group = group_of(alike, weights, seen)
-        old = [patch.factors[core.kohya_name(x.name, "to_v")] for x in alike]
+        old = [patch.factors[kohya_name(x.name, "to_v")] for x in alike]
         down = torch.stack([f.down * (f.alpha / f.rank) for f in old])
         up = torch.stack([f.up for f in old])
         trained = [torch.nn.Parameter(t.clone()) for t in (torch.zeros_like(up), down, up, down)]
@@ -137,18 +142,18 @@ def refined(world: World, adapter: Any, patch: Any, concept: Any, prices: tuple[
             optimiser.step()
         for number, layer in enumerate(alike):
             for projection, u, d in (("to_k", *trained[:2]), ("to_v", *trained[2:])):
-                made = core.Factors(u[number].detach(), d[number].detach(), float(d.shape[1]))
-                factors[core.kohya_name(layer.name, projection)] = made
-    return core.ForgetPatch(factors, patch.concepts, patch.base, patch.settings, dict(patch.figures))
+                made = Factors(u[number].detach(), d[number].detach(), float(d.shape[1]))
+                factors[kohya_name(layer.name, projection)] = made
+    return ForgetPatch(factors, patch.concepts, patch.base, patch.settings, dict(patch.figures))
 
 
 def row_of(world: World, label: str, count: int, name: str, evaluation: Evaluation) -> dict:
-    adapter, core = world.adapter(), world.core("closed_form")
+    adapter = world.adapter()
     started = time.perf_counter()
     with torch.inference_mode(False):
         concept = concept_of(world, adapter, name)
         concept.templates = concept.templates[:count]
-        patch = core.forget_closed_form(adapter, [concept], core.ClosedFormSettings())
+        patch = forget_closed_form(adapter, [concept], ClosedFormSettings())
         if VARIANTS[label] is not None:
             *prices, rate = VARIANTS[label]
             patch = refined(world, adapter, patch, concept, tuple(prices), rate)

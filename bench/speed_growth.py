@@ -14,6 +14,9 @@ import torch
 from bench.cost import measured
 from bench.speed_methods import closed_form, concepts_of
 from bench.world import World
+from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.training.forget import GradientSettings, forget_by_gradient
+from fmn_core.training.references import References
 from mini_sd.concepts import CONCEPT_NAMES
 from mini_sd.generate import generate
 from tools.comfy_host import REPOSITORY
@@ -79,18 +82,18 @@ def growth(world: World) -> dict[str, dict[str, list]]:
 
 
 def _solved(world: World, names: list[str]) -> Any:
-    core, adapter = world.core("closed_form"), world.adapter()
+    adapter = world.adapter()
     with torch.inference_mode(False), measured() as cost:
-        core.forget_closed_form(adapter, concepts_of(world, adapter, names), core.ClosedFormSettings())
+        forget_closed_form(adapter, concepts_of(world, adapter, names), ClosedFormSettings())
     return cost
 
 
 def _trained(world: World, steps: int, side: int) -> Any:
-    core, adapter = world.core("gradient"), world.adapter()
-    chosen = core.GradientSettings(steps=steps, drift_every=0)
+    adapter = world.adapter()
+    chosen = GradientSettings(steps=steps, drift_every=0)
     with torch.inference_mode(False), measured() as cost, adapter.ready_for_gradients():
-        made = [world.core("references").References(torch.zeros(1, 4, side, side))]
-        core.forget_by_gradient(adapter, concepts_of(world, adapter, ["zebra"]), made, chosen)
+        made = [References(torch.zeros(1, 4, side, side))]
+        forget_by_gradient(adapter, concepts_of(world, adapter, ["zebra"]), made, chosen)
     return cost
 
 

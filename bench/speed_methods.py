@@ -15,6 +15,14 @@ import torch
 from bench.cost import Cost, measured
 from bench.published_loop import published_loop
 from bench.world import Pack, World, other_concepts
+from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.targets import ablated
+from fmn_core.concepts.concept import make_concept
+from fmn_core.model.encoding_cache import CachedEncoding
+from fmn_core.model.memory_cache import Cache
+from fmn_core.patch.file import save_patch
+from fmn_core.training.forget import GradientSettings, forget_by_gradient
+from fmn_core.training.references import References
 from mini_sd.concepts import BY_NAME
 
 # The published number of steps; where fewer are run, the rest is extrapolated from them.
@@ -41,13 +49,13 @@ def preserved(subject: Pack, names: list[str]) -> list[str]:
 
 
 def concepts_of(subject: Pack, adapter: Any, names: list[str]) -> list[Any]:
-    make = subject.core("concept").make_concept
+    make = make_concept
     return [make(adapter, name, BY_NAME[name].kind if name in BY_NAME else "object") for name in names]
 
 
 def _patched(subject: Pack, patch: Any, cost: Cost, note: str = "") -> Run:
     with tempfile.TemporaryDirectory() as folder:
-        size = subject.core("patch_file").save_patch(patch, Path(folder) / "patch.safetensors")
+        size = save_patch(patch, Path(folder) / "patch.safetensors")
     model, _ = subject.host.apply_patch(subject.model, patch.as_stored(), 1.0)
     return Run(cost, size, model, note)
 
@@ -57,15 +65,15 @@ def closed_form(warm: bool = False, listed: bool = False, **settings) -> Method:
 
     @contextlib.contextmanager
     def method(subject: Pack, names: list[str]) -> Iterator[Run]:
-        core, adapter = subject.core("closed_form"), subject.adapter()
-        chosen = core.ClosedFormSettings(preserve_prompts=preserved(subject, names) if listed else [], **settings)
+        adapter = subject.adapter()
+        chosen = ClosedFormSettings(preserve_prompts=preserved(subject, names) if listed else [], **settings)
         with torch.inference_mode(False):
             if warm:
-                cache = subject.core("cache").Cache(2**33)
-                adapter = subject.core("cached_encoding").CachedEncoding(adapter, cache)
-                core.forget_closed_form(adapter, concepts_of(subject, adapter, [WARM]), chosen)
+                cache = Cache(2**33)
+                adapter = CachedEncoding(adapter, cache)
+                forget_closed_form(adapter, concepts_of(subject, adapter, [WARM]), chosen)
             with measured() as cost:
-                patch = core.forget_closed_form(adapter, concepts_of(subject, adapter, names), chosen)
+                patch = forget_closed_form(adapter, concepts_of(subject, adapter, names), chosen)
         figures = patch.figures
         yield _patched(subject, patch, cost, f"rank {figures['rank']}, condition {figures['condition']:.0e}")
 
@@ -77,17 +85,15 @@ def by_gradient(steps: int = STEPS, **settings) -> Method:
 
     @contextlib.contextmanager
     def method(subject: Pack, names: list[str]) -> Iterator[Run]:
-        core, references, adapter = subject.core("gradient"), subject.core("references"), subject.adapter()
+        adapter = subject.adapter()
         side, count = adapter.native_latent_size(), steps * len(names)
-        chosen = core.GradientSettings(
-            steps=count, preserve_prompts=preserved(subject, names), drift_every=0, **settings
-        )
+        chosen = GradientSettings(steps=count, preserve_prompts=preserved(subject, names), drift_every=0, **settings)
         with torch.inference_mode(False):
             concepts = concepts_of(subject, adapter, names)
-            made = [references.References(torch.zeros(1, adapter.latent_channels(), side, side)) for _ in concepts]
+            made = [References(torch.zeros(1, adapter.latent_channels(), side, side)) for _ in concepts]
             with measured() as cost, adapter.ready_for_gradients():
                 clock = _StepClock()
-                patch = core.forget_by_gradient(adapter, concepts, made, chosen, clock)
+                patch = forget_by_gradient(adapter, concepts, made, chosen, clock)
         yield _patched(subject, patch, clock.extrapolated(cost, steps), clock.note(steps))
 
     return method
@@ -140,7 +146,6 @@ def train_lora_node(steps: int, charged: int) -> Method:
         from comfy_extras.nodes_train import LoraModelLoader, TrainLoraNode
 
         adapter, [concept] = subject.adapter(), concepts_of(subject, subject.adapter(), names)
-        ablated = subject.core("targets").ablated
         side, texts = adapter.native_latent_size(), concept.templates[::14]
         latents = [{"samples": _drawn(subject, ablated(t), side)} for t in texts]
         with torch.inference_mode():

@@ -18,6 +18,7 @@ from bench.attack import attacked
 from bench.forget import RESULTS, machine, markdown_table
 from bench.methods import concept_of, patched
 from bench.world import Evaluation, World, other_concepts
+from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
 
 CONCEPTS = ("zebra", "santa claus")
 SEARCHES = 2
@@ -46,17 +47,17 @@ COLUMNS = (
 
 def solved(world: World, name: str, variant: dict):
     """The patch of a variant."""
-    adapter, core = world.adapter(), world.core("closed_form")
+    adapter = world.adapter()
     concept = concept_of(world, adapter, name)
     own = dict(variant)
     concept.end_token = own.pop("end_token", concept.end_token)
     concept.templates = concept.templates[: own.pop("templates", None)]
     if own.get("target") == "substitute":
         own["substitute"] = SUBSTITUTES[name]
-    settings = core.ClosedFormSettings(preserve_prompts=other_concepts(name), **own)
+    settings = ClosedFormSettings(preserve_prompts=other_concepts(name), **own)
     with torch.inference_mode(False), torch.no_grad():
         world.host.load(world.model)
-        return core.forget_closed_form(adapter, [concept], settings, size=(4, 16, 16))
+        return forget_closed_form(adapter, [concept], settings, size=(4, 16, 16))
 
 
 def row_of(world: World, label: str, name: str, searches: int) -> dict:

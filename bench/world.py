@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from bench.judged import drift, share
+from fmn_core.concepts.templates import default_templates
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLED_TEMPLATES, drawn_styles, with_article
 from mini_sd.generate import GUIDANCE, generate
 from mini_sd.judge import classify, load_judge
@@ -62,21 +63,17 @@ class Pack:
     def __init__(self, load: Callable[[Any], tuple[Any, Any, Any]]) -> None:
         """`load(host)` gives MODEL, CLIP and VAE."""
         self.pack = comfy_host.load_pack()
-        self.host = sys.modules[f"{comfy_host.PACK_NAME}.nodes.host"]
-        self.adapter_class = sys.modules[f"{comfy_host.PACK_NAME}.nodes.comfy_model"].ComfyModel
+        self.host = self.node("host")
+        self.adapter_class = self.node("adapter.model").ComfyModel
         with torch.inference_mode():
             self.model, self.clip, self.vae = load(self.host)
 
     def adapter(self) -> Any:
         return self.adapter_class(self.model, self.clip)
 
-    def core(self, module: str) -> Any:
-        """A module of fmn_core as the pack sees it."""
-        return sys.modules[f"{comfy_host.PACK_NAME}.fmn_core.{module}"]
-
     def node(self, module: str) -> Any:
-        """A module of the pack's nodes."""
-        return sys.modules[f"{comfy_host.PACK_NAME}.nodes.{module}"]
+        """A module of the pack's nodes, such as patches.gated_patch."""
+        return importlib.import_module(f"{comfy_host.PACK_NAME}.nodes.{module}")
 
 
 class World(Pack):
@@ -121,7 +118,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         n = 2 if self.quick else 4
         kind = BY_NAME[self.concept].kind
-        solved = set(self.world.core("templates").default_templates(kind))
+        solved = set(default_templates(kind))
         self.target = target_ask(self.concept, self.concept, solved, n, self.seed)
         synonym = BY_NAME[self.concept].synonyms[0]
         self.synonym = target_ask(self.concept, synonym, solved, max(1, n // 3), self.seed + 100)

@@ -6,8 +6,8 @@ Writes samples.png (one picture per concept and style) and samples.json (the jud
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
-import sys
 import time
 
 import torch
@@ -34,9 +34,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=4)
     args = parser.parse_args()
-    comfy_host.load_pack()
+    host = importlib.import_module(f"{comfy_host.load_pack().__name__}.nodes.host")
     with torch.inference_mode():
-        model, clip, vae = sys.modules[f"{comfy_host.PACK_NAME}.nodes.host"].load_miniature()
+        model, clip, vae = host.load_miniature()
     judge, started = load_judge(), time.time()
     jobs = [(c, s, seed) for c in CONCEPT_NAMES for s in drawn_styles(c) for seed in range(args.seeds)]
     prompts = [

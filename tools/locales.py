@@ -5,12 +5,12 @@ Prints what locales/zh, which is written by hand, lacks or has too much.
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
-import sys
 from typing import Any
 
-from tools.comfy_host import PACK_NAME, REPOSITORY, load_pack
+from tools.comfy_host import REPOSITORY, load_pack
 
 LOCALES = REPOSITORY / "locales"
 NODE_DEFS, MAIN = "nodeDefs.json", "main.json"
@@ -31,8 +31,7 @@ def node_defs() -> dict[str, Any]:
 
 def main_texts() -> dict[str, Any]:
     """main.json: the category, and the names of outputs that are called as their type, which the front end looks up there."""
-    load_pack()
-    api = sys.modules[f"{PACK_NAME}.nodes.api"]
+    api = importlib.import_module(f"{load_pack().__name__}.nodes.host.node_api")
     types = sorted(getattr(api, name).io_type for name in api.__all__ if name.endswith("Type"))
     return {"nodeCategories": {api.CATEGORY: api.CATEGORY}, "dataTypes": {t: t for t in types}}
 

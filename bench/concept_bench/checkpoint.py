@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +41,6 @@ class CheckpointWorld(Pack):
         device, made_by = str(self.model.load_device), digest_of(Path(sampling.__file__))
         about = [checkpoint.sha256, made_by, torch.__version__, device]
         self.kept = Kept(folder, about, in_memory=3)
-
-    def core(self, module: str) -> Any:
-        """A module of fmn_core as the pack sees it, those that no node has imported too."""
-        return importlib.import_module(f"{comfy_host.PACK_NAME}.fmn_core.{module}")
 
     def asks(self, task: Task) -> dict[str, Ask]:
         return listed_asks(task)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from bench.methods import Applied, by_gradient, closed_form, gated, hardened
 from bench.names import names_of
 from bench.world import World
+from fmn_core.compose.side_by_side import side_by_side
+from fmn_core.patch.file import patch_bytes
 
 NOTHING = "nothing forgotten"
 # Method(world, *names, seed=0) gives a context in which the names are forgotten.
@@ -62,8 +64,8 @@ def _gated(world: World, names: tuple[str, ...], method: Method) -> Iterator[App
         made = [stack.enter_context(method(world, name)) for name in names]
         patch, size = made[0].patch, made[0].patch_bytes
         if len(made) > 1:
-            patch = world.core("side_by_side").side_by_side([m.patch for m in made]).as_stored()
-            size = len(world.core("patch_file").patch_bytes(patch))
+            patch = side_by_side([m.patch for m in made]).as_stored()
+            size = len(patch_bytes(patch))
         seconds = sum(m.seconds for m in made)
         yield Applied(sampler=gated(world, patch), seconds=seconds, patch_bytes=size, patch=patch)
 

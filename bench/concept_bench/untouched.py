@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from bench.concept_bench.kept import FOLDER, Kept, digest_of
 from bench.concept_bench.tasks import Task
 from bench.world import Ask, World
 from mini_sd.generate import generate
-from tools.comfy_host import PACK_NAME, REPOSITORY
+from tools.comfy_host import REPOSITORY
 
 
 class BenchWorld(World):
@@ -25,10 +24,6 @@ class BenchWorld(World):
             self.untouched = self.host.load_miniature()[0]
         weights = REPOSITORY / "mini_sd" / "weights" / "mini_sd.safetensors"
         self.kept = Kept(folder, [digest_of(weights, REPOSITORY / "mini_sd" / "generate.py"), torch.__version__])
-
-    def core(self, module: str) -> Any:
-        """A module of fmn_core as the pack sees it, those that no node has imported too."""
-        return importlib.import_module(f"{PACK_NAME}.fmn_core.{module}")
 
     def asks(self, task: Task) -> dict[str, Ask]:
         """What is sampled for a task, from now on with as many steps as it wants."""

@@ -1,9 +1,8 @@
 """The miniature inside this process, loaded once for all tests."""
 
-import sys
-
 import pytest
 import torch
+from forget_me_not.nodes.host import load_miniature
 
 from tools import comfy_host
 
@@ -13,7 +12,7 @@ def miniature():
     """MODEL, CLIP and VAE, as the node gives them."""
     comfy_host.load_pack()
     with torch.inference_mode():
-        return sys.modules[f"{comfy_host.PACK_NAME}.nodes.host"].load_miniature()
+        return load_miniature()
 
 
 @pytest.fixture

@@ -1,30 +1,24 @@
 """The adapter and the patches on the host's own objects, inside this process."""
 
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from forget_me_not.nodes.adapter.model import ComfyModel
+from forget_me_not.nodes.host import apply_patch, key_weights
 
-from tools import comfy_host
-
-
-@pytest.fixture(scope="module")
-def pack():
-    comfy_host.load_pack()
-    return SimpleNamespace(
-        **{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in ("host", "comfy_model")},
-        **{
-            n: sys.modules[f"forget_me_not.fmn_core.{n}"]
-            for n in ("closed_form", "gradient", "references", "concept", "errors", "patch", "hooks")
-        },
-    )
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.concepts.concept import make_concept
+from fmn_core.errors import ForgetError
+from fmn_core.patch.patch import fingerprint, fingerprint_of_weights, kohya_name
+from fmn_core.training.forget import GradientSettings, forget_by_gradient
+from fmn_core.training.references import References
 
 
 @pytest.fixture
-def adapter(pack, miniature):
+def adapter(miniature):
     with torch.inference_mode():
-        return pack.comfy_model.ComfyModel(miniature[0], miniature[1])
+        return ComfyModel(miniature[0], miniature[1])
 
 
 def weights(model):
@@ -61,40 +55,38 @@ def test_prompts_encoded_together_equal_prompts_encoded_alone(adapter, miniature
 
 
 @pytest.mark.parametrize("train", ["values", "keys and values", "attn2", "whole UNet"])
-def test_training_under_inference_mode_leaves_the_model_alone(pack, miniature, adapter, train):
+def test_training_under_inference_mode_leaves_the_model_alone(miniature, adapter, train):
     before = weights(miniature[0])
     with torch.inference_mode(), adapter.ready_for_gradients():
-        concept = pack.concept.make_concept(adapter, "zebra")
-        patch = pack.gradient.forget_by_gradient(
+        concept = make_concept(adapter, "zebra")
+        patch = forget_by_gradient(
             adapter,
             [concept],
-            [pack.references.References(torch.zeros(1, 4, 16, 16))],
-            pack.gradient.GradientSettings(steps=2, train=train, rank=2),
+            [References(torch.zeros(1, 4, 16, 16))],
+            GradientSettings(steps=2, train=train, rank=2),
         )
     assert any(f.up.abs().max() > 0 for f in patch.factors.values())
     assert_untouched(miniature[0], before)
-    _, matched = pack.host.apply_patch(miniature[0], patch, 1.0)
+    _, matched = apply_patch(miniature[0], patch, 1.0)
     assert matched == len(patch.factors)
     assert_untouched(miniature[0], before)
 
 
 @pytest.mark.parametrize("train", ["attn2", "whole UNet"])
-def test_gradient_checkpointing_gives_the_same_patch(pack, miniature, adapter, train):
+def test_gradient_checkpointing_gives_the_same_patch(miniature, adapter, train):
     before, patches = weights(miniature[0]), []
     for checkpointing in (False, True):
         with torch.inference_mode(), adapter.ready_for_gradients():
-            settings = pack.gradient.GradientSettings(
-                steps=2, train=train, rank=2, drift_every=0, checkpointing=checkpointing
-            )
-            latents = pack.references.References(torch.zeros(1, 4, 16, 16))
-            concept = pack.concept.make_concept(adapter, "zebra")
-            patches.append(pack.gradient.forget_by_gradient(adapter, [concept], [latents], settings))
+            settings = GradientSettings(steps=2, train=train, rank=2, drift_every=0, checkpointing=checkpointing)
+            latents = References(torch.zeros(1, 4, 16, 16))
+            concept = make_concept(adapter, "zebra")
+            patches.append(forget_by_gradient(adapter, [concept], [latents], settings))
         assert_untouched(miniature[0], before)
     for name, factors in patches[0].factors.items():
         torch.testing.assert_close(patches[1].factors[name].up, factors.up)
 
 
-def test_interrupt_and_failure_leave_the_model_alone(pack, miniature, adapter):
+def test_interrupt_and_failure_leave_the_model_alone(miniature, adapter):
     before = weights(miniature[0])
 
     class StopError(Exception):
@@ -103,28 +95,28 @@ def test_interrupt_and_failure_leave_the_model_alone(pack, miniature, adapter):
     def stop(done, total, figures):
         raise StopError
 
-    concept = pack.concept.make_concept(adapter, "zebra")
+    concept = make_concept(adapter, "zebra")
     for latents, error, progress in (
         (torch.zeros(1, 4, 16, 16), StopError, stop),
-        (torch.full((1, 4, 16, 16), float("nan")), pack.errors.ForgetError, None),
+        (torch.full((1, 4, 16, 16), float("nan")), ForgetError, None),
     ):
         with pytest.raises(error), torch.inference_mode(), adapter.ready_for_gradients():
-            pack.gradient.forget_by_gradient(
+            forget_by_gradient(
                 adapter,
                 [concept],
-                [pack.references.References(latents)],
-                pack.gradient.GradientSettings(steps=3),
+                [References(latents)],
+                GradientSettings(steps=3),
                 progress,
             )
         assert_untouched(miniature[0], before)
 
 
-def test_patched_weights_are_weight_plus_delta(pack, miniature, adapter):
-    patch = pack.closed_form.forget_closed_form(adapter, [pack.concept.make_concept(adapter, "zebra")])
-    patched, _ = pack.host.apply_patch(miniature[0], patch, 0.5)
-    other = pack.comfy_model.ComfyModel(patched, miniature[1])
+def test_patched_weights_are_weight_plus_delta(miniature, adapter):
+    patch = forget_closed_form(adapter, [make_concept(adapter, "zebra")])
+    patched, _ = apply_patch(miniature[0], patch, 0.5)
+    other = ComfyModel(patched, miniature[1])
     for layer in adapter.cross_attention():
-        delta = patch.factors[pack.patch.kohya_name(layer.name, "to_v")].delta()
+        delta = patch.factors[kohya_name(layer.name, "to_v")].delta()
         expected = adapter.weights([(layer.name, "to_v")])[0] + 0.5 * delta
         torch.testing.assert_close(other.weights([(layer.name, "to_v")])[0], expected, atol=1e-5, rtol=1e-4)
         assert torch.equal(other.weights([(layer.name, "to_k")])[0], adapter.weights([(layer.name, "to_k")])[0])
@@ -143,27 +135,27 @@ def test_denoise_equals_the_hosts_own_prediction(adapter, miniature):
     torch.testing.assert_close(x0, abar.sqrt() * (x * abar.sqrt()) - (1 - abar).sqrt() * v, atol=1e-4, rtol=1e-4)
 
 
-def test_models_without_cross_attention_are_refused(pack, miniature):
+def test_models_without_cross_attention_are_refused(miniature):
     other = SimpleNamespace(
         model=SimpleNamespace(diffusion_model=torch.nn.Linear(2, 2)), load_device=torch.device("cpu")
     )
-    with pytest.raises(pack.errors.ForgetError, match="a UNet with cross-attention.*got Linear"):
-        pack.comfy_model.ComfyModel(other, miniature[1])
+    with pytest.raises(ForgetError, match="a UNet with cross-attention.*got Linear"):
+        ComfyModel(other, miniature[1])
 
 
-def test_missing_and_foreign_clip_are_refused(pack, miniature):
-    with pytest.raises(pack.errors.ForgetError, match="Expected a CLIP, got none"):
-        pack.comfy_model.ComfyModel(miniature[0], None)
+def test_missing_and_foreign_clip_are_refused(miniature):
+    with pytest.raises(ForgetError, match="Expected a CLIP, got none"):
+        ComfyModel(miniature[0], None)
 
 
-def test_clip_of_another_width_is_refused(pack, miniature):
-    class Wide(pack.comfy_model.ComfyModel):
+def test_clip_of_another_width_is_refused(miniature):
+    class Wide(ComfyModel):
         def encode(self, prompts):
             return [SimpleNamespace(context=torch.zeros(77, 768)) for _ in prompts]
 
-    with pytest.raises(pack.errors.ForgetError, match="width 96 for this MODEL, got 768"):
+    with pytest.raises(ForgetError, match="width 96 for this MODEL, got 768"):
         Wide(miniature[0], miniature[1])
 
 
-def test_fingerprint_of_the_node_and_of_the_adapter_agree(pack, adapter, miniature):
-    assert pack.patch.fingerprint(adapter) == pack.patch.fingerprint_of_weights(pack.host.key_weights(miniature[0]))
+def test_fingerprint_of_the_node_and_of_the_adapter_agree(adapter, miniature):
+    assert fingerprint(adapter) == fingerprint_of_weights(key_weights(miniature[0]))

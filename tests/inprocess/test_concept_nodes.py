@@ -6,7 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from forget_me_not.nodes.adapter.model import ComfyModel
+from forget_me_not.nodes.concepts.concept import ConceptNode, ConceptPreset
+from forget_me_not.nodes.host import MiniatureTokenizer
 
+from fmn_core.concepts import embedding_file
+from fmn_core.concepts.concept import check_concepts
+from fmn_core.errors import ForgetError
 from tools import comfy_host
 
 
@@ -15,9 +21,9 @@ def pack():
     comfy_host.load_pack()
     return SimpleNamespace(
         **{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in ("host", "concept", "comfy_model")},
-        files=sys.modules["forget_me_not.fmn_core.concepts.embedding_file"],
-        check_concepts=sys.modules["forget_me_not.fmn_core.concepts.concept"].check_concepts,
-        error=sys.modules["forget_me_not.fmn_core.errors"].ForgetError,
+        files=embedding_file,
+        check_concepts=check_concepts,
+        error=ForgetError,
     )
 
 
@@ -38,7 +44,7 @@ def make(pack):
     def run(**changes):
         inputs = {"phrases": "zebra", "kind": "object", "end_token": "first", "embedding": "none"}
         with torch.inference_mode():
-            return pack.concept.ConceptNode.execute(**inputs | changes).args[0]
+            return ConceptNode.execute(**inputs | changes).args[0]
 
     return run
 
@@ -56,7 +62,7 @@ def vectors(count=3, width=96):
 def test_the_hosts_tokenizer_reads_exactly_the_saved_vectors(pack, embeddings):
     word = {"l": vectors()}
     pack.files.save_embedding(pack.files.Embedding(word, "zebra"), embeddings / "ti-zebra_1.safetensors")
-    tokenizer = pack.host.MiniatureTokenizer(embedding_directory=[str(embeddings)])
+    tokenizer = MiniatureTokenizer(embedding_directory=[str(embeddings)])
     tokens = tokenizer.tokenize_with_weights("a picture of embedding:ti-zebra_1, in noto style")[0]
     found = [t[0] for t in tokens if not isinstance(t[0], int)]
     assert torch.equal(torch.stack(found), word["l"])
@@ -129,20 +135,20 @@ def test_an_embedding_alone_is_a_concept(make, pack, embeddings, miniature):
     chain = make(phrases=" \n", embedding="z.safetensors")
     assert chain[0].phrases == [] and len(chain[0].names()) == 1
     with torch.inference_mode():
-        pack.check_concepts(pack.comfy_model.ComfyModel(*miniature[:2]), chain)
+        pack.check_concepts(ComfyModel(*miniature[:2]), chain)
 
 
 def test_embedding_of_another_model_is_refused_before_the_training(make, pack, embeddings, miniature):
     pack.files.save_embedding(pack.files.Embedding({"l": vectors(2, 768)}), embeddings / "z.safetensors")
     chain = make(embedding="z.safetensors")
-    with torch.inference_mode(), pytest.raises(pack.error, match=r"text encoders \{'l': 96\}"):
-        pack.check_concepts(pack.comfy_model.ComfyModel(*miniature[:2]), chain)
+    with torch.inference_mode(), pytest.raises(ForgetError, match=r"text encoders \{'l': 96\}"):
+        pack.check_concepts(ComfyModel(*miniature[:2]), chain)
 
 
 def test_a_chain_keeps_the_order_and_leaves_the_earlier_chain_alone(make, pack):
     first = make(phrases="zebra")
     second = make(phrases="dog\nhound", previous=first)
-    preset, listing = pack.concept.ConceptPreset.execute(preset="violence", previous=second).args
+    preset, listing = ConceptPreset.execute(preset="violence", previous=second).args
     assert [c.phrases[0] for c in preset] == ["zebra", "dog", "violence", "blood"] and len(first) == 1
     assert listing.startswith("violence: ") and "- unsafe: blood, bloody" in listing
 
@@ -150,7 +156,7 @@ def test_a_chain_keeps_the_order_and_leaves_the_earlier_chain_alone(make, pack):
 def test_all_shipped_presets_go_into_one_chain(pack):
     chain = None
     for name in ("drugs", "hate_symbols", "nudity", "self_harm", "violence"):
-        chain = pack.concept.ConceptPreset.execute(preset=name, previous=chain).args[0]
+        chain = ConceptPreset.execute(preset=name, previous=chain).args[0]
     assert len(chain) == 10
 
 
@@ -161,7 +167,7 @@ def test_the_users_presets_are_found_in_the_hosts_user_folder(pack, monkeypatch,
     folder = tmp_path / "default" / "forget_me_not" / "presets"
     folder.mkdir(parents=True)
     (folder / "guns.json").write_text('{"concepts": [{"phrases": ["gun"]}]}')
-    node = pack.concept.ConceptPreset
+    node = ConceptPreset
     assert "guns" in node.INPUT_TYPES()["required"]["preset"][1]["options"]
     before = node.fingerprint_inputs(preset="guns")
     assert node.execute(preset="guns").args[0][0].phrases == ["gun"]
@@ -172,7 +178,7 @@ def test_the_users_presets_are_found_in_the_hosts_user_folder(pack, monkeypatch,
 
 
 def test_a_changed_embedding_file_is_read_again(pack, embeddings):
-    file, node = embeddings / "z.safetensors", pack.concept.ConceptNode
+    file, node = embeddings / "z.safetensors", ConceptNode
     pack.files.save_embedding(pack.files.Embedding({"l": vectors()}), file)
     before = node.fingerprint_inputs(embedding="z.safetensors")
     os.utime(file, ns=(1, 1))
@@ -211,7 +217,7 @@ def with_nan(tensor):
 def test_bad_input_is_one_sentence(make, pack, embeddings, changes, message):
     (embeddings / "a.pt").write_bytes(b"\x80\x02}q\x00.")
     (embeddings.parent / "secret.safetensors").write_bytes(b"")
-    with pytest.raises(pack.error, match=message) as caught:
+    with pytest.raises(ForgetError, match=message) as caught:
         make(**changes)
     assert "\n" not in str(caught.value)
 
@@ -219,9 +225,9 @@ def test_bad_input_is_one_sentence(make, pack, embeddings, changes, message):
 def test_the_same_thing_twice_in_a_chain_is_refused(make, pack, embeddings):
     for name in "ab":
         pack.files.save_embedding(pack.files.Embedding({"l": vectors()}), embeddings / f"{name}.safetensors")
-    with pytest.raises(pack.error, match="got the phrase 'red  Apple' twice"):
+    with pytest.raises(ForgetError, match="got the phrase 'red  Apple' twice"):
         make(phrases="red  Apple", previous=make(phrases="fruit\nRed apple"))
-    with pytest.raises(pack.error, match="got the phrase 'blood' twice"):
-        pack.concept.ConceptPreset.execute(preset="violence", previous=make(phrases="blood"))
-    with pytest.raises(pack.error, match="the same embedding twice"):
+    with pytest.raises(ForgetError, match="got the phrase 'blood' twice"):
+        ConceptPreset.execute(preset="violence", previous=make(phrases="blood"))
+    with pytest.raises(ForgetError, match="the same embedding twice"):
         make(phrases="", embedding="a.safetensors", previous=make(phrases="", embedding="b.safetensors"))

@@ -6,7 +6,16 @@ from types import SimpleNamespace
 import pytest
 import tiny_pipelines
 import torch
+from forget_me_not.nodes import host
+from forget_me_not.nodes.adapter.model import ComfyModel
 
+from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.concepts.concept import make_concept
+from fmn_core.errors import ForgetError
+from fmn_core.patch.file import save_patch
+from fmn_core.patch.patch import fingerprint, kohya_name
+from fmn_core.training.forget import GradientSettings, forget_by_gradient
+from fmn_core.training.references import References
 from tools import comfy_host
 
 NAMES = ("closed_form", "gradient", "references", "concept", "errors", "patch", "patch_file")
@@ -44,12 +53,12 @@ def pairs(pack, pipelines, miniature):
 
     def twin(name, kind, prediction):
         pipeline = pipelines[name]
-        model = tiny_pipelines.host_model(pack.host, pipeline, kind, prediction)
-        return pack.comfy_model.ComfyModel(model, tiny_pipelines.host_clip(pipeline, name))
+        model = tiny_pipelines.host_model(host, pipeline, kind, prediction)
+        return ComfyModel(model, tiny_pipelines.host_clip(pipeline, name))
 
     with torch.inference_mode():
         hosts = {
-            "miniature": pack.comfy_model.ComfyModel(*miniature[:2]),
+            "miniature": ComfyModel(*miniature[:2]),
             "SDXL": twin("SDXL", "SDXL", "EPS"),
             "SD2": twin("SD2", "BaseModel", "V_PREDICTION"),
         }
@@ -131,7 +140,7 @@ def test_layers_have_the_hosts_names_order_and_weights(pack, pairs, kind):
     assert ours.linear_layers().keys() == theirs.linear_layers().keys()
     assert len(ours.blocks()) == len(theirs.blocks())
     assert all(torch.equal(ours.weights([(n, "to_k")])[0], theirs.weights([(n, "to_k")])[0]) for n in names)
-    assert pack.patch.fingerprint(ours) == pack.patch.fingerprint(theirs)
+    assert fingerprint(ours) == fingerprint(theirs)
 
 
 @KINDS
@@ -207,25 +216,23 @@ def test_images_are_encoded_as_the_host_does(pairs):
 
 @pytest.mark.parametrize("train", ["values", "keys and values"])
 def test_closed_form_gives_the_same_patch(pack, pairs, train):
-    settings = pack.closed_form.ClosedFormSettings(train=train, preserve_prompts=["horse", "a house in fluent style"])
+    settings = ClosedFormSettings(train=train, preserve_prompts=["horse", "a house in fluent style"])
     patches = []
     for model in pairs["miniature"]:
-        concept = pack.concept.make_concept(model, "zebra")
-        patches.append(pack.closed_form.forget_closed_form(model, [concept], settings))
+        concept = make_concept(model, "zebra")
+        patches.append(forget_closed_form(model, [concept], settings))
     assert_same_patch(*patches, tolerance=1e-3)
 
 
 @pytest.mark.parametrize("train", ["keys and values", "whole UNet"])
 def test_resteering_gives_the_same_patch(pack, pairs, train):
     latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-    settings = pack.gradient.GradientSettings(steps=3, train=train, rank=4, seed=5, learning_rate=0.1, optimiser="SGD")
+    settings = GradientSettings(steps=3, train=train, rank=4, seed=5, learning_rate=0.1, optimiser="SGD")
     patches = []
     for model in pairs["miniature"]:
         with model.ready_for_gradients():
-            concept = pack.concept.make_concept(model, "zebra")
-            patches.append(
-                pack.gradient.forget_by_gradient(model, [concept], [pack.references.References(latents)], settings)
-            )
+            concept = make_concept(model, "zebra")
+            patches.append(forget_by_gradient(model, [concept], [References(latents)], settings))
     # No attention depends on what comes after the last keys.
     moved = [k for k, f in patches[1].factors.items() if f.delta().abs().max() > 0]
     assert len(moved) >= len(patches[1].factors) - 8 and len(moved) >= 31
@@ -244,14 +251,14 @@ def test_both_methods_run_and_leave_the_pipeline_alone(pack, pipelines, kind):
     wanted = [p.requires_grad for p in pipeline.unet.parameters()]
     with torch.inference_mode():
         model = pack.diffusers.DiffusersModel(pipeline)
-        concept = pack.concept.make_concept(model, "zebra")
+        concept = make_concept(model, "zebra")
         size = model.native_latent_size()
         with model.ready_for_gradients():
             assert not any(p.requires_grad for p in pipeline.unet.parameters())
-            closed = pack.closed_form.forget_closed_form(model, [concept])
-            steps = pack.gradient.GradientSettings(steps=2, rank=2)
+            closed = forget_closed_form(model, [concept])
+            steps = GradientSettings(steps=2, rank=2)
             latents = torch.zeros(1, model.latent_channels(), size, size)
-            steered = pack.gradient.forget_by_gradient(model, [concept], [pack.references.References(latents)], steps)
+            steered = forget_by_gradient(model, [concept], [References(latents)], steps)
     for patch, projections in ((closed, 1), (steered, 2)):
         assert len(patch.factors) == projections * len(model.cross_attention())
         assert {name.removeprefix("lora_unet_") for name in patch.factors} <= modules
@@ -296,19 +303,19 @@ def test_a_loaded_patch_counts_as_part_of_the_model(pack, pairs, tmp_path):
     from mini_sd.export_diffusers import build_pipeline
 
     ours = pairs["miniature"][0]
-    concept = pack.concept.make_concept(ours, "zebra")
-    patch = pack.closed_form.forget_closed_form(ours, [concept])
-    pack.patch_file.save_patch(patch, tmp_path / "patch.safetensors")
+    concept = make_concept(ours, "zebra")
+    patch = forget_closed_form(ours, [concept])
+    save_patch(patch, tmp_path / "patch.safetensors")
     pipeline = build_pipeline()
     pipeline.load_lora_weights(str(tmp_path), weight_name="patch.safetensors")
     patched, stored = pack.diffusers.DiffusersModel(pipeline), patch.as_stored()
     assert patched.linear_layers().keys() == ours.linear_layers().keys()
     for layer in ours.cross_attention():
-        delta = stored.factors[pack.patch.kohya_name(layer.name, "to_v")].delta()
+        delta = stored.factors[kohya_name(layer.name, "to_v")].delta()
         expected = ours.weights([(layer.name, "to_v")])[0] + delta
         torch.testing.assert_close(patched.weights([(layer.name, "to_v")])[0], expected, atol=1e-5, rtol=1e-4)
         assert torch.equal(patched.weights([(layer.name, "to_k")])[0], ours.weights([(layer.name, "to_k")])[0])
-    again = pack.closed_form.forget_closed_form(patched, [pack.concept.make_concept(patched, "dog")])
+    again = forget_closed_form(patched, [make_concept(patched, "dog")])
     assert again.factors.keys() == patch.factors.keys()
 
 
@@ -351,9 +358,7 @@ def sd3():
 
 @pytest.mark.parametrize(("make", "name"), [(flux, "FluxPipeline"), (sd3, "StableDiffusion3Pipeline")])
 def test_transformer_pipelines_are_refused(pack, make, name):
-    with pytest.raises(
-        pack.errors.ForgetError, match=f"got {name}.*Flux and SD3, are not supported.*SD 1.x, 2.x or XL"
-    ):
+    with pytest.raises(ForgetError, match=f"got {name}.*Flux and SD3, are not supported.*SD 1.x, 2.x or XL"):
         pack.diffusers.DiffusersModel(make())
 
 
@@ -424,7 +429,7 @@ def with_fused_projections(pipeline):
 def test_pipelines_that_cannot_be_used_are_refused(pack, change, message):
     pipeline = tiny_pipelines.sd2()
     change(pipeline)
-    with pytest.raises(pack.errors.ForgetError, match=message):
+    with pytest.raises(ForgetError, match=message):
         pack.diffusers.DiffusersModel(pipeline)
 
 
@@ -432,12 +437,12 @@ def test_images_need_a_vae(pack):
     pipeline = tiny_pipelines.sd2()
     pipeline.vae = None
     model = pack.diffusers.DiffusersModel(pipeline)
-    with pytest.raises(pack.errors.ForgetError, match="with a VAE, got none"):
+    with pytest.raises(ForgetError, match="with a VAE, got none"):
         model.encode_images(torch.zeros(1, 64, 64, 3))
 
 
 def test_weights_of_inference_mode_cannot_be_trained(pack):
     with torch.inference_mode():
         model = pack.diffusers.DiffusersModel(tiny_pipelines.sd2())
-    with pytest.raises(pack.errors.ForgetError, match="loaded under torch.inference_mode"), model.ready_for_gradients():
+    with pytest.raises(ForgetError, match="loaded under torch.inference_mode"), model.ready_for_gradients():
         pass

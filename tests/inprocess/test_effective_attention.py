@@ -2,28 +2,27 @@
 
 import pytest
 import torch
-from inprocess.pack import modules_of
+from forget_me_not.nodes.adapter.effective_attention import SampledModel
+from forget_me_not.nodes.attention.zero_attention import ZeroConceptAttention
+from forget_me_not.nodes.host import load
+
+from fmn_core.attention.hooks import attention_probe
 
 pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 
 PROMPT = "a picture of a zebra in noto style"
 
 
-@pytest.fixture(scope="module")
-def pack():
-    return modules_of(("host", "effective_attention", "zero_attention"), ("hooks",))
-
-
 @pytest.fixture
-def seen(pack, miniature):
+def seen(miniature):
     """Attention of every layer in one UNet call: by the node's way, or by the probe beside the model's own attention."""
     model, clip, _ = miniature
 
     def run(model=model, effective=True):
-        adapter = pack.effective_attention.SampledModel(model, clip)
-        pack.host.load(adapter.patcher)
+        adapter = SampledModel(model, clip)
+        load(adapter.patcher)
         found = {}
-        probe = pack.hooks.attention_probe
+        probe = attention_probe
         watch = adapter.watch if effective else lambda receive: probe(adapter.cross_attention(), receive)
         noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * 14
         with watch(lambda layer, a: found.update({layer.name: a})):
@@ -34,13 +33,13 @@ def seen(pack, miniature):
 
 
 @pytest.fixture
-def zeroed(pack, miniature):
+def zeroed(miniature):
     def run(**changes):
         inputs = {
             "phrase": "zebra", "strength": 1.0, "end_token": "none", "layers": "all", "start_percent": 0.0, "end_percent": 1.0,
             "renormalise": False,
         }  # fmt: skip
-        node = pack.zero_attention.ZeroConceptAttention
+        node = ZeroConceptAttention
         return node.execute(model=miniature[0], clip=miniature[1], **(inputs | changes)).args[0]
 
     return run

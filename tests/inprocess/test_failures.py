@@ -3,17 +3,28 @@
 import contextlib
 import os
 import resource
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from forget_me_not.nodes import host
+from forget_me_not.nodes.adapter.model import ComfyModel
+from forget_me_not.nodes.forget.concept_correction import ConceptCorrection
+from forget_me_not.nodes.forget.train_patch import TrainForgetPatch
+from forget_me_not.nodes.host.saving import save_free
+from forget_me_not.nodes.patches.merge_patches import MergeForgetPatches
+from forget_me_not.nodes.patches.shrink_patch import ShrinkForgetPatch
+from forget_me_not.nodes.scores.attack_patch import AttackForgetPatch
+from forget_me_not.nodes.training.invert_concept import InvertConcept
+from forget_me_not.nodes.training.visual_pairs import VisualDenoisingPairs
+from forget_me_not.nodes.ui.destination import check_folder
 from prompts import correct, invert, pairs, train_inputs
 from torch.utils._python_dispatch import TorchDispatchMode
 from untouched import assert_untouched, state
 
-from tools import comfy_host
+from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.concepts.concept import make_concept
+from fmn_core.errors import ForgetError
 
 RESTEERING, VISUAL = "attention re-steering", "visual denoising"
 ATTACK = {
@@ -24,66 +35,42 @@ ATTACK = {
 MOMENTS = (0.02, 0.35, 0.7, 0.99)
 
 
-@pytest.fixture(scope="module")
-def pack():
-    comfy_host.load_pack()
-    names = (
-        "host",
-        "files",
-        "train_patch",
-        "visual_pairs",
-        "invert_concept",
-        "concept_correction",
-        "merge_patches",
-        "shrink_patch",
-        "score_attack",
-        "destination",
-    )
-    nodes = SimpleNamespace(**{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in names})
-    nodes.error = sys.modules["forget_me_not.fmn_core.errors"].ForgetError
-    return nodes
-
-
 @pytest.fixture
-def folders(pack, monkeypatch, tmp_path):
+def folders(monkeypatch, tmp_path):
     """Folders of this test's own for patches and embeddings."""
     for name in ("patch_root", "embedding_root"):
-        monkeypatch.setattr(pack.host, name, lambda name=name: tmp_path / name)
+        monkeypatch.setattr(host, name, lambda name=name: tmp_path / name)
     return [tmp_path / "patch_root", tmp_path / "embedding_root"]
 
 
 @pytest.fixture(scope="module")
-def made(pack, miniature):
+def made(miniature):
     """Two patches to merge."""
-    core = sys.modules["forget_me_not.fmn_core.closed_form.forget"]
-    concept = sys.modules["forget_me_not.fmn_core.concepts.concept"]
-    adapter = sys.modules["forget_me_not.nodes.adapter.model"].ComfyModel(*miniature[:2])
+    adapter = ComfyModel(*miniature[:2])
     with torch.inference_mode(False):
-        settings = core.ClosedFormSettings(imagined_words=20)
-        return [
-            core.forget_closed_form(adapter, [concept.make_concept(adapter, n)], settings) for n in ("zebra", "dog")
-        ]
+        settings = ClosedFormSettings(imagined_words=20)
+        return [forget_closed_form(adapter, [make_concept(adapter, n)], settings) for n in ("zebra", "dog")]
 
 
 @pytest.fixture
-def run(pack, miniature, made, folders):
+def run(miniature, made, folders):
     """Runs a node as the host does, in inference mode, on the miniature."""
     images = torch.rand(2, 128, 128, 3, generator=torch.Generator().manual_seed(0))
     nodes = {
-        "closed form": (pack.train_patch.TrainForgetPatch, train_inputs(preserve_prompts="horse")),
-        RESTEERING: (pack.train_patch.TrainForgetPatch, train_inputs(method=RESTEERING, steps=2)),
-        VISUAL: (pack.train_patch.TrainForgetPatch, train_inputs(method=VISUAL, steps=1)),
-        "pairs": (pack.visual_pairs.VisualDenoisingPairs, pairs(steps=2)["pairs"]["inputs"]),
+        "closed form": (TrainForgetPatch, train_inputs(preserve_prompts="horse")),
+        RESTEERING: (TrainForgetPatch, train_inputs(method=RESTEERING, steps=2)),
+        VISUAL: (TrainForgetPatch, train_inputs(method=VISUAL, steps=1)),
+        "pairs": (VisualDenoisingPairs, pairs(steps=2)["pairs"]["inputs"]),
         "inversion": (
-            pack.invert_concept.InvertConcept,
+            InvertConcept,
             invert(inversion_steps=2)["invert"]["inputs"] | {"images": images},
         ),
         "correction": (
-            pack.concept_correction.ConceptCorrection,
+            ConceptCorrection,
             correct(inversion_steps=1, report_samples=0)["correct"]["inputs"] | {"images": images},
         ),
         "merge": (
-            pack.merge_patches.MergeForgetPatches,
+            MergeForgetPatches,
             {
                 "clip": 0,
                 "patches": "",
@@ -95,7 +82,7 @@ def run(pack, miniature, made, folders):
             },
         ),
         "shrink": (
-            pack.shrink_patch.ShrinkForgetPatch,
+            ShrinkForgetPatch,
             {
                 "patch_file": "",
                 "rank": 2,
@@ -105,7 +92,7 @@ def run(pack, miniature, made, folders):
                 "forget_patch": made[0],
             },
         ),
-        "attack": (pack.score_attack.AttackForgetPatch, ATTACK | {"images": images}),
+        "attack": (AttackForgetPatch, ATTACK | {"images": images}),
     }
 
     def execute(case):
@@ -191,14 +178,14 @@ def files_in(folders):
 
 
 @pytest.mark.parametrize("case", SAVING)
-def test_a_full_disk_is_one_sentence_before_the_work_and_leaves_nothing(pack, run, miniature, folders, case):
+def test_a_full_disk_is_one_sentence_before_the_work_and_leaves_nothing(run, miniature, folders, case):
     before = state(*miniature[:2])
     with OutOfMemoryAt() as whole:
         run(case)
     for file in files_in(folders):
         file.unlink()
     with file_size_limit(500), OutOfMemoryAt() as operations:
-        with pytest.raises(pack.error, match="the disk refused: .*Free some space") as caught:
+        with pytest.raises(ForgetError, match="the disk refused: .*Free some space") as caught:
             run(case)
     assert "\n" not in str(caught.value) and operations.calls < 0.05 * whole.calls + 5
     assert_untouched(*miniature[:2], before)
@@ -208,10 +195,10 @@ def test_a_full_disk_is_one_sentence_before_the_work_and_leaves_nothing(pack, ru
 
 
 @pytest.mark.parametrize("case", SAVING)
-def test_a_file_in_place_of_the_folder_is_one_sentence_before_the_work(pack, run, folders, case):
+def test_a_file_in_place_of_the_folder_is_one_sentence_before_the_work(run, folders, case):
     for folder in folders:
         folder.write_text("a file")
-    with OutOfMemoryAt() as operations, pytest.raises(pack.error, match="Expected to save in .*the disk refused"):
+    with OutOfMemoryAt() as operations, pytest.raises(ForgetError, match="Expected to save in .*the disk refused"):
         run(case)
     assert operations.calls < 100 and all(folder.read_text() == "a file" for folder in folders)
 
@@ -238,7 +225,7 @@ def test_a_disk_that_is_full_at_the_end_costs_no_result(run, miniature, folders,
     assert_untouched(*miniature[:2], before)
 
 
-def test_a_folder_that_cannot_be_written_to_is_told_by_an_ordinary_user(pack, folders):
+def test_a_folder_that_cannot_be_written_to_is_told_by_an_ordinary_user(folders):
     """As root every folder can be written to: a process of another user tries."""
     if os.getuid() != 0:
         pytest.skip("changing the user takes root")
@@ -253,9 +240,9 @@ def test_a_folder_that_cannot_be_written_to_is_told_by_an_ordinary_user(pack, fo
     if child == 0:
         try:
             os.setuid(65534)
-            pack.destination.check_folder(folder)
+            check_folder(folder)
             os.write(told, b"no error")
-        except pack.error as error:
+        except ForgetError as error:
             os.write(told, str(error).encode())
         finally:
             os._exit(0)
@@ -265,12 +252,12 @@ def test_a_folder_that_cannot_be_written_to_is_told_by_an_ordinary_user(pack, fo
     assert not list(folder.iterdir())
 
 
-def test_a_name_that_is_taken_meanwhile_is_not_overwritten(pack, folders):
+def test_a_name_that_is_taken_meanwhile_is_not_overwritten(folders):
     """Another process takes the name between the look and the write."""
     folders[0].mkdir()
     taken = Path(folders[0] / "a.safetensors")
     taken.write_bytes(b"another")
-    path = pack.files.save_free(folders[0], "a", b"content")
+    path = save_free(folders[0], "a", b"content")
     assert taken.read_bytes() == b"another" and path.name == "a_00002_.safetensors" and path.read_bytes() == b"content"
-    assert pack.files.save_free(folders[0], "a", b"content") == path
+    assert save_free(folders[0], "a", b"content") == path
     assert sorted(p.name for p in folders[0].iterdir()) == ["a.safetensors", "a_00002_.safetensors"]

@@ -7,6 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from forget_me_not.nodes.forget.train_patch import TrainForgetPatch
+from forget_me_not.nodes.scores.forget_report import ForgetReport
+from forget_me_not.nodes.scores.save_report import save_report
+from forget_me_not.nodes.ui.pictures import curves
+from forget_me_not.nodes.ui.text_drawing import paragraph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inprocess.pack import modules_of
@@ -14,6 +19,8 @@ from PIL import Image
 from prompts import train_inputs
 
 from fmn_core import __version__
+from fmn_core.errors import ForgetError
+from fmn_core.patch.patch import ForgetPatch
 
 RED, BLUE, GREEN, VIOLET = (255, 0, 0), (0, 0, 255), (0, 128, 0), (128, 0, 128)
 MARGIN, SIDE = 16, 256
@@ -30,14 +37,8 @@ LAYERS = {"layers": {"mid.0": {"missed": 0.1, "drift": 0.01}}, "rank": 4}
 LONG = [{"phrases": [f"an unusually long name of a concept, number {n}, " * 4]} for n in range(12)]
 
 
-@pytest.fixture(scope="module")
-def pack():
-    names = ("host", "forget_report", "report_figure", "text_drawing", "pictures", "save_report", "train_patch")
-    return modules_of(names, ["errors", "patch"])
-
-
 @pytest.fixture(autouse=True)
-def outputs(pack, tmp_path, monkeypatch):
+def outputs(tmp_path, monkeypatch):
     """The host's output folder, empty; its folder of temporary files is elsewhere."""
     import folder_paths
 
@@ -48,13 +49,13 @@ def outputs(pack, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(pack):
+def run():
     """The node with red pictures before and blue ones after, in the host's inference mode; figure, JSON and ui."""
 
     def execute(before=None, after=None, node=None, **inputs):
         before, after = plain(RED) if before is None else before, plain(BLUE) if after is None else after
         with torch.inference_mode():
-            found = (node or pack.forget_report.ForgetReport).execute(before, after, **inputs)
+            found = (node or ForgetReport).execute(before, after, **inputs)
         return *found.args, found.ui
 
     return execute
@@ -64,8 +65,8 @@ def plain(colour, count=1, height=64, width=64):
     return (torch.tensor(colour) / 255).expand(count, height, width, 3).clone()
 
 
-def patch(pack, figures=LAYERS, concepts=({"phrases": ["zebra"]},), **settings):
-    return pack.patch.ForgetPatch({}, list(concepts), {"architecture": "stable-diffusion-v1"}, settings, figures)
+def patch(figures=LAYERS, concepts=({"phrases": ["zebra"]},), **settings):
+    return ForgetPatch({}, list(concepts), {"architecture": "stable-diffusion-v1"}, settings, figures)
 
 
 def pixels(figure):
@@ -94,11 +95,11 @@ CASES = {
 }
 
 
-def inputs_of(pack, case, height, width):
+def inputs_of(case, height, width):
     parts, colours = CASES[case], {"before": GREEN, "after": VIOLET}
     inputs = {f"attention_{k}": plain(colours[k], 1, height, width) for k in parts.get("attention", ())}
     if "figures" in parts:
-        inputs["forget_patch"] = patch(pack, parts["figures"], parts.get("concepts", LONG[:1]))
+        inputs["forget_patch"] = patch(parts["figures"], parts.get("concepts", LONG[:1]))
     return inputs | {k: v for k, v in parts.items() if k == "scores"}
 
 
@@ -106,8 +107,8 @@ def inputs_of(pack, case, height, width):
 @pytest.mark.parametrize(
     ("count", "height", "width"), [(1, 64, 64), (8, 64, 64), (9, 64, 64), (3, 64, 512), (3, 512, 64), (1, 8, 4096)]
 )
-def test_every_picture_is_whole_and_nothing_reaches_the_edge(pack, run, case, count, height, width):
-    inputs = inputs_of(pack, case, height, width)
+def test_every_picture_is_whole_and_nothing_reaches_the_edge(run, case, count, height, width):
+    inputs = inputs_of(case, height, width)
     figure, _, _ = run(plain(RED, count, height, width), plain(BLUE, count, height, width), **inputs)
     page, one = pixels(figure), max(1, SIDE * height // max(height, width)) * max(1, SIDE * width // max(height, width))
     for colour, shown in (
@@ -133,28 +134,28 @@ def test_pictures_stand_in_their_order_eight_beside_each_other(run):
     assert tops[0] + SIDE + 4 in below and tops[8] + SIDE + 4 in below and tops[8] not in below
 
 
-def test_the_optional_parts_show_and_the_closed_form_has_no_curves(pack, run):
+def test_the_optional_parts_show_and_the_closed_form_has_no_curves(run):
     """By what each adds to the height of the figure of one wide row, and by the colour of curves."""
     bare = run(plain(RED, 8), plain(BLUE, 8))[0].shape[1]
     curve = (214, 69, 65)
-    closed, _, _ = run(plain(RED, 8), plain(BLUE, 8), forget_patch=patch(pack))
-    trained, _, _ = run(plain(RED, 8), plain(BLUE, 8), forget_patch=patch(pack, CURVES))
+    closed, _, _ = run(plain(RED, 8), plain(BLUE, 8), forget_patch=patch())
+    trained, _, _ = run(plain(RED, 8), plain(BLUE, 8), forget_patch=patch(CURVES))
     scored, _, _ = run(plain(RED, 8), plain(BLUE, 8), scores=SCORES)
     assert closed.shape[1] == bare and len(where(closed, curve)[0]) == 0
     assert trained.shape[1] > bare + 300 and len(where(trained, curve)[0]) > 500
     assert scored.shape[1] > bare + 80
 
 
-def test_the_title_names_what_is_forgotten(pack, run):
+def test_the_title_names_what_is_forgotten(run):
     """The same head as a page drawn from the words: pixel for pixel, so that other words give another head."""
-    figure, _, _ = run(forget_patch=patch(pack, method="closed form"))
-    head = np.array(pack.text_drawing.paragraph("forgets: zebra", figure.shape[2] - 2 * MARGIN, 20))
+    figure, _, _ = run(forget_patch=patch(method="closed form"))
+    head = np.array(paragraph("forgets: zebra", figure.shape[2] - 2 * MARGIN, 20))
     assert (pixels(figure)[MARGIN : MARGIN + head.shape[0], MARGIN:-MARGIN] == head).all() and head.min() < 60
 
 
-def test_a_curve_goes_through_its_points(pack):
+def test_a_curve_goes_through_its_points():
     """At steps 1, 3 and 5 of 5: the left edge, the middle and the right edge, at the values' heights."""
-    page = np.array(pack.pictures.curves({"drift": [0.0, 1.0, 0.5]}, 5, "", (424, 264), [1, 3, 5]))
+    page = np.array(curves({"drift": [0.0, 1.0, 0.5]}, 5, "", (424, 264), [1, 3, 5]))
     rows, columns = np.nonzero((page[:236] == (214, 69, 65)).all(-1))
     at = {x: rows[columns == x].mean() for x in (24, 216, 407)}
     assert columns.min() >= 22 and columns.max() <= 409
@@ -162,14 +163,14 @@ def test_a_curve_goes_through_its_points(pack):
     assert at[407] == pytest.approx(132, abs=3)
 
 
-def test_a_stranger_s_figures_are_left_out_where_they_cannot_be_drawn(pack, run):
-    bare = run(forget_patch=patch(pack))[0].shape
+def test_a_stranger_s_figures_are_left_out_where_they_cannot_be_drawn(run):
+    bare = run(forget_patch=patch())[0].shape
     strange = [
         {"losses": "abc"}, {"losses": [1, "a"]}, {"losses": [math.nan]}, {"losses": [10**400]}, {"losses": []},
         {"drift": [[1]]}, {"drift": [[1, math.inf]]}, {"drift": {"a": 1}}, {"drift": [7]}, {"mass": None},
     ]  # fmt: skip
     for figures in strange:
-        assert run(forget_patch=patch(pack, figures))[0].shape == bare, figures
+        assert run(forget_patch=patch(figures))[0].shape == bare, figures
 
 
 @settings(max_examples=150, deadline=None)
@@ -189,10 +190,10 @@ def no_such_constant(name):
     raise AssertionError(f"{name} is not JSON")
 
 
-def test_the_json_says_what_was_measured(pack, run):
+def test_the_json_says_what_was_measured(run):
     generator = torch.Generator().manual_seed(0)
     before, after = (torch.rand(3, 24, 40, 3, generator=generator) for _ in range(2))
-    one = patch(pack, CURVES, [{"phrases": ["zebra"], "kind": "object", "embedding": {"x": [0.5]}}], seed=7)
+    one = patch(CURVES, [{"phrases": ["zebra"], "kind": "object", "embedding": {"x": [0.5]}}], seed=7)
     _, said, _ = run(before, after, forget_patch=one, scores=SCORES)
     found = json.loads(said, parse_constant=no_such_constant)
     assert found["version"] == __version__ and found["base"] == {"architecture": "stable-diffusion-v1"}
@@ -204,15 +205,15 @@ def test_the_json_says_what_was_measured(pack, run):
     assert list(found) == sorted(found)
 
 
-def test_numbers_that_are_not_finite_are_strings(pack, run):
-    one = patch(pack, {"a": math.nan, "b": [math.inf, {"c": -math.inf}]})
+def test_numbers_that_are_not_finite_are_strings(run):
+    one = patch({"a": math.nan, "b": [math.inf, {"c": -math.inf}]})
     found = json.loads(run(forget_patch=one)[1], parse_constant=no_such_constant)
     assert found["figures"] == {"a": "NaN", "b": ["Infinity", {"c": "-Infinity"}]}
 
 
-def test_without_a_patch_the_json_has_the_same_keys(pack, run):
+def test_without_a_patch_the_json_has_the_same_keys(run):
     found = json.loads(run()[1])
-    assert found.keys() == json.loads(run(forget_patch=patch(pack))[1]).keys()
+    assert found.keys() == json.loads(run(forget_patch=patch())[1]).keys()
     assert found["concepts"] == found["scores"] == [] and found["base"] == found["settings"] == found["figures"] == {}
 
 
@@ -252,11 +253,11 @@ def test_an_empty_prefix_saves_nothing(run, outputs, prefix):
 
 
 @pytest.fixture
-def executing(pack):
+def executing():
     """The node class as the host hands it a prompt and a workflow."""
     hidden = {"PROMPT": {"1": {"class_type": "é"}}, "EXTRA_PNGINFO": {"workflow": {"nodes": []}}}
     # newer hosts wrap them, older ones skip the key they do not know
-    return pack.forget_report.ForgetReport.PREPARE_CLASS_CLONE(hidden | {"hidden_inputs": hidden})
+    return ForgetReport.PREPARE_CLASS_CLONE(hidden | {"hidden_inputs": hidden})
 
 
 def test_the_png_holds_prompt_and_workflow(run, outputs, executing):
@@ -277,34 +278,34 @@ def test_it_holds_neither_where_the_host_disables_metadata(run, outputs, executi
 
 
 @pytest.mark.parametrize("prefix", ["../outside", "/outside", "a/../../outside"])
-def test_a_prefix_outside_the_output_folder(pack, run, outputs, prefix):
-    with pytest.raises(pack.errors.ForgetError, match="^Expected a filename_prefix inside the output folder"):
+def test_a_prefix_outside_the_output_folder(run, outputs, prefix):
+    with pytest.raises(ForgetError, match="^Expected a filename_prefix inside the output folder"):
         run(filename_prefix=prefix)
     assert list(outputs.iterdir()) == [] and not list(outputs.parent.glob("outside*"))
 
 
 @pytest.mark.parametrize("prefix", ["taken/report", "n" * 300, "a\0b", "\ud800"])
-def test_a_prefix_that_the_disk_refuses_leaves_nothing(pack, run, outputs, prefix):
+def test_a_prefix_that_the_disk_refuses_leaves_nothing(run, outputs, prefix):
     (outputs / "taken").write_text("a file where a folder is wanted")
-    with pytest.raises(pack.errors.ForgetError, match="the disk refused"):
+    with pytest.raises(ForgetError, match="the disk refused"):
         run(filename_prefix=prefix)
     assert [p.name for p in outputs.iterdir()] == ["taken"]
 
 
-def test_no_figure_stays_where_its_numbers_could_not_be_written(pack, outputs):
+def test_no_figure_stays_where_its_numbers_could_not_be_written(outputs):
     def report(name):
         raise OSError("no space left")
 
-    with pytest.raises(pack.errors.ForgetError, match="the disk refused: no space left"):
-        pack.save_report.save_report(Image.new("RGB", (8, 8)), "report", {}, report)
+    with pytest.raises(ForgetError, match="the disk refused: no space left"):
+        save_report(Image.new("RGB", (8, 8)), "report", {}, report)
     assert list(outputs.iterdir()) == []
 
 
 # --- inputs ---
 
 
-def test_inputs_keep_their_order_and_the_new_ones_are_optional(pack):
-    inputs = pack.forget_report.ForgetReport.define_schema().inputs
+def test_inputs_keep_their_order_and_the_new_ones_are_optional():
+    inputs = ForgetReport.define_schema().inputs
     assert [i.id for i in inputs] == [
         "before", "after", "forget_patch", "scores", "attention_before", "attention_after", "filename_prefix",
     ]  # fmt: skip
@@ -328,9 +329,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input(pack, run, outputs, case):
+def test_bad_input(run, outputs, case):
     inputs, message = BAD[case]
-    with pytest.raises(pack.errors.ForgetError, match=message):
+    with pytest.raises(ForgetError, match=message):
         run(**inputs)
     assert list(outputs.iterdir()) == []
 
@@ -343,12 +344,12 @@ def test_pictures_that_are_not_finite(run):
     )
 
 
-def test_a_real_training_by_gradient_brings_its_curves(pack, run, miniature):
+def test_a_real_training_by_gradient_brings_its_curves(run, miniature):
     """From Train Forget Patch: as many points as steps, and the figures as they are in the patch."""
     model, clip, _ = miniature
     inputs = train_inputs(method="attention re-steering", steps=3, file_name="") | {"model": model, "clip": clip}
     with torch.inference_mode():
-        trained = pack.train_patch.TrainForgetPatch.execute(**inputs).args[1]
+        trained = TrainForgetPatch.execute(**inputs).args[1]
     bare, (figure, said, _) = run()[0], run(forget_patch=trained)
     assert figure.shape[1] > bare.shape[1] + 300 and len(where(figure, (214, 69, 65))[0]) > 300
     found = json.loads(said, parse_constant=no_such_constant)["figures"]

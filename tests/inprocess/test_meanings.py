@@ -1,10 +1,10 @@
 """The diffusion classifier against the judge, on the real miniature."""
 
-import sys
-
 import pytest
 import torch
 
+from fmn_core.concepts.concept import Concept
+from fmn_core.scores.meanings import dominant_share, pictures_of
 from tools import comfy_host
 
 
@@ -17,16 +17,15 @@ def world():
 
 
 def test_the_model_tells_meanings_apart_as_the_judge_does(world):
-    meanings = sys.modules["forget_me_not.fmn_core.scores.meanings"]
-    adapter, concept = world.adapter(), world.core("concept").Concept
+    adapter, concept = world.adapter(), Concept
     templates, size = ["a picture of a {} in noto style", "a {} in fluent style"], (4, 16, 16)
     shares = {}
     with torch.inference_mode(False), torch.no_grad():
         world.host.load(world.model)
         for name in ("red apple", "green apple"):
-            latents = meanings.pictures_of(adapter, name, templates, size, 4, seed=60)
+            latents = pictures_of(adapter, name, templates, size, 4, seed=60)
             seen = world.seen(adapter.decode_latents(world.vae, latents))[0]
             assert seen == [name] * 4
             red = concept(["red apple"], "object", templates)
-            shares[name] = meanings.dominant_share(adapter, latents, red, ["green apple"], templates)
+            shares[name] = dominant_share(adapter, latents, red, ["green apple"], templates)
     assert shares["red apple"] >= 0.75 and shares["green apple"] <= 0.25

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from fmn_core.errors import ForgetError
 from mini_sd.concepts import CONCEPTS, caption_of, vocabulary_texts
 from mini_sd.training import HERE
 from tools import comfy_host
@@ -78,5 +79,5 @@ def test_a_miniature_without_its_weights_says_what_to_do(weights, tmp_path, monk
     if weights is not None:
         (tmp_path / "weights" / "mini_sd.safetensors").write_bytes(weights)
     monkeypatch.setattr(module, "MINIATURE", tmp_path)
-    with pytest.raises(sys.modules["forget_me_not.fmn_core.errors"].ForgetError, match="Install the pack again"):
+    with pytest.raises(ForgetError, match="Install the pack again"):
         module.load_miniature()

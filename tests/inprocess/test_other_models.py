@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fmn_core.errors import ForgetError
 from tools import comfy_host
 
 FP8 = torch.float8_e4m3fn
@@ -78,7 +79,7 @@ def test_transformers_are_refused_with_what_is_supported(pack, miniature, make, 
         "FMN_ConceptAttentionMap": dict.fromkeys(("prompt", "phrase", "end_token", "width", "height", "steps", "seed")),
     }
     message = f"Expected a Stable Diffusion 1.x, 2.x or XL model .*got {name}"
-    with torch.inference_mode(), pytest.raises(pack.error, match=message):
+    with torch.inference_mode(), pytest.raises(ForgetError, match=message):
         pack.nodes[node_id].execute(model=make(), clip=miniature[1], **inputs[node_id])
 
 
@@ -208,7 +209,7 @@ def test_gradients_pass_through_fp8_weights(pack, miniature, make):
 
     adapter = adapter_of(pack, make(pack), miniature)
     if make is scaled_fp8 and hasattr(comfy.utils, "convert_old_quants"):
-        with pytest.raises(pack.error, match="got QuantizedTensor in .* loads fp8 with scales as QuantizedTensor too"):
+        with pytest.raises(ForgetError, match="got QuantizedTensor in .* loads fp8 with scales as QuantizedTensor too"):
             train(pack, adapter)
         return
     found = train(pack, adapter).figures["losses"][0]
@@ -218,16 +219,16 @@ def test_gradients_pass_through_fp8_weights(pack, miniature, make):
 @pytest.mark.parametrize(("make", "name"), [(quantised, "QuantizedTensor"), (gguf, "GGMLTensor")])
 def test_gradients_through_quantised_weights_are_refused_by_name(pack, miniature, make, name):
     adapter = adapter_of(pack, make(pack), miniature)
-    with pytest.raises(pack.error, match=f"Expected weights in fp32, bf16, fp16 or fp8, got {name} in .*attn2"):
+    with pytest.raises(ForgetError, match=f"Expected weights in fp32, bf16, fp16 or fp8, got {name} in .*attn2"):
         train(pack, adapter)
 
 
 def test_the_closed_form_refuses_weights_it_cannot_read(pack, miniature):
     adapter = adapter_of(pack, gguf(pack), miniature)
-    with pytest.raises(pack.error, match="got GGMLTensor in .*attn2.to_"):
+    with pytest.raises(ForgetError, match="got GGMLTensor in .*attn2.to_"):
         adapter.weights([(adapter.cross_attention()[0].name, "to_v")])[0]
     packed = stored(pack, torch.float32, miniature_weights(pack))
     module = packed.model.diffusion_model.get_submodule("input_blocks.1.1.transformer_blocks.0.attn2.to_v")
     module._parameters["weight"] = torch.nn.Parameter(torch.zeros(4, 4, dtype=torch.uint8), requires_grad=False)
-    with pytest.raises(pack.error, match="got torch.uint8 in diffusion_model.input_blocks.1"):
+    with pytest.raises(ForgetError, match="got torch.uint8 in diffusion_model.input_blocks.1"):
         adapter_of(pack, packed, miniature).weights([(adapter.cross_attention()[0].name, "to_v")])[0]

@@ -7,9 +7,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from forget_me_not.nodes.adapter.model import ComfyModel
+from forget_me_not.nodes.host import apply_patch
+from forget_me_not.nodes.loaders.load_image_text import LoadImageTextModel
+from forget_me_not.nodes.scores.attack_patch import AttackForgetPatch
+from forget_me_not.nodes.scores.clip_score import ClipScore
+from forget_me_not.nodes.scores.forget_accuracies import ForgetAccuracies
+from forget_me_not.nodes.scores.m_score import MScoreNode
+from forget_me_not.nodes.scores.picture_distance import PictureDistance
 from inprocess.pack import interrupted
 from untouched import assert_untouched, state
 
+from fmn_core.errors import ForgetError
 from mini_sd.concepts import CONCEPT_NAMES, STYLE_NAMES, drawn_styles
 from mini_sd.generate import generate
 from tools import comfy_host
@@ -31,7 +40,7 @@ def pack():
 @pytest.fixture(scope="module")
 def image_text(pack):
     with torch.inference_mode():
-        return pack.score_model.LoadImageTextModel.execute("miniature").args[0]
+        return LoadImageTextModel.execute("miniature").args[0]
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +53,11 @@ def pictures(miniature):
 @pytest.fixture(scope="module")
 def forgetting(pack, miniature):
     """MODEL that forgot the frog."""
-    adapter = sys.modules["forget_me_not.nodes.adapter.model"].ComfyModel(*miniature[:2])
+    adapter = ComfyModel(*miniature[:2])
     with torch.inference_mode(False):
         concept = pack.core["concept"].make_concept(adapter, "frog")
         patch = pack.core["closed_form"].forget_closed_form(adapter, [concept])
-    return pack.host.apply_patch(miniature[0], patch, 1.0)[0]
+    return apply_patch(miniature[0], patch, 1.0)[0]
 
 
 def run(node, **inputs):
@@ -58,10 +67,8 @@ def run(node, **inputs):
 
 def test_the_miniatures_model_knows_its_pictures(pack, image_text, pictures):
     prompts, images = pictures
-    scores, value, report = run(
-        pack.score_clip.ClipScore, images=images, text="\n".join(prompts), image_text=image_text
-    )
-    other = run(pack.score_clip.ClipScore, images=images, text="\n".join(reversed(prompts)), image_text=image_text)[1]
+    scores, value, report = run(ClipScore, images=images, text="\n".join(prompts), image_text=image_text)
+    other = run(ClipScore, images=images, text="\n".join(reversed(prompts)), image_text=image_text)[1]
     assert value > 0.6 > other + 0.3
     assert scores[0]["score"] == "CLIP score" and scores[0]["low"] <= value == scores[0]["value"] <= scores[0]["high"]
     assert report.startswith("CLIP score: ") and "8 pictures, judged by miniature" in report
@@ -70,7 +77,7 @@ def test_the_miniatures_model_knows_its_pictures(pack, image_text, pictures):
 def test_scores_grow_and_what_came_is_not_changed(pack, image_text, pictures):
     images, came = pictures[1][:2], [{"score": "mine", "value": 1, "low": None, "high": None, "note": ""}]
     inputs = {"images": images, "text": "a frog", "image_text": image_text, "label": "after", "scores": came}
-    scores = run(pack.score_clip.ClipScore, **inputs)[0]
+    scores = run(ClipScore, **inputs)[0]
     assert [s["score"] for s in scores] == ["mine", "CLIP score, after"] and len(came) == 1
     json.dumps(scores, allow_nan=False)
 
@@ -79,12 +86,10 @@ def test_accuracies_of_a_model_that_forgot_nothing(pack, image_text, pictures):
     images = pictures[1]
     others = "\n".join(c for c in CONCEPTS[1:] for _ in range(2))
     inputs = {"forgotten": images[:2], "concept": "frog", "labels": "\n".join(CONCEPT_NAMES), "image_text": image_text}
-    scores, report = run(
-        pack.score_accuracies.ForgetAccuracies, synonyms=images[:2], others=images[2:], other_labels=others, **inputs
-    )
+    scores, report = run(ForgetAccuracies, synonyms=images[:2], others=images[2:], other_labels=others, **inputs)
     found = {s["score"]: s["value"] for s in scores}
     assert found == {"UA": 0, "UA of synonyms": 0, "IRA": 1, "H_o": 0} and "zero-shot by miniature among 34" in report
-    scores, report = run(pack.score_accuracies.ForgetAccuracies, **inputs | {"forgotten": images[2:]})
+    scores, report = run(ForgetAccuracies, **inputs | {"forgotten": images[2:]})
     assert [(s["score"], s["value"]) for s in scores] == [("UA", 1)]
     assert report.endswith("no H_o: connect synonyms and others")
 
@@ -92,7 +97,7 @@ def test_accuracies_of_a_model_that_forgot_nothing(pack, image_text, pictures):
 def test_accuracies_are_those_of_their_definitions(pack, image_text, pictures):
     images = pictures[1]
     scores, _ = run(
-        pack.score_accuracies.ForgetAccuracies,
+        ForgetAccuracies,
         forgotten=images[1:5],  # one frog, three others
         concept="frog",
         labels="\n".join(CONCEPTS),
@@ -109,7 +114,7 @@ def test_what_is_of_another_kind_is_judged_among_its_own_labels(pack, image_text
     asked = [drawn_styles(c)[k] for c in CONCEPTS for k in range(2)]
     inputs = {"forgotten": pictures[1], "concept": "frog", "labels": "\n".join(CONCEPTS), "image_text": image_text}
     inputs |= {"cross": pictures[1], "cross_choices": "\n".join(STYLE_NAMES)}
-    node = pack.score_accuracies.ForgetAccuracies
+    node = ForgetAccuracies
     scores, report = run(node, **inputs, cross_labels="\n".join(asked))
     assert [s["score"] for s in scores] == ["UA", "CRA"] and scores[1]["value"] >= 0.75
     assert "among 4 labels" in report
@@ -121,7 +126,7 @@ def test_what_is_of_another_kind_is_judged_among_its_own_labels(pack, image_text
 @pytest.mark.parametrize("measure", ["FID", "KID", "CMMD", "drift"])
 def test_distance_of_pictures(pack, image_text, pictures, measure):
     images = pictures[1]
-    node, inputs = pack.score_distance.PictureDistance, {"measure": measure, "image_text": image_text}
+    node, inputs = PictureDistance, {"measure": measure, "image_text": image_text}
     scores, same, _ = run(node, before=images[:4], after=images[:4].clone(), **inputs)
     _, far, report = run(node, before=images[:4], after=images[4:], **inputs)
     assert same == pytest.approx(0, abs=1e-4) or (measure == "KID" and same < 0)
@@ -133,7 +138,7 @@ def test_m_score_finds_the_name_and_the_models_stay(pack, image_text, miniature,
     before, patches = loaded_state(model, clip), dict(forgetting.patches)
     inputs = {"clip": clip, "vae": vae, "images": pictures[1][:2], "phrase": "frog", "kind": "object"} | QUICK
     inputs |= {"inversion_steps": 40, "warmup": 4, "batch": 4, "inversion_rate": 5e-2}
-    found = run(pack.score_m.MScoreNode, model_before=model, model_after=forgetting, image_text=image_text, **inputs)
+    found = run(MScoreNode, model_before=model, model_after=forgetting, image_text=image_text, **inputs)
     assert_untouched_after_reload(model, clip, before)
     assert forgetting.patches.keys() == patches.keys()
     scores, first, second, report = found
@@ -160,7 +165,7 @@ def assert_untouched_after_reload(model, clip, before):
 def test_m_score_of_a_model_against_itself(pack, miniature, pictures):
     model, clip, vae = miniature
     inputs = {"clip": clip, "vae": vae, "images": pictures[1][:2], "phrase": "frog", "kind": "object"} | QUICK
-    scores, first, second, report = run(pack.score_m.MScoreNode, model_before=model, model_after=model, **inputs)
+    scores, first, second, report = run(MScoreNode, model_before=model, model_after=model, **inputs)
     assert first == second and math.isfinite(first) and "CLIP's pooled output" in report
     assert scores[0]["low"] <= first <= scores[0]["high"]
 
@@ -174,11 +179,11 @@ def attack_inputs(miniature, pictures, **changes):
 def test_token_attack_gives_words_that_a_prompt_can_say(pack, miniature, forgetting, pictures):
     before = loaded_state(*miniature[:2])
     inputs = attack_inputs(miniature, pictures, model=forgetting, tokens=2)
-    concept, found, plot, report = run(pack.score_attack.AttackForgetPatch, **inputs)
+    concept, found, plot, report = run(AttackForgetPatch, **inputs)
     assert_untouched_after_reload(*miniature[:2], before)
     assert len(found.split()) == 2 and concept[0].phrases == [found] and f"found the text: {found}" in report
     assert plot.shape[-1] == 3 and "tokens attack: 3 steps of 2 draws" in report
-    assert run(pack.score_attack.AttackForgetPatch, **inputs)[1] == found
+    assert run(AttackForgetPatch, **inputs)[1] == found
 
 
 def test_embedding_attack_saves_what_a_prompt_can_name(pack, miniature, forgetting, pictures, tmp_path, monkeypatch):
@@ -189,7 +194,7 @@ def test_embedding_attack_saves_what_a_prompt_can_name(pack, miniature, forgetti
     folder_paths.filename_list_cache.pop("embeddings", None)
     before = loaded_state(*miniature[:2])
     inputs = attack_inputs(miniature, pictures, model=forgetting, attack="embedding", file_name="frog_attack")
-    concept, found, _, report = run(pack.score_attack.AttackForgetPatch, **inputs)
+    concept, found, _, report = run(AttackForgetPatch, **inputs)
     folder_paths.filename_list_cache.pop("embeddings", None)
     assert_untouched_after_reload(*miniature[:2], before)
     assert found == "embedding:frog_attack" and (tmp_path / "frog_attack.safetensors").is_file() and found in report
@@ -201,7 +206,7 @@ def test_an_interrupted_attack_leaves_everything_as_it_was(pack, miniature, pict
     before = loaded_state(*miniature[:2])
 
     with interrupted(pack, monkeypatch):
-        run(pack.score_attack.AttackForgetPatch, **attack_inputs(miniature, pictures, attack=attack))
+        run(AttackForgetPatch, **attack_inputs(miniature, pictures, attack=attack))
     assert_untouched(*miniature[:2], before)
 
 
@@ -230,7 +235,7 @@ def folders(tmp_path, monkeypatch):
 
 def test_a_local_clip_is_listed_and_gives_its_own_features(pack, folders, pictures):
     wanted = clip_folder(folders / "small")
-    node, images = pack.score_model.LoadImageTextModel, pictures[1][:3]
+    node, images = LoadImageTextModel, pictures[1][:3]
     assert node.INPUT_TYPES()["required"]["model_name"][1]["options"] == ["miniature", "small"]
     [model] = run(node, model_name="small")
     texts, seen = model.texts(["a frog", "a very long text " * 60]), model.images(images)
@@ -248,7 +253,7 @@ def test_a_local_clip_is_listed_and_gives_its_own_features(pack, folders, pictur
         output = wanted(**inputs)
     torch.testing.assert_close(texts[:1], output.text_embeds, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(seen, output.image_embeds, atol=2e-2, rtol=0)
-    assert run(pack.score_clip.ClipScore, images=images, text="a frog", image_text=model)[1] == pytest.approx(
+    assert run(ClipScore, images=images, text="a frog", image_text=model)[1] == pytest.approx(
         float((output.image_embeds @ output.text_embeds.T).mean()), abs=2e-2
     )
 
@@ -270,26 +275,26 @@ def test_a_local_clip_is_listed_and_gives_its_own_features(pack, folders, pictur
 def test_folders_that_cannot_be_used(pack, folders, spoil, message):
     clip_folder(folders / "small")
     spoil(folders / "small")
-    with pytest.raises(pack.error, match=message):
-        run(pack.score_model.LoadImageTextModel, model_name="small")
+    with pytest.raises(ForgetError, match=message):
+        run(LoadImageTextModel, model_name="small")
 
 
 def test_a_folder_that_is_gone(pack, folders):
-    with pytest.raises(pack.error, match="'small' is not there"):
-        run(pack.score_model.LoadImageTextModel, model_name="small")
+    with pytest.raises(ForgetError, match="'small' is not there"):
+        run(LoadImageTextModel, model_name="small")
 
 
 def refused(pack, node, message, **inputs):
-    with pytest.raises(pack.error, match=message):
+    with pytest.raises(ForgetError, match=message):
         run(node, **inputs)
 
 
 def test_what_judging_nodes_refuse(pack, image_text, pictures):
     images = pictures[1][:4]
     clip, accuracies, distance = (
-        pack.score_clip.ClipScore,
-        pack.score_accuracies.ForgetAccuracies,
-        pack.score_distance.PictureDistance,
+        ClipScore,
+        ForgetAccuracies,
+        PictureDistance,
     )
     good = {"images": images, "text": "a frog", "image_text": image_text}
     refused(pack, clip, "a text that the pictures should fit", **good | {"text": " \n"})
@@ -315,7 +320,7 @@ def test_what_judging_nodes_refuse(pack, image_text, pictures):
 def test_what_searching_nodes_refuse(pack, miniature, pictures, image_text, folders):
     model, clip, vae = miniature
     before = loaded_state(model, clip)
-    attack, m_score = pack.score_attack.AttackForgetPatch, pack.score_m.MScoreNode
+    attack, m_score = AttackForgetPatch, MScoreNode
     good = attack_inputs(miniature, pictures)
     refused(pack, attack, "the phrase that was forgotten", **good | {"phrase": " "})
     refused(pack, attack, "an attack of embedding, tokens", **good | {"attack": "luck"})
@@ -331,6 +336,6 @@ def test_what_searching_nodes_refuse(pack, miniature, pictures, image_text, fold
     refused(pack, m_score, "tokens from 1", **good | {"tokens": 0})
     refused(pack, m_score, "scores with a name", **good | {"scores": ["x"]})
     clip_folder(folders / "small")
-    [other] = run(pack.score_model.LoadImageTextModel, model_name="small")
+    [other] = run(LoadImageTextModel, model_name="small")
     refused(pack, m_score, "can take this CLIP's vectors, got 'small'", **good | {"image_text": other})
     assert_untouched_after_reload(model, clip, before)

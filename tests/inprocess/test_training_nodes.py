@@ -1,36 +1,30 @@
 """The training nodes on the host's own objects, inside this process: what they leave alone, and what no graph can give them."""
 
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from forget_me_not.nodes.forget.concept_correction import ConceptCorrection
+from forget_me_not.nodes.forget.train_patch import TrainForgetPatch, concept_from_text
+from forget_me_not.nodes.training.invert_concept import InvertConcept
+from forget_me_not.nodes.training.visual_pairs import VisualDenoisingPairs
 from inprocess.pack import interrupted
 from prompts import INVERSION, correct, invert, options, pairs, train_inputs
 from untouched import assert_untouched, state
 
-from tools import comfy_host
+from fmn_core.errors import ForgetError
 
 RESTEERING, BOTH = "attention re-steering", "re-steering and visual denoising"
 
 
 @pytest.fixture(scope="module")
-def pack():
-    comfy_host.load_pack()
-    names = ("host", "train_patch", "visual_pairs", "invert_concept", "concept_correction")
-    nodes = SimpleNamespace(**{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in names})
-    nodes.error = sys.modules["forget_me_not.fmn_core.errors"].ForgetError
-    return nodes
-
-
-@pytest.fixture(scope="module")
-def run(pack, miniature):
+def run(miniature):
     """Runs a node as the host does: in inference mode, with the prompt's links to the miniature in place."""
     nodes = {
-        "train": (pack.train_patch.TrainForgetPatch, lambda: train_inputs(file_name="")),
-        "pairs": (pack.visual_pairs.VisualDenoisingPairs, lambda: pairs()["pairs"]["inputs"]),
-        "invert": (pack.invert_concept.InvertConcept, lambda: invert(file_name="")["invert"]["inputs"]),
-        "correct": (pack.concept_correction.ConceptCorrection, lambda: correct(file_name="")["correct"]["inputs"]),
+        "train": (TrainForgetPatch, lambda: train_inputs(file_name="")),
+        "pairs": (VisualDenoisingPairs, lambda: pairs()["pairs"]["inputs"]),
+        "invert": (InvertConcept, lambda: invert(file_name="")["invert"]["inputs"]),
+        "correct": (ConceptCorrection, lambda: correct(file_name="")["correct"]["inputs"]),
     }
 
     def execute(node, **changes):
@@ -92,10 +86,10 @@ def prediction(model):
 
 
 @pytest.mark.parametrize("node", ["invert", "correct", "pairs", "train"])
-def test_an_interrupted_run_leaves_model_and_clip_untouched(pack, run, miniature, monkeypatch, node):
+def test_an_interrupted_run_leaves_model_and_clip_untouched(run, miniature, monkeypatch, node):
     before = state(*miniature[:2])
 
-    with interrupted(pack, monkeypatch):
+    with interrupted(monkeypatch):
         # pairs and pictures of other seeds are in the cache
         run(node, seed=99, **({"options": ATTACKED} if node == "train" else {}))
     assert_untouched(*miniature[:2], before)
@@ -113,15 +107,17 @@ def test_checkpointing_gives_the_same_patch(run, method, weights):
     assert max(float(f.delta().abs().max()) for f in found[0].factors.values()) > 1e-4
 
 
-def test_a_concept_that_is_typed_and_connected_is_refused(pack, run):
-    concept = pack.train_patch.concept_from_text("zebra\nstriped horse")
+def test_a_concept_that_is_typed_and_connected_is_refused(run):
+    concept = concept_from_text("zebra\nstriped horse")
     for node in ("train", "pairs"):
-        with pytest.raises(pack.error, match="Expected every concept once, got the phrase 'Zebra' twice"):
+        with pytest.raises(ForgetError, match="Expected every concept once, got the phrase 'Zebra' twice"):
             run(node, phrase="Zebra", concepts=(concept,))
 
 
-def test_a_correction_wants_images_or_an_inverted_concept(pack, run):
-    with pytest.raises(pack.error, match="Expected images of the dominant meaning or an inverted concept, got neither"):
+def test_a_correction_wants_images_or_an_inverted_concept(run):
+    with pytest.raises(
+        ForgetError, match="Expected images of the dominant meaning or an inverted concept, got neither"
+    ):
         run("correct", images=None)
 
 
@@ -131,20 +127,20 @@ def test_a_correction_wants_images_or_an_inverted_concept(pack, run):
     [noise_images(0), noise_images(channels=2), noise_images(channels=1), noise_images() * float("nan")],
     ids=["none", "two channels", "grey", "NaN"],
 )
-def test_images_that_no_node_should_give(pack, run, miniature, node, images):
+def test_images_that_no_node_should_give(run, miniature, node, images):
     changes = {"method": RESTEERING, "vae": miniature[2]} if node == "train" else {}
-    with pytest.raises(pack.error, match="Expected") as caught:
+    with pytest.raises(ForgetError, match="Expected") as caught:
         run(node, images=images, **changes)
     assert "picture" in str(caught.value) or "images" in str(caught.value)
 
 
 @pytest.mark.parametrize("node", ["train", "pairs", "invert", "correct"])
-def test_models_without_cross_attention_and_missing_clips_are_refused(pack, run, node):
+def test_models_without_cross_attention_and_missing_clips_are_refused(run, node):
     unet = SimpleNamespace(diffusion_model=torch.nn.Linear(2, 2))
     other = SimpleNamespace(model=unet, load_device=torch.device("cpu"))
-    with pytest.raises(pack.error, match="a UNet with cross-attention.*got Linear"):
+    with pytest.raises(ForgetError, match="a UNet with cross-attention.*got Linear"):
         run(node, model=other)
-    with pytest.raises(pack.error, match="Expected a CLIP, got none"):
+    with pytest.raises(ForgetError, match="Expected a CLIP, got none"):
         run(node, clip=None)
 
 

@@ -2,7 +2,19 @@
 
 import pytest
 import torch
-from inprocess.pack import modules_of
+from forget_me_not.nodes.adapter.effective_attention import SampledModel
+from forget_me_not.nodes.adapter.model import ComfyModel
+from forget_me_not.nodes.attention.zero_attention import ZeroConceptAttention
+from forget_me_not.nodes.forget.closed_form_options import ClosedFormOptions
+from forget_me_not.nodes.forget.train_patch import TrainForgetPatch
+from forget_me_not.nodes.host import apply_patch, load
+
+from fmn_core.closed_form.moments import Moments
+from fmn_core.closed_form.targets import Name, name_columns
+from fmn_core.errors import ForgetError
+from fmn_core.patch.factors import weighted_range
+from fmn_core.patch.patch import ForgetPatch, kohya_name
+from fmn_core.patch.shrink import balanced
 
 pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 
@@ -13,54 +25,44 @@ DEFAULTS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def pack():
-    nodes = ("host", "comfy_model", "zero_attention", "effective_attention", "closed_form_options", "train_patch")
-    core = ("moments", "factors", "shrink", "patch", "targets", "errors")
-    return modules_of(nodes, core)
-
-
-def prediction(pack, model, clip):
-    adapter = pack.effective_attention.SampledModel(model, clip)
-    pack.host.load(adapter.patcher)
+def prediction(model, clip):
+    adapter = SampledModel(model, clip)
+    load(adapter.patcher)
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * 5
     return adapter.denoise(noise, torch.tensor([5.0]), adapter.encode([PROMPT]))
 
 
-def test_values_solved_to_zero_are_zero_attention(pack, miniature):
+def test_values_solved_to_zero_are_zero_attention(miniature):
     """The phrase's column to zero, every other column of the prompt kept: one UNet call gives what the node gives."""
     model, clip, _ = miniature
-    adapter = pack.comfy_model.ComfyModel(model, clip)
+    adapter = ComfyModel(model, clip)
     prompt = adapter.encode([PROMPT])[0]
-    columns = pack.targets.name_columns(adapter, prompt, pack.targets.Name("zebra"))
+    columns = name_columns(adapter, prompt, Name("zebra"))
     others = [i for i in range(77) if i not in columns]
-    moments = pack.moments.Moments.empty(prompt.context.shape[1])
+    moments = Moments.empty(prompt.context.shape[1])
     moments.add_pair(prompt.context[columns], torch.zeros(len(columns), prompt.context.shape[1]))
     moments.add_preserved(prompt.context[others])
     edit, system = moments.solve(1e-9, 1.0), moments.second_moment(1e-9, 1.0)
-    basis, _ = pack.factors.weighted_range(edit, system, 1e-12, 192)
+    basis, _ = weighted_range(edit, system, 1e-12, 192)
     names = [(layer.name, "to_v") for layer in adapter.cross_attention()]
     factors = {
-        pack.patch.kohya_name(*n): pack.shrink.balanced(w.double() @ basis, basis.T @ edit)
-        for n, w in zip(names, adapter.weights(names))
+        kohya_name(*n): balanced(w.double() @ basis, basis.T @ edit) for n, w in zip(names, adapter.weights(names))
     }
-    patched, _ = pack.host.apply_patch(model, pack.patch.ForgetPatch(factors, [], {}, {}, {}), 1.0)
-    zeroed = pack.zero_attention.ZeroConceptAttention.execute(
-        model, clip, "zebra", 1.0, "none", "all", 0.0, 1.0, False
-    ).args[0]
-    before, edited, reference = (prediction(pack, m, clip) for m in (model, patched, zeroed))
+    patched, _ = apply_patch(model, ForgetPatch(factors, [], {}, {}, {}), 1.0)
+    zeroed = ZeroConceptAttention.execute(model, clip, "zebra", 1.0, "none", "all", 0.0, 1.0, False).args[0]
+    before, edited, reference = (prediction(m, clip) for m in (model, patched, zeroed))
     assert (edited - reference).norm() < 1e-3 * (before - reference).norm()
 
 
 @pytest.fixture
-def trained(pack, miniature):
+def trained(miniature):
     def run(train="auto", method="closed form", phrase="zebra", kind="object", **changes):
-        options = pack.closed_form_options.ClosedFormOptions.execute(**(DEFAULTS | changes)).args[0]
+        options = ClosedFormOptions.execute(**(DEFAULTS | changes)).args[0]
         inputs = {
             "phrase": phrase, "kind": kind, "method": method, "preserve_prompts": "", "preservation": 1.0, "steps": 1,
             "learning_rate": 0.0, "rank": 32, "train": train, "loss": "paper", "end_token": "first", "target_mass": 0.0, "seed": 0,
         }  # fmt: skip
-        node = pack.train_patch.TrainForgetPatch
+        node = TrainForgetPatch
         return node.execute(miniature[0], miniature[1], "", options=options, **inputs).args
 
     return run
@@ -79,7 +81,7 @@ def test_options_reach_the_solve(trained):
     assert patch.figures["ridge"] == 1e-3 and not patch.settings["use_everyday_captions"]
 
 
-def test_a_logit_shift_takes_attention_from_the_phrase(pack, miniature, trained):
+def test_a_logit_shift_takes_attention_from_the_phrase(miniature, trained):
     """With keys alone, and the mass measured by the page's own map."""
     model, clip, _ = miniature
     patched, patch, _, report = trained(train="keys", logit_shift=6.0)
@@ -87,8 +89,8 @@ def test_a_logit_shift_takes_attention_from_the_phrase(pack, miniature, trained)
     assert "preserve prompts moved by" in report and "target missed" not in report
     masses = []
     for m in (model, patched):
-        adapter, found = pack.effective_attention.SampledModel(m, clip), []
-        pack.host.load(adapter.patcher)
+        adapter, found = SampledModel(m, clip), []
+        load(adapter.patcher)
         with adapter.watch(lambda layer, a, out=found: out.append(float(a[..., 5].mean()))):
             noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * 5
             adapter.denoise(noise, torch.tensor([5.0]), adapter.encode([PROMPT]))
@@ -100,10 +102,10 @@ def test_options_for_the_other_method_lie_idle(trained):
     assert trained(method="attention re-steering", target="zero")[1].settings["method"] == "attention re-steering"
 
 
-def test_choices_without_effect_are_refused(pack, trained):
-    with pytest.raises(pack.errors.ForgetError, match="Train keys, or keys and values"):
+def test_choices_without_effect_are_refused(trained):
+    with pytest.raises(ForgetError, match="Train keys, or keys and values"):
         trained(logit_shift=1.0)
-    with pytest.raises(pack.errors.ForgetError, match="Type one, such as"):
+    with pytest.raises(ForgetError, match="Type one, such as"):
         trained(target="substitute")
 
 
@@ -124,6 +126,6 @@ def test_attacks_between_solves_change_the_patch_and_are_reported(trained):
     assert (after - before).norm() > 0.02 * before.norm()
 
 
-def test_attack_rounds_out_of_range_are_refused(pack, trained):
-    with pytest.raises(pack.errors.ForgetError, match="attack rounds from 1 to 10, got 11"):
+def test_attack_rounds_out_of_range_are_refused(trained):
+    with pytest.raises(ForgetError, match="attack rounds from 1 to 10, got 11"):
         trained(attack_rounds=11)

@@ -4,9 +4,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from inprocess.pack import modules_of
+from forget_me_not.nodes import host
+from forget_me_not.nodes.adapter.chunk_memory import ChunkMemory, encoded_chunks
+from forget_me_not.nodes.adapter.concept_columns import ConceptColumns
+from forget_me_not.nodes.adapter.model import ComfyModel
+from forget_me_not.nodes.attention.zero_attention import ZeroConceptAttention
+from forget_me_not.nodes.concepts.encode_prompt import EncodePrompt
+from forget_me_not.nodes.host import apply_patch, attention_blocks
 from inprocess.sampling import control_net, sample
 from inprocess.zero_reference import Stage, reference
+
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.concepts.concept import make_concept
+from fmn_core.errors import ForgetError
 
 pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 
@@ -14,15 +24,8 @@ ZEBRA, HORSE = "a picture of a zebra in noto style", "a picture of a horse in no
 FILL = "a house and a guitar and a banana, " * 12
 
 
-@pytest.fixture(scope="module")
-def pack():
-    names = ("host", "comfy_model", "zero_attention", "encode_prompt", "concept_columns", "chunk_memory")
-    core = ("closed_form", "concept", "errors", "patch")
-    return modules_of(names, core)
-
-
 @pytest.fixture
-def zero(pack, miniature):
+def zero(miniature):
     """The node's MODEL."""
 
     def run(model=None, clip=None, **changes):
@@ -30,19 +33,19 @@ def zero(pack, miniature):
             "phrase": "zebra", "strength": 1.0, "end_token": "none", "layers": "all", "start_percent": 0.0, "end_percent": 1.0,
             "renormalise": False,
         }  # fmt: skip
-        node = pack.zero_attention.ZeroConceptAttention
+        node = ZeroConceptAttention
         return node.execute(model=model or miniature[0], clip=clip or miniature[1], **(inputs | changes)).args[0]
 
     return run
 
 
 @pytest.fixture
-def encode(pack, miniature):
-    return lambda text, clip=None: pack.encode_prompt.EncodePrompt.execute(text, clip or miniature[1]).args[0]
+def encode(miniature):
+    return lambda text, clip=None: EncodePrompt.execute(text, clip or miniature[1]).args[0]
 
 
 @pytest.fixture
-def core(pack):
+def core():
     """The host's own nodes."""
     import comfy_extras.nodes_hooks
 
@@ -58,9 +61,9 @@ def assert_same(ours, theirs, untouched):
     assert (ours - untouched).abs().max() > 2e-3 * scale
 
 
-def check(pack, miniature, model, stages, positive, negative, base=None, **how):
+def check(miniature, model, stages, positive, negative, base=None, **how):
     base = base or miniature[0]
-    results = [sample(m, positive, negative, **how) for m in (model, reference(pack.host, base, stages), base)]
+    results = [sample(m, positive, negative, **how) for m in (model, reference(host, base, stages), base)]
     assert_same(*results)
 
 
@@ -71,24 +74,22 @@ def columns_of(miniature, text, *words):
     return [77 * n + i for n, chunk in enumerate(chunks) for i, (token, _) in enumerate(chunk) if token in ids]
 
 
-def test_the_reference_without_stages_is_the_model(pack, miniature, encode):
+def test_the_reference_without_stages_is_the_model(miniature, encode):
     """What rounding makes of a sampling whose attention is in float64."""
-    ours, theirs = (
-        sample(m, encode(ZEBRA), encode("")) for m in (miniature[0], reference(pack.host, miniature[0], []))
-    )
+    ours, theirs = (sample(m, encode(ZEBRA), encode("")) for m in (miniature[0], reference(host, miniature[0], [])))
     assert 0 < (ours - theirs).abs().max() < 3e-4 * ours.abs().max()
 
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("renormalise", [False, True])
-def test_one_call_of_the_unet_within_rounding(pack, miniature, zero, encode, renormalise, masked):
+def test_one_call_of_the_unet_within_rounding(miniature, zero, encode, renormalise, masked):
     mask = torch.linspace(0, 1, 128).expand(1, 128, 128) if masked else None
     context = torch.cat([encode(HORSE)[0][0], encode(ZEBRA)[0][0]])
     model = zero(prompts=f"{HORSE}\n{ZEBRA}", strength=0.9, renormalise=renormalise, mask=mask)
     stages = [Stage([(context[1], [5])], 0.9, renormalise, mask)]
     x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     outputs = []
-    for patcher in (model, reference(pack.host, miniature[0], stages), reference(pack.host, miniature[0], [])):
+    for patcher in (model, reference(host, miniature[0], stages), reference(host, miniature[0], [])):
         options = {"wrappers": patcher.wrappers, "uuids": [0, 1], "sigmas": torch.tensor([1.0])}
         options |= patcher.model_options["transformer_options"]
         unet = patcher.model.diffusion_model
@@ -101,53 +102,53 @@ def test_one_call_of_the_unet_within_rounding(pack, miniature, zero, encode, ren
 
 @pytest.mark.parametrize("renormalise", [False, True])
 @pytest.mark.parametrize("strength", [1.0, 0.4])
-def test_combined_prompts_and_a_batch(pack, miniature, zero, encode, strength, renormalise):
+def test_combined_prompts_and_a_batch(miniature, zero, encode, strength, renormalise):
     texts = [ZEBRA, HORSE, "a zebra and a horse and a zebra"]
     conds = [encode(t) for t in texts]
     negative = encode("zebra")
     prompts = [(conds[0][0][0][0], [5]), (conds[2][0][0][0], [2, 8]), (negative[0][0][0], [1])]
     model = zero(strength=strength, renormalise=renormalise)
     stage = Stage(prompts, strength, renormalise)
-    check(pack, miniature, model, [stage], [c for cond in conds for c in cond], negative, batch=2)
+    check(miniature, model, [stage], [c for cond in conds for c in cond], negative, batch=2)
 
 
-def test_several_phrases_and_end_tokens(pack, miniature, zero, encode):
+def test_several_phrases_and_end_tokens(miniature, zero, encode):
     positive, negative = encode(ZEBRA), encode("")
     for end, columns in (("none", [5, 7, 8]), ("first", [5, 7, 8, 10]), ("all", [5, 7, 8, *range(10, 77)])):
         model = zero(phrase="zebra\nnoto", end_token=end)
-        check(pack, miniature, model, [Stage([(positive[0][0][0], columns)])], positive, negative, steps=1)
+        check(miniature, model, [Stage([(positive[0][0][0], columns)])], positive, negative, steps=1)
 
 
-def test_part_of_the_layers_and_of_sampling(pack, miniature, zero, encode):
+def test_part_of_the_layers_and_of_sampling(miniature, zero, encode):
     positive, negative = encode(ZEBRA), encode("")
     for layers, places in (("mid, up", ("middle", "output")), ("down, mid", ("input", "middle")), ("up", ("output",))):
         stage = Stage([(positive[0][0][0], [5])], places=places, percents=(0.15, 0.65))
         model = zero(layers=layers, start_percent=0.15, end_percent=0.65)
-        check(pack, miniature, model, [stage], positive, negative, steps=5)
+        check(miniature, model, [stage], positive, negative, steps=5)
 
 
-def test_weighted_words(pack, miniature, zero, encode):
+def test_weighted_words(miniature, zero, encode):
     positive, negative = encode("a picture of a (zebra:1.3) in (noto style:0.8)"), encode("")
-    check(pack, miniature, zero(), [Stage([(positive[0][0][0], [5])])], positive, negative)
+    check(miniature, zero(), [Stage([(positive[0][0][0], [5])])], positive, negative)
 
 
-def test_long_prompts_are_batched_with_short_ones(pack, miniature, zero, encode):
+def test_long_prompts_are_batched_with_short_ones(miniature, zero, encode):
     """The host repeats the short conditioning to the length of the long one."""
     long, short = encode(FILL + "a zebra"), encode("a zebra")
     assert long[0][0].shape[1] == 154
     prompts = [(long[0][0][0], columns_of(miniature, FILL + "a zebra", "zebra")), (short[0][0][0], [2])]
-    check(pack, miniature, zero(), [Stage(prompts)], long, short)
+    check(miniature, zero(), [Stage(prompts)], long, short)
 
 
-def test_phrase_that_the_host_breaks_between_chunks(pack, miniature, zero, encode):
+def test_phrase_that_the_host_breaks_between_chunks(miniature, zero, encode):
     text = next(t for t in (f"{'fox ' * n}santa claus and a horse" for n in range(60, 80)) if breaks(miniature, t))
     positive, negative = encode(text), encode("")
     columns = columns_of(miniature, text, "santa", "claus")
     assert columns == [75, 78]
-    check(pack, miniature, zero(phrase="santa claus"), [Stage([(positive[0][0][0], columns)])], positive, negative)
+    check(miniature, zero(phrase="santa claus"), [Stage([(positive[0][0][0], columns)])], positive, negative)
     ends = zero(phrase="santa claus", end_token="first")
     end = miniature[1].tokenize(text)["l"][1].index((49407, 1.0)) + 77
-    check(pack, miniature, ends, [Stage([(positive[0][0][0], [75, 76, 78, end])])], positive, negative)
+    check(miniature, ends, [Stage([(positive[0][0][0], [75, 76, 78, end])])], positive, negative)
 
 
 def breaks(miniature, text):
@@ -155,37 +156,37 @@ def breaks(miniature, text):
     return columns[0] // 77 != columns[1] // 77
 
 
-def test_joined_conditionings(pack, miniature, zero, encode, core):
+def test_joined_conditionings(miniature, zero, encode, core):
     """Conditioning (Concat) keeps the tokens of the first prompt only."""
     joined = core.ConditioningConcat().concat(encode(HORSE), encode("a house and a zebra"))[0]
-    check(pack, miniature, zero(), [Stage([(joined[0][0][0], [77 + 5])])], joined, encode("a horse"))
+    check(miniature, zero(), [Stage([(joined[0][0][0], [77 + 5])])], joined, encode("a horse"))
 
 
-def test_prompts_stacked_into_one_conditioning(pack, miniature, zero, encode):
+def test_prompts_stacked_into_one_conditioning(miniature, zero, encode):
     """A batch of pictures with a prompt each, as scheduling nodes make it."""
     first, second = encode(HORSE), encode(ZEBRA)
     stacked = [[torch.cat([first[0][0], second[0][0]]), first[0][1]]]
-    check(pack, miniature, zero(), [Stage([(second[0][0][0], [5])])], stacked, encode(""), batch=2)
+    check(miniature, zero(), [Stage([(second[0][0][0], [5])])], stacked, encode(""), batch=2)
 
 
-def test_truncated_conditioning(pack, miniature, zero, encode):
+def test_truncated_conditioning(miniature, zero, encode):
     positive, negative = encode(ZEBRA), encode("")
     for rows, kept in ((7, [5]), (5, [])):
         cut = [[positive[0][0][:, :rows], positive[0][1]]]
         model, stage = zero(end_token="first"), Stage([(cut[0][0][0], kept)])
         if kept:
-            check(pack, miniature, model, [stage], cut, negative)
+            check(miniature, model, [stage], cut, negative)
         else:
             assert torch.equal(sample(model, cut, negative), sample(miniature[0], cut, negative))
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_area_conditioning(pack, miniature, zero, encode, core, masked):
+def test_area_conditioning(miniature, zero, encode, core, masked):
     lower = core.ConditioningSetArea().append(encode(ZEBRA), 128, 64, 0, 64, 1.0)[0]
     positive, negative = [*encode(HORSE), *lower], encode("a zebra")
     mask = torch.rand(1, 128, 128, generator=torch.Generator().manual_seed(1)) if masked else None
     stage = Stage([(lower[0][0][0], [5]), (negative[0][0][0], [2])], mask=mask, tops={(8, 16): (8, 0)})
-    check(pack, miniature, zero(mask=mask), [stage], positive, negative, batch=2)
+    check(miniature, zero(mask=mask), [stage], positive, negative, batch=2)
 
 
 @pytest.mark.parametrize("renormalise", [False, True])
@@ -193,7 +194,7 @@ def test_area_conditioning(pack, miniature, zero, encode, core, masked):
     ("shape", "size"),
     [((128, 128), (16, 16)), ((3, 96, 160), (12, 20)), ((1, 104, 152), (13, 19)), ((2, 50, 333), (16, 24))],
 )
-def test_mask(pack, miniature, zero, encode, shape, size, renormalise):
+def test_mask(miniature, zero, encode, shape, size, renormalise):
     """Every size of latent, odd ones too; masks of another shape are stretched; masks of a batch go in turns."""
     mask = torch.rand(*shape, generator=torch.Generator().manual_seed(2))
     mask[..., : shape[-1] // 2] = 0
@@ -201,12 +202,12 @@ def test_mask(pack, miniature, zero, encode, shape, size, renormalise):
     stage = Stage([(positive[0][0][0], [5])], 0.8, renormalise, mask if mask.ndim == 3 else mask[None])
     stage.crop = lambda size: (slice(None), slice(None))
     model = zero(strength=0.8, renormalise=renormalise, mask=mask)
-    check(pack, miniature, model, [stage], positive, negative, size=size, batch=2, steps=2)
+    check(miniature, model, [stage], positive, negative, size=size, batch=2, steps=2)
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_other_replacements_of_attention_stay(pack, miniature, zero, encode, order, masked):
+def test_other_replacements_of_attention_stay(miniature, zero, encode, order, masked):
     from comfy.ldm.modules.attention import optimized_attention
 
     def extra(q):
@@ -217,7 +218,7 @@ def test_other_replacements_of_attention_stay(pack, miniature, zero, encode, ord
 
     def install(model, with_index):
         clone = model.clone()
-        for block in pack.host.attention_blocks(model):
+        for block in attention_blocks(model):
             clone.set_model_attn2_replace(other, *(block if with_index else block[:2]))
         return clone
 
@@ -227,26 +228,26 @@ def test_other_replacements_of_attention_stay(pack, miniature, zero, encode, ord
     for with_index in (False, True):
         base = install(miniature[0], with_index)
         model = zero(base, mask=mask) if order == "before" else install(zero(mask=mask), with_index)
-        theirs = reference(pack.host, miniature[0], [stage], extra)
+        theirs = reference(host, miniature[0], [stage], extra)
         assert_same(*(sample(m, positive, negative) for m in (model, theirs, base)))
         assert torch.equal(sample(model, encode(HORSE), negative), sample(base, encode(HORSE), negative))
         renormalised = zero(base, renormalise=True)
-        with pytest.raises(pack.errors.ForgetError, match="Switch `renormalise` off"):
+        with pytest.raises(ForgetError, match="Switch `renormalise` off"):
             sample(renormalised, positive, negative)
         assert torch.equal(sample(renormalised, encode(HORSE), negative), sample(base, encode(HORSE), negative))
 
 
 @pytest.mark.parametrize("flags", [(True, True), (True, False), (False, True)])
-def test_two_nodes_on_the_same_layers(pack, miniature, zero, encode, flags):
+def test_two_nodes_on_the_same_layers(miniature, zero, encode, flags):
     positive, negative = encode(ZEBRA), encode("")
     mask = torch.linspace(0, 1, 128).expand(1, 128, 128)
     model = zero(zero(renormalise=flags[0], strength=0.7), phrase="noto", renormalise=flags[1], mask=mask)
     context = positive[0][0][0]
     stages = [Stage([(context, [5])], 0.7, flags[0]), Stage([(context, [7, 8])], 1.0, flags[1], mask)]
-    check(pack, miniature, model, stages, positive, negative)
+    check(miniature, model, stages, positive, negative)
 
 
-def test_patches_that_append_tokens_or_split_the_batch(pack, miniature, zero, encode):
+def test_patches_that_append_tokens_or_split_the_batch(miniature, zero, encode):
     """attn2 patches, as IP-Adapters and regional prompts use them."""
     positive, negative = encode(ZEBRA), encode("")
     tokens = torch.randn(1, 4, 96, generator=torch.Generator().manual_seed(3))
@@ -268,17 +269,17 @@ def test_patches_that_append_tokens_or_split_the_batch(pack, miniature, zero, en
         clone.set_model_attn2_output_patch(lambda n, extra_options: n[: len(n) // 2] if split in patches else n)
         return clone
 
-    check(pack, miniature, patched(zero(), split), [Stage([(positive[0][0][0], [5])])], positive, negative)
+    check(miniature, patched(zero(), split), [Stage([(positive[0][0][0], [5])])], positive, negative)
     base = patched(miniature[0], append)
     for model in (patched(zero(), append), zero(base)):
-        check(pack, miniature, model, [Stage([(positive[0][0][0], [5])])], positive, negative, base=base)
-    with pytest.raises(pack.errors.ForgetError, match="from a node that patches attn2"):
+        check(miniature, model, [Stage([(positive[0][0][0], [5])])], positive, negative, base=base)
+    with pytest.raises(ForgetError, match="from a node that patches attn2"):
         sample(patched(zero(), foreign), positive, negative)
-    with pytest.raises(pack.errors.ForgetError, match="Expected a batch of 2 in attn2, got 4"):
+    with pytest.raises(ForgetError, match="Expected a batch of 2 in attn2, got 4"):
         sample(patched(zero(mask=torch.ones(8, 8)), split), positive, negative)
 
 
-def test_control_net(pack, miniature, zero, encode, core):
+def test_control_net(miniature, zero, encode, core):
     picture = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(5))
     positive, negative = core.ControlNetApplyAdvanced().apply_controlnet(
         encode(ZEBRA), encode("a zebra"), control_net(), picture, 1.0, 0.0, 1.0
@@ -286,24 +287,24 @@ def test_control_net(pack, miniature, zero, encode, core):
     plain = sample(miniature[0], encode(ZEBRA), encode("a zebra"))
     assert (sample(miniature[0], positive, negative) - plain).abs().max() > 1e-2
     stage = Stage([(positive[0][0][0], [5]), (negative[0][0][0], [2])])
-    check(pack, miniature, zero(), [stage], positive, negative)
+    check(miniature, zero(), [stage], positive, negative)
 
 
 @pytest.fixture
-def patch(pack, miniature):
-    adapter = pack.comfy_model.ComfyModel(miniature[0], miniature[1])
-    return pack.closed_form.forget_closed_form(adapter, [pack.concept.make_concept(adapter, "horse")])
+def patch(miniature):
+    adapter = ComfyModel(miniature[0], miniature[1])
+    return forget_closed_form(adapter, [make_concept(adapter, "horse")])
 
 
-def test_patched_model_before_and_after(pack, miniature, zero, encode, patch):
+def test_patched_model_before_and_after(miniature, zero, encode, patch):
     positive, negative = encode("a zebra and a horse"), encode("")
-    patched = pack.host.apply_patch(miniature[0], patch, 1.0)[0]
-    before, after = zero(patched), pack.host.apply_patch(zero(), patch, 1.0)[0]
+    patched = apply_patch(miniature[0], patch, 1.0)[0]
+    before, after = zero(patched), apply_patch(zero(), patch, 1.0)[0]
     assert torch.equal(sample(before, positive, negative), sample(after, positive, negative))
-    check(pack, miniature, before, [Stage([(positive[0][0][0], [2])])], positive, negative, base=patched)
+    check(miniature, before, [Stage([(positive[0][0][0], [2])])], positive, negative, base=patched)
 
 
-def test_hooks_of_single_conditionings(pack, miniature, zero, encode, core, patch):
+def test_hooks_of_single_conditionings(miniature, zero, encode, core, patch):
     """Conditionings with hooks run in calls of their own, with weights of their own."""
     import comfy.hooks
 
@@ -319,11 +320,11 @@ def test_hooks_of_single_conditionings(pack, miniature, zero, encode, core, patc
     plain = sample(miniature[0], [*encode("a zebra and a horse"), *encode(ZEBRA)], negative)
     assert (sample(miniature[0], positive, negative) - plain).abs().max() > 1e-2
     prompts = [(hooked[0][0][0], [2]), (positive[1][0][0], [5]), (negative[0][0][0], [2])]
-    check(pack, miniature, zero(), [Stage(prompts)], positive, negative)
+    check(miniature, zero(), [Stage(prompts)], positive, negative)
 
 
 @pytest.mark.parametrize("listed", [False, True])
-def test_hooks_of_the_text_encoder(pack, miniature, zero, encode, core, listed):
+def test_hooks_of_the_text_encoder(miniature, zero, encode, core, listed):
     """A LoRA of the text encoder in two keyframes: two encodings of the prompt, one after the other."""
     import comfy.hooks
 
@@ -344,12 +345,12 @@ def test_hooks_of_the_text_encoder(pack, miniature, zero, encode, core, listed):
     )  # fmt: skip
     assert len(positive) == 2 and (positive[0][0] - positive[1][0]).abs().max() > 0.1
     model = zero(clip=clip, prompts=ZEBRA if listed else "")
-    check(pack, miniature, model, [Stage([(c[0][0], [5]) for c in positive])], positive, negative, steps=4)
+    check(miniature, model, [Stage([(c[0][0], [5]) for c in positive])], positive, negative, steps=4)
 
 
-def test_columns_are_found_in_half_precision_and_repeated(pack, miniature):
-    adapter = pack.comfy_model.ComfyModel(miniature[0], miniature[1])
-    columns = pack.concept_columns.ConceptColumns(adapter, ["zebra"], "none", 0.5)
+def test_columns_are_found_in_half_precision_and_repeated(miniature):
+    adapter = ComfyModel(miniature[0], miniature[1])
+    columns = ConceptColumns(adapter, ["zebra"], "none", 0.5)
     columns.learn(miniature[1], ["a zebra", "a horse"])
     context = torch.stack([prompt.context for prompt in adapter.encode(["a zebra", "a horse", "a fox"])])
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
@@ -358,33 +359,33 @@ def test_columns_are_found_in_half_precision_and_repeated(pack, miniature):
         assert weight.max() == 0.5 and known.tolist() == [True, True, False]
 
 
-def test_forgotten_chunks_are_an_error_not_a_miss(pack, miniature, zero, encode, core):
+def test_forgotten_chunks_are_an_error_not_a_miss(miniature, zero, encode, core):
     joined = core.ConditioningConcat().concat(encode(HORSE), encode("a house and a zebra"))[0]
-    small = pack.chunk_memory.ChunkMemory(limit=2)
+    small = ChunkMemory(limit=2)
     for text in ("a zebra", "a fox", "a horse"):
         small.remember(encode(text)[0][0][0], {"l": [[0] * 77]})
     assert small.recall(encode("a zebra")[0][0][0]) is None and small.recall(encode("a horse")[0][0][0])
-    pack.chunk_memory.encoded_chunks._prompts.clear()
-    with pytest.raises(pack.errors.ForgetError, match="none of the prompts"):
+    encoded_chunks._prompts.clear()
+    with pytest.raises(ForgetError, match="none of the prompts"):
         sample(zero(), joined, encode(""))
     listed = zero(prompts="a house and a zebra")
-    check(pack, miniature, listed, [Stage([(joined[0][0][0], [77 + 5])])], joined, encode(""))
+    check(miniature, listed, [Stage([(joined[0][0][0], [77 + 5])])], joined, encode(""))
 
 
-def test_prompts_of_other_encoders(pack, miniature, zero, encode, core):
+def test_prompts_of_other_encoders(miniature, zero, encode, core):
     stock = core.CLIPTextEncode().encode(miniature[1], "a zebra of another encoder")[0]
     known, negative = encode(HORSE), encode("")
-    with pytest.raises(pack.errors.ForgetError, match="knows none of the prompts"):
+    with pytest.raises(ForgetError, match="knows none of the prompts"):
         sample(zero(), stock, negative)
-    with pytest.raises(pack.errors.ForgetError, match="knows only some of the prompts"):
+    with pytest.raises(ForgetError, match="knows only some of the prompts"):
         sample(zero(), [*known, *stock], negative)
-    with pytest.raises(pack.errors.ForgetError, match="knows none of the prompts"):
+    with pytest.raises(ForgetError, match="knows none of the prompts"):
         sample(zero(), core.ConditioningConcat().concat(known, stock)[0], negative)
     zeros = core.ConditioningZeroOut().zero_out(stock)[0]
     assert torch.equal(sample(zero(), known, zeros), sample(miniature[0], known, zeros))
 
 
-def test_the_model_and_the_call_are_left_as_they_were(pack, miniature, zero, encode):
+def test_the_model_and_the_call_are_left_as_they_were(miniature, zero, encode):
     positive, negative = encode(ZEBRA), encode("")
     before, options = sample(miniature[0], positive, negative), str(miniature[0].model_options)
     model = zero(mask=torch.ones(128, 128))
@@ -404,12 +405,12 @@ def test_the_model_and_the_call_are_left_as_they_were(pack, miniature, zero, enc
         (torch.full((64, 64), float("nan")), "not numbers"),
     ],
 )
-def test_bad_masks(pack, zero, mask, message):
-    with pytest.raises(pack.errors.ForgetError, match=message):
+def test_bad_masks(zero, mask, message):
+    with pytest.raises(ForgetError, match=message):
         zero(mask=mask)
 
 
-def test_tiles_cannot_be_masked(pack, miniature, zero, encode):
+def test_tiles_cannot_be_masked(miniature, zero, encode):
     positive, negative = encode(ZEBRA), encode("")
 
     def tiled(apply, args):
@@ -418,5 +419,5 @@ def test_tiles_cannot_be_masked(pack, miniature, zero, encode):
 
     model = zero(mask=torch.ones(64, 64)).clone()
     model.set_model_unet_function_wrapper(tiled)
-    with pytest.raises(pack.errors.ForgetError, match="latent area of 16x16, got 8x16"):
+    with pytest.raises(ForgetError, match="latent area of 16x16, got 8x16"):
         sample(model, positive, negative)

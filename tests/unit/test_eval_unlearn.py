@@ -234,8 +234,8 @@ print(fmn_core.__file__, point.load().__name__)
         str(installed / "fmn_core" / "__init__.py"),
         "ForgetMeNot",
     ]
-    data = {p.relative_to(installed) for p in (installed / "fmn_core" / "data").rglob("*") if p.is_file()}
-    ours = (comfy_host.REPOSITORY / "fmn_core" / "data").rglob("*")
+    data = {p.relative_to(installed) for p in (installed / "fmn_core" / "concepts" / "data").rglob("*") if p.is_file()}
+    ours = (comfy_host.REPOSITORY / "fmn_core" / "concepts" / "data").rglob("*")
     assert data == {p.relative_to(comfy_host.REPOSITORY) for p in ours if p.is_file()}
 
 

@@ -33,6 +33,7 @@ lint: setup
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m pyright
+	$(PY) -m tools.lint_imports
 
 unit: setup
 	$(PYTEST) tests/unit tests/inprocess

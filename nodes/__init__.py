@@ -1,1 +1,1 @@
-"""Thin ComfyUI nodes over fmn_core, one module per topic."""
+"""Thin ComfyUI nodes over fmn_core, in packages by menu group."""

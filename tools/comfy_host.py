@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import importlib.abc
 import importlib.util
 import os
 import shutil
@@ -97,10 +99,31 @@ def _load_module(name: str, path: Path, search: list[str] | None = None) -> None
     spec.loader.exec_module(sys.modules[name])
 
 
+class _OneCore(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Gives the pack the very modules of fmn_core that scripts import, so that a class is one class for both."""
+
+    prefix = f"{PACK_NAME}.fmn_core"
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname == self.prefix or fullname.startswith(self.prefix + "."):
+            return importlib.util.spec_from_loader(fullname, self)
+        return None
+
+    def create_module(self, spec):
+        module = importlib.import_module(spec.name.removeprefix(f"{PACK_NAME}."))
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module):
+        # The import system gave the module this finder's spec; relative imports in it start from its own.
+        module.__spec__ = module.__spec__.loader_state
+
+
 def load_pack():
     """Imports this pack the way the host does, as a package of its own name, and returns it."""
     activate()
     if PACK_NAME not in sys.modules:
+        sys.meta_path.insert(0, _OneCore())
         _load_module(PACK_NAME, REPOSITORY / "__init__.py", [str(REPOSITORY)])
     return sys.modules[PACK_NAME]
 

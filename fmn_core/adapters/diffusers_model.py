@@ -11,7 +11,7 @@ import torch
 from ..errors import ForgetError
 from ..model.lazy import Lazy
 from ..model.protocol import CrossAttention
-from ..model.tokens import EncodedPrompt, Word
+from ..model.tokens import EncodedPrompt, LearnedEmbedding
 from .diffusers_text import DiffusersText
 
 _PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -60,7 +60,7 @@ class DiffusersModel:
         return self._text.phrase_tokens(phrase)
 
     def encode(
-        self, prompts: list[str], words: Sequence[Word | None] | None = None, padding: int | None = None
+        self, prompts: list[str], words: Sequence[LearnedEmbedding | None] | None = None, padding: int | None = None
     ) -> list[EncodedPrompt]:
         return self._text.encode(prompts, words, self.device, padding)
 

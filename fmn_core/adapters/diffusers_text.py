@@ -10,7 +10,16 @@ from typing import Any
 import torch
 
 from ..errors import ForgetError
-from ..model.tokens import CHUNK, PLACEHOLDER, EncodedPrompt, Vocabulary, Word, first_end, strip_special, vector_id
+from ..model.tokens import (
+    CHUNK,
+    PLACEHOLDER,
+    EncodedPrompt,
+    LearnedEmbedding,
+    Vocabulary,
+    first_end,
+    strip_special,
+    vector_id,
+)
 
 _BATCH = 16
 _BODY = CHUNK - 2
@@ -82,13 +91,13 @@ class DiffusersText:
         tokens = self._tokenize(phrase, None)
         return {name: strip_special(t.chunks, self.vocabulary) for name, t in tokens.items()}
 
-    def _tokenize(self, prompt: str, word: Word | None) -> dict[str, _Tokens]:
+    def _tokenize(self, prompt: str, word: LearnedEmbedding | None) -> dict[str, _Tokens]:
         found = {name: self._body(name, prompt, word) for name in self._encoders}
         # Every encoder gets the same number of chunks, so that their contexts can be joined.
         count = max(1, *(-(-len(body) // _BODY) for body, _ in found.values()))
         return {name: _Tokens(self._chunks(name, body, count), vectors) for name, (body, vectors) in found.items()}
 
-    def _body(self, name: str, prompt: str, word: Word | None) -> tuple[list[int], dict[int, torch.Tensor]]:
+    def _body(self, name: str, prompt: str, word: LearnedEmbedding | None) -> tuple[list[int], dict[int, torch.Tensor]]:
         """Ids without start, end and padding, and the vectors among them."""
         if word is None:
             return self._ids(name, prompt), {}
@@ -113,7 +122,11 @@ class DiffusersText:
     # --- contexts ---
 
     def encode(
-        self, prompts: list[str], words: Sequence[Word | None] | None, device: Any, padding: int | None = None
+        self,
+        prompts: list[str],
+        words: Sequence[LearnedEmbedding | None] | None,
+        device: Any,
+        padding: int | None = None,
     ) -> list[EncodedPrompt]:
         """See ForgetModel.encode; the pooled embedding comes with it where there are two encoders."""
         words = words or [None] * len(prompts)

@@ -1,1 +1,1 @@
-""""""
+"""Searches for what brings a concept back, and hardening against them."""

@@ -12,7 +12,7 @@ from ..concepts.templates import fill_template
 from ..errors import ForgetError
 from ..model.protocol import ForgetModel
 from ..model.token_table import by_rows, token_rows, trained_tokens
-from ..model.tokens import PLACEHOLDER, Word
+from ..model.tokens import PLACEHOLDER, LearnedEmbedding
 from ..model.transfer import send
 from ..training.inversion import InversionSettings, check_settings, denoising_loss, invert_concept
 from ..training.references import References
@@ -50,7 +50,7 @@ def search_embedding(
     phrase: str,
     budget: Budget,
     progress: Progress | None = None,
-) -> Word:
+) -> LearnedEmbedding:
     """Vectors, found by concept inversion started at the phrase's own, with which the attacked model draws the references.
 
     `references`: pictures of the concept, for example from the model before it forgot. Raises what invert_concept raises.
@@ -82,7 +82,9 @@ def search_tokens(
     return search.best()
 
 
-def attack_settings(model: ForgetModel, phrase: str, budget: Budget, start: Word | None = None) -> InversionSettings:
+def attack_settings(
+    model: ForgetModel, phrase: str, budget: Budget, start: LearnedEmbedding | None = None
+) -> InversionSettings:
     """An inversion of this budget, from a phrase or from vectors; its checks are those of all searches."""
     count = max(len(ids) for ids in (start or model.phrase_tokens(phrase)).values())
     if count == 0:
@@ -114,7 +116,7 @@ class Draws:
     mask: torch.Tensor | None
     template: str
 
-    def loss(self, model: ForgetModel, words: str | Word) -> torch.Tensor:
+    def loss(self, model: ForgetModel, words: str | LearnedEmbedding) -> torch.Tensor:
         """The denoising loss, a scalar, of a text or of vectors that stand in the template; see inversion.denoising_loss."""
         text = words if isinstance(words, str) else PLACEHOLDER
         [prompt] = model.encode([fill_template(self.template, text)], None if isinstance(words, str) else [words])
@@ -141,7 +143,7 @@ def draw(
     return Draws(x0, x, sigma, mask[0] if mask else None, template)
 
 
-def token_gradient(model: ForgetModel, draws: Draws, word: Word) -> Word:
+def token_gradient(model: ForgetModel, draws: Draws, word: LearnedEmbedding) -> LearnedEmbedding:
     """The gradient of the denoising loss in each vector of a word, (m, width) per text encoder."""
     vectors = {name: v.detach().float().clone().requires_grad_() for name, v in word.items()}
     with torch.enable_grad():

@@ -11,17 +11,17 @@ from ..errors import ForgetError
 from ..model.protocol import ForgetModel, TextModel
 from ..patch.patch import ForgetPatch
 from .forget import ClosedFormSettings, forget_closed_form
-from .targets import Pair, template_pairs
+from .targets import TargetPair, template_pairs
 
 # Correction has more to give than forgetting: the other meanings come back well before everything else is kept.
 PRESERVATION = 2.0
 
 
-def correction_pairs(word: str, contexts: list[str], inverted: Concept) -> list[Pair]:
+def correction_pairs(word: str, contexts: list[str], inverted: Concept) -> list[TargetPair]:
     """What should act like what: the bare word like its other contexts, in turn, and the inverted tokens like nothing."""
     forgotten = template_pairs([inverted])
     steered = [
-        Pair(Name(word), fill_template(template, word), fill_template(template, context), number, Name(context))
+        TargetPair(Name(word), fill_template(template, word), fill_template(template, context), number, Name(context))
         for number, template in enumerate(inverted.templates)
         for context in contexts
     ]

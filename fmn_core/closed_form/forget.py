@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import torch
 
@@ -14,8 +13,9 @@ from ..concepts.concept import Concept, check_concepts
 from ..concepts.preserve import IMAGINED_WORDS, encode_imagined, imagined_in_all, preserve_groups
 from ..errors import ForgetError
 from ..model.protocol import ForgetModel, TextModel
-from ..model.tokens import EncodedPrompt, Word, row_weights
+from ..model.tokens import EncodedPrompt, LearnedEmbedding, row_weights
 from ..patch.factors import weighted_range
+from ..patch.figures import rounded
 from ..patch.patch import Factors, ForgetPatch, fingerprint, kohya_name
 from ..patch.shrink import balanced
 from .key_shift import shifted_keys
@@ -26,7 +26,7 @@ from .targets import (
     ABLATED,
     BY_KIND,
     ZERO,
-    Pair,
+    TargetPair,
     check_target,
     name_columns,
     pair_columns,
@@ -77,7 +77,7 @@ def collect_moments(
     concepts: list[Concept],
     preserve: list[list[str]],
     imagined: int = 0,
-    pairs: list[Pair] | None = None,
+    pairs: list[TargetPair] | None = None,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> tuple[Moments, Moments]:
@@ -112,7 +112,7 @@ def collect_moments(
 
 
 def _encoded(
-    model: TextModel, prompts: list[str], words: list[Word | None] | None, whole: list[bool]
+    model: TextModel, prompts: list[str], words: list[LearnedEmbedding | None] | None, whole: list[bool]
 ) -> list[EncodedPrompt]:
     """Prompts with little padding, but for those that are wanted whole."""
     found: dict[int, EncodedPrompt] = {}
@@ -125,7 +125,7 @@ def _encoded(
 
 
 def _rows_of(
-    model: TextModel, pair: Pair, prompt: EncodedPrompt, aim: EncodedPrompt
+    model: TextModel, pair: TargetPair, prompt: EncodedPrompt, aim: EncodedPrompt
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """A pair's rows as Moments.add_pair takes them: sources, targets, those that name the concept, and for how many rows each stands."""
     columns = pair_columns(model, prompt, pair)
@@ -162,7 +162,7 @@ def forget_closed_form(
     concepts: list[Concept],
     settings: ClosedFormSettings | None = None,
     progress: Callable[[int, int, dict], None] | None = None,
-    pairs: list[Pair] | None = None,
+    pairs: list[TargetPair] | None = None,
     size: tuple[int, int, int] | None = None,
 ) -> ForgetPatch:
     """Solves for a patch that makes the model fall back on what a prompt says without the phrase.
@@ -193,12 +193,12 @@ def forget_closed_form(
     return ForgetPatch(factors, [c.as_dict() for c in concepts], fingerprint(model), described, rounded(figures))
 
 
-def _pairs_of(concepts: list[Concept], settings: ClosedFormSettings) -> list[Pair]:
+def _pairs_of(concepts: list[Concept], settings: ClosedFormSettings) -> list[TargetPair]:
     return template_pairs(concepts, settings.target, settings.substitute, settings.overshoot)
 
 
 def _directions(
-    model: ForgetModel, pairs: list[Pair], settings: ClosedFormSettings, size: tuple[int, int, int] | None
+    model: ForgetModel, pairs: list[TargetPair], settings: ClosedFormSettings, size: tuple[int, int, int] | None
 ) -> dict[str, torch.Tensor]:
     """The directions of a logit shift, from pictures of every name in its first template."""
     if not settings.logit_shift:
@@ -251,10 +251,3 @@ def solve_factors(
         layers |= shifted_drifts(parts, moments.pp.cpu(), norms)
         figures = {"rank": 1, "rank_residual": 0.0, **figures}
     return factors, figures | {"layers": layers}
-
-
-def rounded(value: Any) -> Any:
-    """Figures to six significant digits, for a file that reads well."""
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -19,7 +19,7 @@ OVERSHOOTS = {"style": 0.5}
 
 
 @dataclass
-class Pair:
+class TargetPair:
     """A prompt that names the concept, and the prompt it should act like: without the name, or with another in its place.
 
     `how`: one of TARGETS, see steered_pair. `end_token`: which end tokens go to zero with the name where `how` is ZERO. `overshoot`: how
@@ -43,7 +43,7 @@ def ablated(template: str) -> str:
 
 def template_pairs(
     concepts: list[Concept], target: str = ABLATED, substitute: str = "", overshoot: float = BY_KIND
-) -> list[Pair]:
+) -> list[TargetPair]:
     """Every name of every concept in each of its templates, against its target.
 
     `target`: the same template without the name (ablated prompt), zero, the empty prompt, or the same template with
@@ -60,7 +60,9 @@ def template_pairs(
         return ablated(template) if other is None else fill_template(template, substitute)
 
     return [
-        Pair(name, fill_template(template, name.text), aim(template), number, other, target, concept.end_token, further)
+        TargetPair(
+            name, fill_template(template, name.text), aim(template), number, other, target, concept.end_token, further
+        )
         for concept in concepts
         for further in (by_kind.get(concept.kind, 0.0) if overshoot < 0 else overshoot,)
         for name in concept.names()
@@ -78,7 +80,7 @@ def check_target(target: str, substitute: str) -> None:
         )
 
 
-def pair_columns(model: TextModel, prompt: EncodedPrompt, pair: Pair) -> list[int]:
+def pair_columns(model: TextModel, prompt: EncodedPrompt, pair: TargetPair) -> list[int]:
     """The columns of a pair's full prompt that name the concept, end tokens included where they go to zero with it."""
     return name_columns(model, prompt, pair.name, pair.end_token if pair.how == ZERO else "none")
 

@@ -1,1 +1,1 @@
-""""""
+"""Several patches as one: merged, side by side, behind a gate."""

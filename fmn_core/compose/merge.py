@@ -10,9 +10,9 @@ from typing import cast
 import torch
 
 from ..closed_form.correction import correction_pairs
-from ..closed_form.forget import ClosedFormSettings, collect_moments, rounded
+from ..closed_form.forget import ClosedFormSettings, collect_moments
 from ..closed_form.moments import Moments
-from ..closed_form.targets import SUBSTITUTE, TARGETS, Pair, template_pairs
+from ..closed_form.targets import SUBSTITUTE, TARGETS, TargetPair, template_pairs
 from ..closed_form.weight_choice import choose_weights
 from ..concepts.concept import Concept, chain, concept_from_dict
 from ..concepts.preserve import IMAGINED_WORDS, preserve_groups
@@ -20,6 +20,7 @@ from ..errors import ForgetError
 from ..model.encoding_cache import EncodedOnce
 from ..model.protocol import TextModel
 from ..patch.factors import matrix_root, moved_square
+from ..patch.figures import rounded
 from ..patch.parts import parts_of
 from ..patch.patch import Factors, ForgetPatch
 from ..patch.shrink import reduced
@@ -70,7 +71,7 @@ def concepts_of(patch: ForgetPatch) -> list[Concept]:
     return concepts
 
 
-def pairs_of(patch: ForgetPatch) -> list[Pair]:
+def pairs_of(patch: ForgetPatch) -> list[TargetPair]:
     """What the patch was made to make act like what."""
     pairs, settings = [], _settings_of(patch)
     for saved, concept in zip(patch.concepts, concepts_of(patch)):
@@ -229,7 +230,7 @@ def _chosen_weights(patch: ForgetPatch) -> tuple[float, float] | None:
 
 
 def _collected(
-    text: TextModel, concepts: list[Concept], settings: ClosedFormSettings, pairs: list[Pair]
+    text: TextModel, concepts: list[Concept], settings: ClosedFormSettings, pairs: list[TargetPair]
 ) -> tuple[Moments, Moments]:
     preserve = preserve_groups(text, concepts, settings.preserve_prompts, settings.use_everyday_captions)
     return collect_moments(text, concepts, preserve, settings.imagined_words, pairs)

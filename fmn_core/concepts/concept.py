@@ -12,7 +12,7 @@ import torch
 from ..errors import ForgetError
 from ..model.protocol import TextModel
 from ..model.token_table import widths
-from ..model.tokens import END_TOKEN_CHOICES, PLACEHOLDER, Word, vector_id
+from ..model.tokens import END_TOKEN_CHOICES, PLACEHOLDER, LearnedEmbedding, vector_id
 from .limits import LONGEST_PHRASE, MOST_NAMES, MOST_PHRASES, MOST_TEMPLATES
 from .templates import check_templates, parse_lines, templates_for
 
@@ -24,7 +24,7 @@ class Name(NamedTuple):
     """One way to name a concept in a prompt: words, or PLACEHOLDER with the vectors that stand there."""
 
     text: str
-    word: Word | None = None
+    word: LearnedEmbedding | None = None
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Concept:
     phrases: list[str]
     kind: str = "object"
     templates: list[str] = field(default_factory=list)
-    embedding: Word | None = None
+    embedding: LearnedEmbedding | None = None
     images: torch.Tensor | None = None
     masks: torch.Tensor | None = None
     end_token: str = "first"
@@ -167,7 +167,7 @@ def _check_phrase(model: TextModel, phrase: str) -> None:
         )
 
 
-def check_word(word: Word, widths: dict[str, int]) -> None:
+def check_word(word: LearnedEmbedding, widths: dict[str, int]) -> None:
     """Raises ForgetError when vectors are not those of these text encoders, given by their embedding widths."""
     got = {k: tuple(v.shape) for k, v in word.items()}
     lengths = {len(v) for v in word.values()}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import ForgetError, plain_text
-from ..model.tokens import Word
+from ..model.tokens import LearnedEmbedding
 from ..patch.schema import read_base
 from ..safetensors_file import safetensors_bytes, write_whole
 from .concept import MAX_PHRASE_TOKENS, check_word
@@ -42,7 +42,7 @@ class Embedding:
     of the model it was made on, JSON-serialisable.
     """
 
-    word: Word
+    word: LearnedEmbedding
     phrase: str = ""
     kind: str = "object"
     steps: int = 0
@@ -148,7 +148,7 @@ def _is_pickle(path: Path) -> bool:
     return path.suffix.lower() in _PICKLES or (looks_like_one and head[8:] != b"{")
 
 
-def _word(tensors: dict[str, torch.Tensor], widths: dict[str, int] | None, file: str) -> Word:
+def _word(tensors: dict[str, torch.Tensor], widths: dict[str, int] | None, file: str) -> LearnedEmbedding:
     if tensors and set(tensors) <= set(ENCODER_KEYS):
         return {ENCODER_KEYS[key]: v for key, v in sorted(tensors.items())}
     if len(tensors) != 1:
@@ -163,7 +163,7 @@ def _word(tensors: dict[str, torch.Tensor], widths: dict[str, int] | None, file:
     return {by_width.get(vectors.shape[-1] if vectors.ndim else 0, "l"): vectors}
 
 
-def _check_vectors(word: Word, file: str, widths: dict[str, int] | None = None) -> None:
+def _check_vectors(word: LearnedEmbedding, file: str, widths: dict[str, int] | None = None) -> None:
     """Raises ForgetError, naming the file, on vectors that no text encoder, or not the one of these widths, can take."""
     if tuple(sorted(word)) not in _FAMILIES:
         raise ForgetError(

@@ -12,7 +12,7 @@ import torch
 from .content_key import content_key, text_key
 from .memory_cache import Cache, Tensors
 from .protocol import TextModel
-from .tokens import EncodedPrompt, Word
+from .tokens import EncodedPrompt, LearnedEmbedding
 
 SMALLEST_CACHED_ENCODING = 8
 
@@ -34,7 +34,7 @@ class CachedEncoding:
         return text_key(self._model)
 
     def encode(
-        self, prompts: list[str], words: Sequence[Word | None] | None = None, padding: int | None = None
+        self, prompts: list[str], words: Sequence[LearnedEmbedding | None] | None = None, padding: int | None = None
     ) -> list[EncodedPrompt]:
         """Encodes prompts, see ForgetModel.encode."""
         learned = any(v.requires_grad for word in words or () if word for v in word.values())
@@ -59,7 +59,7 @@ class EncodedOnce:
         return getattr(self._model, name)
 
     def encode(
-        self, prompts: list[str], words: Sequence[Word | None] | None = None, padding: int | None = None
+        self, prompts: list[str], words: Sequence[LearnedEmbedding | None] | None = None, padding: int | None = None
     ) -> list[EncodedPrompt]:
         """Encodes prompts, see ForgetModel.encode."""
         if words is not None and any(word is not None for word in words):

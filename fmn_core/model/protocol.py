@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from .tokens import EncodedPrompt, Vocabulary, Word
+from .tokens import EncodedPrompt, LearnedEmbedding, Vocabulary
 
 
 @dataclass
@@ -33,7 +33,7 @@ class TextModel(Protocol):
         ...
 
     def encode(
-        self, prompts: list[str], words: Sequence[Word | None] | None = None, padding: int | None = None
+        self, prompts: list[str], words: Sequence[LearnedEmbedding | None] | None = None, padding: int | None = None
     ) -> list[EncodedPrompt]:
         """Encodes prompts one by one, with the model's own text encoder, contexts in float32 on the CPU.
 

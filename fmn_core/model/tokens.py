@@ -15,7 +15,7 @@ END_TOKEN_CHOICES = ("none", "first", "all")
 # Stands in a prompt's text where vectors stand among its tokens.
 PLACEHOLDER = "<concept>"
 # Vectors that stand for a concept, as textual inversion learns them: (m, width) per text encoder, one m for all.
-Word = dict[str, torch.Tensor]
+LearnedEmbedding = dict[str, torch.Tensor]
 
 
 @dataclass

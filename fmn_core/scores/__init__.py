@@ -1,1 +1,1 @@
-"""Scores of forgetting: accuracies, CLIP score, M-Score, distances between pictures, and attacks on a patch."""
+"""How much was forgotten and kept: accuracies, CLIP score, M-Score, distances."""

@@ -13,11 +13,11 @@ from ..concepts.concept import MAX_PHRASE_TOKENS
 from ..concepts.templates import check_templates, fill_template
 from ..errors import ForgetError
 from ..model.protocol import ForgetModel, TextModel
-from ..model.tokens import PLACEHOLDER, Word, first_end
+from ..model.tokens import PLACEHOLDER, LearnedEmbedding, first_end
 from ..training.inversion import Inversion, InversionSettings, invert_concept
 from ..training.references import References
 
-TextFeatures = Callable[[str, Word | None], torch.Tensor]
+TextFeatures = Callable[[str, LearnedEmbedding | None], torch.Tensor]
 
 
 @dataclasses.dataclass
@@ -94,7 +94,9 @@ def _part(progress: Callable[[int, int, dict], bool | None] | None, done_before:
     return told
 
 
-def _cosines(features: TextFeatures, templates: Sequence[str], anchors: list[torch.Tensor], word: Word) -> list[float]:
+def _cosines(
+    features: TextFeatures, templates: Sequence[str], anchors: list[torch.Tensor], word: LearnedEmbedding
+) -> list[float]:
     made = [features(fill_template(template, PLACEHOLDER), word) for template in templates]
     return [float(torch.nn.functional.cosine_similarity(a, b, dim=0)) for a, b in zip(anchors, made)]
 
@@ -102,7 +104,7 @@ def _cosines(features: TextFeatures, templates: Sequence[str], anchors: list[tor
 def pooled_features(model: TextModel) -> TextFeatures:
     """Features of a prompt from a model's own text encoder: its pooled output, or the row that CLIP pools, at the first end token."""
 
-    def features(prompt: str, word: Word | None) -> torch.Tensor:
+    def features(prompt: str, word: LearnedEmbedding | None) -> torch.Tensor:
         [encoded] = model.encode([prompt], [word])
         if encoded.pooled is not None:
             return encoded.pooled.flatten()

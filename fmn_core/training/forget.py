@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
-from ..closed_form.forget import rounded
 from ..concepts.concept import Concept, check_concepts
 from ..errors import ForgetError
 from ..model.protocol import ForgetModel
+from ..patch.figures import rounded
 from ..patch.patch import ForgetPatch, fingerprint
-from .references import Pairs, References
+from .references import ImagePairs, References
 from .settings import GradientSettings, check_settings
 from .trainer import Step, Trainer
 
@@ -88,7 +88,7 @@ def forget_by_gradient(
     references: Sequence[References],
     settings: GradientSettings | None = None,
     progress: Progress | None = None,
-    pairs: Sequence[Pairs] | None = None,
+    pairs: Sequence[ImagePairs] | None = None,
 ) -> ForgetPatch:
     """Trains factors that turn the concept's attention away (Algorithm 1; eq. 7), or reproduce zeroed attention (eq. 9).
 

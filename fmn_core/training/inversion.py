@@ -16,7 +16,7 @@ from ..concepts.templates import fill_template
 from ..errors import ForgetError
 from ..model.protocol import ForgetModel
 from ..model.token_table import mean_embedding, mean_norm, token_rows, widths
-from ..model.tokens import PLACEHOLDER, EncodedPrompt, Word
+from ..model.tokens import PLACEHOLDER, EncodedPrompt, LearnedEmbedding
 from ..model.transfer import send
 from .loss_scale import LossScale
 from .references import References
@@ -50,7 +50,7 @@ class InversionSettings:
 class Inversion:
     """The learned vectors and what was measured on the way."""
 
-    word: Word
+    word: LearnedEmbedding
     figures: dict[str, Any]
 
 
@@ -65,7 +65,7 @@ def check_settings(settings: InversionSettings) -> None:
         raise ForgetError(f"Expected a learning rate above 0, got {settings.learning_rate}. Raise it.")
 
 
-def starting_vectors(model: ForgetModel, settings: InversionSettings) -> Word:
+def starting_vectors(model: ForgetModel, settings: InversionSettings) -> LearnedEmbedding:
     """The vectors that training starts from, (tokens, width) per text encoder. Raises ForgetError on words without tokens."""
     generator = torch.Generator().manual_seed(settings.seed)
     ids = model.phrase_tokens(settings.words) if settings.start == "words" else {}
@@ -109,7 +109,7 @@ class Inverter:
         references: References,
         templates: list[str],
         settings: InversionSettings,
-        start: Word | None,
+        start: LearnedEmbedding | None,
     ):
         self.model, self.references, self.templates, self.settings = model, references, templates, settings
         word = start if start is not None else starting_vectors(model, settings)
@@ -194,7 +194,7 @@ def invert_concept(
     references: References,
     templates: list[str],
     settings: InversionSettings | None = None,
-    start: Word | None = None,
+    start: LearnedEmbedding | None = None,
     progress: Callable[[int, int, dict], bool | None] | None = None,
 ) -> Inversion:
     """Learns vectors with which the model, everything in it frozen, denoises the references best.

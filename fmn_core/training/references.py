@@ -32,7 +32,7 @@ class References:
 
 
 @dataclass
-class Pairs:
+class ImagePairs:
     """Same seed and prompt, attention kept and zeroed: latents (N, C, h, w), and the number of each pair's prompt."""
 
     kept: torch.Tensor
@@ -50,7 +50,7 @@ def make_pairs(
     guidance: float = 3.0,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> Pairs:
+) -> ImagePairs:
     """Samples pairs: x0 with the model's attention, x~0 with the attention of the concept's columns zeroed.
 
     `columns`: the columns of each prompt. `size`: (C, h, w) of the latents. Prompts come in turn, seeds from `seed` on.
@@ -73,7 +73,7 @@ def make_pairs(
             zeroed.append(sample(model, chosen, empty, noise, steps, guidance))
         if progress is not None:
             progress(start + len(part), count)
-    return Pairs(torch.cat(kept), torch.cat(zeroed), numbers)
+    return ImagePairs(torch.cat(kept), torch.cat(zeroed), numbers)
 
 
 def spread(count: int, total: int) -> list[int]:

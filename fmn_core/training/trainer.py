@@ -24,7 +24,7 @@ from ..patch.patch import Factors, kohya_name
 from .drift import DriftMonitor
 from .loss_scale import LossScale
 from .losses import Preservation, attention_loss, visual_loss, visual_scale
-from .references import Pairs, References
+from .references import ImagePairs, References
 from .settings import OPTIMISERS, PRESERVATION_SCALE, PROJECTIONS, GradientSettings, auto_learning_rate
 from .trainable import injected, trainable
 
@@ -99,7 +99,7 @@ class Trainer:
         concepts: list[Concept],
         references: Sequence[References],
         settings: GradientSettings,
-        pairs: Sequence[Pairs] | None = None,
+        pairs: Sequence[ImagePairs] | None = None,
     ):
         self.model, self.settings, self.references, self.pairs = model, settings, references, pairs
         self.generator = torch.Generator().manual_seed(settings.seed)

@@ -10,6 +10,8 @@ import torch
 
 from ...fmn_core.model.tokens import CHUNK
 
+TOKENS_KEY = "fmn_tokens"
+
 Tokens = dict[str, list[list[int]]]
 
 

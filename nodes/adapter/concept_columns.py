@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from ...fmn_core.model.tokens import CHUNK, Vocabulary, concept_columns, end_columns, find_subsequence, strip_special
-from ..concepts.encode_prompt import TOKENS_KEY
-from .chunk_memory import Tokens, encoded_chunks
+from .chunk_memory import TOKENS_KEY, Tokens, encoded_chunks
 from .model import ComfyModel
 from .text import token_ids
 

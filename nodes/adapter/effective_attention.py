@@ -11,7 +11,7 @@ import torch
 from ...fmn_core.attention.zeroing import split_heads
 from ...fmn_core.model.tokens import EncodedPrompt
 from .. import host
-from ..concepts.encode_prompt import TOKENS_KEY
+from .chunk_memory import TOKENS_KEY
 from .model import ComfyModel
 
 

@@ -15,7 +15,7 @@ from ...fmn_core.model.encoding_cache import CachedEncoding
 from ...fmn_core.model.memory_cache import Cache
 from ...fmn_core.model.tokens import vector_id
 from ...fmn_core.training.augmentation import AugmentSettings, augment
-from ...fmn_core.training.references import Pairs, References, made_latents, make_pairs
+from ...fmn_core.training.references import ImagePairs, References, made_latents, make_pairs
 from ...fmn_core.training.trainer import concept_prompts
 from .. import host
 from ..ui.mask_overlay import check_images
@@ -99,7 +99,7 @@ def identity(concept: Concept) -> tuple[Any, ...]:
     return tuple((n.text, *(vector_id(v) for vs in (n.word or {}).values() for v in vs)) for n in concept.names())
 
 
-def pairs_of(adapter: ComfyModel, concept: Concept, count: int, steps: int, guidance: float, seed: int) -> Pairs:
+def pairs_of(adapter: ComfyModel, concept: Concept, count: int, steps: int, guidance: float, seed: int) -> ImagePairs:
     """Pairs for the visual denoising loss, made by the model itself or taken from the cache."""
     prompts, size = concept_prompts(adapter, concept), adapter.native_latent_size()
     shape = (adapter.latent_channels(), size, size)
@@ -124,7 +124,7 @@ def pairs_of(adapter: ComfyModel, concept: Concept, count: int, steps: int, guid
         return {"kept": made.kept, "zeroed": made.zeroed, "prompts": torch.tensor(made.prompts)}
 
     found = cache().remember(key, make)
-    return Pairs(found["kept"], found["zeroed"], found["prompts"].tolist())
+    return ImagePairs(found["kept"], found["zeroed"], found["prompts"].tolist())
 
 
 def joined(previous: Any, concept: Concept | None) -> list[Concept]:

@@ -13,8 +13,8 @@ from ...fmn_core.model.tokens import (
     CHUNK,
     PLACEHOLDER,
     EncodedPrompt,
+    LearnedEmbedding,
     Vocabulary,
-    Word,
     first_end,
     strip_special,
     vector_id,
@@ -70,7 +70,7 @@ class ComfyText:
         return {name: strip_special(chunks, self.vocabulary) for name, chunks in self.tokenize(phrase).items()}
 
     def encode(
-        self, prompts: list[str], words: Sequence[Word | None] | None = None, padding: int | None = None
+        self, prompts: list[str], words: Sequence[LearnedEmbedding | None] | None = None, padding: int | None = None
     ) -> list[EncodedPrompt]:
         tokens = [self._tokens(p, w) for p, w in zip(prompts, words or [None] * len(prompts))]
         learned = any(v.requires_grad for w in words or () if w for v in w.values()) and torch.is_grad_enabled()
@@ -119,7 +119,7 @@ class ComfyText:
             context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
         return detached(context), None if pooled is None else detached(pooled)
 
-    def _tokens(self, prompt: str, word: Word | None) -> dict[str, list[list[tuple]]]:
+    def _tokens(self, prompt: str, word: LearnedEmbedding | None) -> dict[str, list[list[tuple]]]:
         """The host's tokens of a prompt, with the word's vectors in place of PLACEHOLDER."""
         if word is None or PLACEHOLDER not in prompt:
             return self._host_tokens(prompt)

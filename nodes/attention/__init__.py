@@ -1,1 +1,1 @@
-""""""
+"""Nodes that show, mask and zero attention."""

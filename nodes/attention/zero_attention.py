@@ -17,10 +17,10 @@ from ...fmn_core.errors import ForgetError
 from ...fmn_core.model.layers import choose_layers
 from ...fmn_core.model.tokens import END_TOKEN_CHOICES
 from .. import host
+from ..adapter.chunk_memory import TOKENS_KEY
 from ..adapter.concept_columns import ConceptColumns
 from ..adapter.latent_areas import CallMask, LatentAreas
 from ..adapter.model import ComfyModel
-from ..concepts.encode_prompt import TOKENS_KEY
 from ..host.node_api import CATEGORY, io
 
 

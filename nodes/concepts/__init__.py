@@ -1,1 +1,1 @@
-""""""
+"""Nodes that say what to forget."""

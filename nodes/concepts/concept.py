@@ -11,7 +11,7 @@ from ...fmn_core.concepts.concept import chain, concept_from_text
 from ...fmn_core.concepts.embedding_file import load_embedding
 from ...fmn_core.concepts.presets import SHIPPED, find_preset, list_presets, load_preset
 from ...fmn_core.errors import ForgetError
-from ...fmn_core.model.tokens import END_TOKEN_CHOICES, Word
+from ...fmn_core.model.tokens import END_TOKEN_CHOICES, LearnedEmbedding
 from .. import host
 from ..adapter.references import checked_images, checked_masks
 from ..host.node_api import CATEGORY, ForgetConceptType, io
@@ -117,7 +117,7 @@ def _reason(check: Any, *values: Any) -> Any:
     return True
 
 
-def _word(embedding: str) -> Word | None:
+def _word(embedding: str) -> LearnedEmbedding | None:
     return None if embedding == NONE else load_embedding(host.embedding_path(embedding)).word
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from ...fmn_core.errors import ForgetError
-from ..adapter.chunk_memory import encoded_chunks
+from ..adapter.chunk_memory import TOKENS_KEY, encoded_chunks
 from ..adapter.text import token_ids
 from ..host.node_api import CATEGORY, io
-
-TOKENS_KEY = "fmn_tokens"
 
 
 class EncodePrompt(io.ComfyNode):

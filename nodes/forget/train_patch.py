@@ -20,7 +20,7 @@ from ...fmn_core.patch.patch import ForgetPatch
 from ...fmn_core.training.augmentation import AugmentSettings
 from ...fmn_core.training.forget import forget_by_gradient
 from ...fmn_core.training.losses import LOSS_FORMS
-from ...fmn_core.training.references import Pairs, References
+from ...fmn_core.training.references import ImagePairs, References
 from ...fmn_core.training.settings import TRAIN_CHOICES, GradientSettings, check_settings
 from .. import host
 from ..adapter import references
@@ -310,7 +310,7 @@ def _references(
     return [references.references_of(adapter, vae, c, augment, seed, own) for c in concepts]
 
 
-def _pairs(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any], count: int) -> list[Pairs]:
+def _pairs(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any], count: int) -> list[ImagePairs]:
     """The connected pairs of every concept, or pairs made here."""
     given = options.get("pairs")
     if given is None:

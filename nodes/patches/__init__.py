@@ -1,1 +1,1 @@
-""""""
+"""Nodes for patches and their files."""

@@ -16,10 +16,9 @@ from ...fmn_core.model.encoding_cache import EncodedOnce
 from ...fmn_core.patch.parts import parts_of
 from ...fmn_core.patch.patch import ForgetPatch
 from .. import host
-from ..adapter.chunk_memory import encoded_chunks
+from ..adapter.chunk_memory import TOKENS_KEY, encoded_chunks
 from ..adapter.references import with_cache
 from ..adapter.text import ComfyText
-from ..concepts.encode_prompt import TOKENS_KEY
 from ..host.node_api import CATEGORY, io
 from ..ui import patch_source, reports
 

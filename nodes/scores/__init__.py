@@ -1,1 +1,1 @@
-""""""
+"""Nodes that measure and report."""

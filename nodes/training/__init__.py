@@ -1,1 +1,1 @@
-""""""
+"""Nodes around trainings by gradient."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fmn_core.attacks.search import Budget
 from tests import prompts
 from tools import comfy_host
 
@@ -119,7 +119,7 @@ class World:
     @contextlib.contextmanager
     def short_attacks(self) -> Iterator[None]:
         """Attack rounds of a single step on a single draw: their widgets do not go so low."""
-        budget = pack_core("hardening").Budget
+        budget = Budget
         before = budget.__init__.__defaults__
         budget.__init__.__defaults__ = (1, 1, 0, 1, 0)
         try:
@@ -158,8 +158,3 @@ def vectors(concept: Any) -> dict[str, torch.Tensor]:
     """The learned vectors of the one concept of a chain."""
     [only] = concept
     return {f"word.{name}": value for name, value in only.embedding.items()}
-
-
-def pack_core(name: str) -> Any:
-    """A module of fmn_core as the pack imported it."""
-    return sys.modules[f"{comfy_host.PACK_NAME}.fmn_core.{name}"]

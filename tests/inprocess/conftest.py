@@ -2,17 +2,20 @@
 
 import pytest
 import torch
-from forget_me_not.nodes.host import load_miniature
 
 from tools import comfy_host
+
+# Before the tests of this folder are imported: they take what they test from forget_me_not.nodes.
+comfy_host.load_pack()
 
 
 @pytest.fixture(scope="session")
 def miniature():
     """MODEL, CLIP and VAE, as the node gives them."""
-    comfy_host.load_pack()
+    from forget_me_not.nodes import host
+
     with torch.inference_mode():
-        return load_miniature()
+        return host.load_miniature()
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Concept, Concept Preset and embedding files on the host's own objects, inside this process."""
 
 import os
-import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,22 +11,10 @@ from forget_me_not.nodes.host import MiniatureTokenizer
 from fmn_core.concepts import embedding_file
 from fmn_core.concepts.concept import check_concepts
 from fmn_core.errors import ForgetError
-from tools import comfy_host
-
-
-@pytest.fixture(scope="module")
-def pack():
-    comfy_host.load_pack()
-    return SimpleNamespace(
-        **{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in ("host", "concept", "comfy_model")},
-        files=embedding_file,
-        check_concepts=check_concepts,
-        error=ForgetError,
-    )
 
 
 @pytest.fixture
-def embeddings(pack, tmp_path, monkeypatch):
+def embeddings(tmp_path, monkeypatch):
     """The host's folder of embeddings, empty."""
     import folder_paths
 
@@ -40,7 +26,7 @@ def embeddings(pack, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def make(pack):
+def make():
     def run(**changes):
         inputs = {"phrases": "zebra", "kind": "object", "end_token": "first", "embedding": "none"}
         with torch.inference_mode():
@@ -59,9 +45,9 @@ def vectors(count=3, width=96):
     return torch.randn(count, width, generator=torch.Generator().manual_seed(1))
 
 
-def test_the_hosts_tokenizer_reads_exactly_the_saved_vectors(pack, embeddings):
+def test_the_hosts_tokenizer_reads_exactly_the_saved_vectors(embeddings):
     word = {"l": vectors()}
-    pack.files.save_embedding(pack.files.Embedding(word, "zebra"), embeddings / "ti-zebra_1.safetensors")
+    embedding_file.save_embedding(embedding_file.Embedding(word, "zebra"), embeddings / "ti-zebra_1.safetensors")
     tokenizer = MiniatureTokenizer(embedding_directory=[str(embeddings)])
     tokens = tokenizer.tokenize_with_weights("a picture of embedding:ti-zebra_1, in noto style")[0]
     found = [t[0] for t in tokens if not isinstance(t[0], int)]
@@ -73,22 +59,22 @@ def test_the_hosts_tokenizer_reads_exactly_the_saved_vectors(pack, embeddings):
     ("tokenizer", "encoder", "width"),
     [("sd1_clip.SDTokenizer", "l", 768), ("text_encoders.sd2_clip.SD2ClipHTokenizer", "h", 1024)],
 )
-def test_embeddings_of_one_encoder_in_the_hosts_full_size_tokenizers(pack, tmp_path, tokenizer, encoder, width):
+def test_embeddings_of_one_encoder_in_the_hosts_full_size_tokenizers(tmp_path, tokenizer, encoder, width):
     import importlib
 
     module, name = tokenizer.rsplit(".", 1)
     word = {encoder: vectors(2, width)}
-    pack.files.save_embedding(pack.files.Embedding(word), tmp_path / "cat.safetensors")
+    embedding_file.save_embedding(embedding_file.Embedding(word), tmp_path / "cat.safetensors")
     full = getattr(importlib.import_module(f"comfy.{module}"), name)(embedding_directory=str(tmp_path))
     found = [t[0] for t in full.tokenize_with_weights("embedding:cat")[0] if not isinstance(t[0], int)]
     assert torch.equal(torch.stack(found), word[encoder])
 
 
-def test_sdxl_embeddings_give_each_encoder_its_own_vectors(pack, tmp_path):
+def test_sdxl_embeddings_give_each_encoder_its_own_vectors(tmp_path):
     from comfy.sdxl_clip import SDXLTokenizer
 
     word = {"l": vectors(2, 768), "g": vectors(2, 1280)}
-    pack.files.save_embedding(pack.files.Embedding(word), tmp_path / "cat.safetensors")
+    embedding_file.save_embedding(embedding_file.Embedding(word), tmp_path / "cat.safetensors")
     tokens = SDXLTokenizer(embedding_directory=str(tmp_path)).tokenize_with_weights("embedding:cat")
     for encoder in "lg":
         found = [t[0] for t in tokens[encoder][0] if not isinstance(t[0], int)]
@@ -110,8 +96,8 @@ def test_concept_holds_what_the_boxes_say(make):
     assert torch.equal(concept.images, images[..., :3]) and concept.masks.shape == (1, 9, 30)
 
 
-def test_references_can_take_part_in_autograd(make, pack, embeddings):
-    pack.files.save_embedding(pack.files.Embedding({"l": vectors()}), embeddings / "z.safetensors")
+def test_references_can_take_part_in_autograd(make, embeddings):
+    embedding_file.save_embedding(embedding_file.Embedding({"l": vectors()}), embeddings / "z.safetensors")
     with torch.inference_mode():
         mask = torch.rand(2, 16, 24)
     (concept,) = make(images=pictures(), mask=mask, embedding="z.safetensors")
@@ -130,22 +116,22 @@ def test_the_users_images_and_masks_are_not_changed(make):
         assert own.data_ptr() != tensor.data_ptr()
 
 
-def test_an_embedding_alone_is_a_concept(make, pack, embeddings, miniature):
-    pack.files.save_embedding(pack.files.Embedding({"l": vectors()}), embeddings / "z.safetensors")
+def test_an_embedding_alone_is_a_concept(make, embeddings, miniature):
+    embedding_file.save_embedding(embedding_file.Embedding({"l": vectors()}), embeddings / "z.safetensors")
     chain = make(phrases=" \n", embedding="z.safetensors")
     assert chain[0].phrases == [] and len(chain[0].names()) == 1
     with torch.inference_mode():
-        pack.check_concepts(ComfyModel(*miniature[:2]), chain)
+        check_concepts(ComfyModel(*miniature[:2]), chain)
 
 
-def test_embedding_of_another_model_is_refused_before_the_training(make, pack, embeddings, miniature):
-    pack.files.save_embedding(pack.files.Embedding({"l": vectors(2, 768)}), embeddings / "z.safetensors")
+def test_embedding_of_another_model_is_refused_before_the_training(make, embeddings, miniature):
+    embedding_file.save_embedding(embedding_file.Embedding({"l": vectors(2, 768)}), embeddings / "z.safetensors")
     chain = make(embedding="z.safetensors")
     with torch.inference_mode(), pytest.raises(ForgetError, match=r"text encoders \{'l': 96\}"):
-        pack.check_concepts(ComfyModel(*miniature[:2]), chain)
+        check_concepts(ComfyModel(*miniature[:2]), chain)
 
 
-def test_a_chain_keeps_the_order_and_leaves_the_earlier_chain_alone(make, pack):
+def test_a_chain_keeps_the_order_and_leaves_the_earlier_chain_alone(make):
     first = make(phrases="zebra")
     second = make(phrases="dog\nhound", previous=first)
     preset, listing = ConceptPreset.execute(preset="violence", previous=second).args
@@ -153,14 +139,14 @@ def test_a_chain_keeps_the_order_and_leaves_the_earlier_chain_alone(make, pack):
     assert listing.startswith("violence: ") and "- unsafe: blood, bloody" in listing
 
 
-def test_all_shipped_presets_go_into_one_chain(pack):
+def test_all_shipped_presets_go_into_one_chain():
     chain = None
     for name in ("drugs", "hate_symbols", "nudity", "self_harm", "violence"):
         chain = ConceptPreset.execute(preset=name, previous=chain).args[0]
     assert len(chain) == 10
 
 
-def test_the_users_presets_are_found_in_the_hosts_user_folder(pack, monkeypatch, tmp_path):
+def test_the_users_presets_are_found_in_the_hosts_user_folder(monkeypatch, tmp_path):
     import folder_paths
 
     monkeypatch.setattr(folder_paths, "user_directory", str(tmp_path))
@@ -177,9 +163,9 @@ def test_the_users_presets_are_found_in_the_hosts_user_folder(pack, monkeypatch,
     assert node.fingerprint_inputs(preset="guns") != before
 
 
-def test_a_changed_embedding_file_is_read_again(pack, embeddings):
+def test_a_changed_embedding_file_is_read_again(embeddings):
     file, node = embeddings / "z.safetensors", ConceptNode
-    pack.files.save_embedding(pack.files.Embedding({"l": vectors()}), file)
+    embedding_file.save_embedding(embedding_file.Embedding({"l": vectors()}), file)
     before = node.fingerprint_inputs(embedding="z.safetensors")
     os.utime(file, ns=(1, 1))
     assert node.fingerprint_inputs(embedding="z.safetensors") != before
@@ -214,7 +200,7 @@ def with_nan(tensor):
         ({"embedding": "a.pt"}, "a pickle in a.pt"),
     ],
 )
-def test_bad_input_is_one_sentence(make, pack, embeddings, changes, message):
+def test_bad_input_is_one_sentence(make, embeddings, changes, message):
     (embeddings / "a.pt").write_bytes(b"\x80\x02}q\x00.")
     (embeddings.parent / "secret.safetensors").write_bytes(b"")
     with pytest.raises(ForgetError, match=message) as caught:
@@ -222,9 +208,9 @@ def test_bad_input_is_one_sentence(make, pack, embeddings, changes, message):
     assert "\n" not in str(caught.value)
 
 
-def test_the_same_thing_twice_in_a_chain_is_refused(make, pack, embeddings):
+def test_the_same_thing_twice_in_a_chain_is_refused(make, embeddings):
     for name in "ab":
-        pack.files.save_embedding(pack.files.Embedding({"l": vectors()}), embeddings / f"{name}.safetensors")
+        embedding_file.save_embedding(embedding_file.Embedding({"l": vectors()}), embeddings / f"{name}.safetensors")
     with pytest.raises(ForgetError, match="got the phrase 'red  Apple' twice"):
         make(phrases="red  Apple", previous=make(phrases="fruit\nRed apple"))
     with pytest.raises(ForgetError, match="got the phrase 'blood' twice"):

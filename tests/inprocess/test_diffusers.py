@@ -1,14 +1,12 @@
 """The adapter for diffusers pipelines against the host's adapter on the same weights, and on its own."""
 
-import sys
-from types import SimpleNamespace
-
 import pytest
 import tiny_pipelines
 import torch
 from forget_me_not.nodes import host
 from forget_me_not.nodes.adapter.model import ComfyModel
 
+from fmn_core.adapters.diffusers_model import DiffusersModel
 from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
 from fmn_core.concepts.concept import make_concept
 from fmn_core.errors import ForgetError
@@ -16,9 +14,7 @@ from fmn_core.patch.file import save_patch
 from fmn_core.patch.patch import fingerprint, kohya_name
 from fmn_core.training.forget import GradientSettings, forget_by_gradient
 from fmn_core.training.references import References
-from tools import comfy_host
 
-NAMES = ("closed_form", "gradient", "references", "concept", "errors", "patch", "patch_file")
 # No "!": where it is the padding token, transformers takes it for that also within words, and the host does not.
 PROMPTS = ["a picture of a zebra in noto style", "", "a dog, a cat and a Zebra's foal.", "house " * 100]
 # Templates in which both hosts see the phrase as words of their own.
@@ -26,17 +22,7 @@ TEMPLATES = "a picture of {}\na {} in noto style\n{}\na drawing of a {} on a tab
 
 
 @pytest.fixture(scope="module")
-def pack():
-    comfy_host.load_pack()
-    import importlib
-
-    adapter = importlib.import_module("forget_me_not.fmn_core.adapters.diffusers_model")
-    host = {n: sys.modules[f"forget_me_not.nodes.{n}"] for n in ("host", "comfy_model")}
-    return SimpleNamespace(diffusers=adapter, **host, **{n: sys.modules[f"forget_me_not.fmn_core.{n}"] for n in NAMES})
-
-
-@pytest.fixture(scope="module")
-def pipelines(pack, tmp_path_factory):
+def pipelines(tmp_path_factory):
     from diffusers import StableDiffusionPipeline
 
     from mini_sd.export_diffusers import build_pipeline
@@ -48,7 +34,7 @@ def pipelines(pack, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pairs(pack, pipelines, miniature):
+def pairs(pipelines, miniature):
     """Both adapters over the same weights: ours, the host's."""
 
     def twin(name, kind, prediction):
@@ -62,7 +48,7 @@ def pairs(pack, pipelines, miniature):
             "SDXL": twin("SDXL", "SDXL", "EPS"),
             "SD2": twin("SD2", "BaseModel", "V_PREDICTION"),
         }
-    found = {name: (pack.diffusers.DiffusersModel(p), hosts[name]) for name, p in pipelines.items()}
+    found = {name: (DiffusersModel(p), hosts[name]) for name, p in pipelines.items()}
     return found | {"vae": miniature[2]}
 
 
@@ -131,7 +117,7 @@ def test_token_embeddings_are_the_hosts(pairs):
 
 
 @KINDS
-def test_layers_have_the_hosts_names_order_and_weights(pack, pairs, kind):
+def test_layers_have_the_hosts_names_order_and_weights(pairs, kind):
     ours, theirs = pairs[kind]
     names = [layer.name for layer in ours.cross_attention()]
     assert names == [layer.name for layer in theirs.cross_attention()]
@@ -161,7 +147,7 @@ def test_noise_levels_and_predictions_are_the_hosts(pairs, kind):
 
 @pytest.mark.parametrize("zero_snr", [False, True])
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
-def test_noise_levels_of_other_schedules_are_the_schedulers(pack, schedule, zero_snr):
+def test_noise_levels_of_other_schedules_are_the_schedulers(schedule, zero_snr):
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler(
@@ -173,12 +159,12 @@ def test_noise_levels_of_other_schedules_are_the_schedulers(pack, schedule, zero
     )
     pipeline = tiny_pipelines.sd2()
     pipeline.scheduler = scheduler
-    sigmas = pack.diffusers.DiffusersModel(pipeline).sigmas().double()
+    sigmas = DiffusersModel(pipeline).sigmas().double()
     assert sigmas.shape == (500,) and torch.isfinite(sigmas).all()
     torch.testing.assert_close(1 / (1 + sigmas**2), scheduler.alphas_cumprod.double(), atol=1e-6, rtol=1e-4)
 
 
-def test_half_precision_predicts_nearly_the_same(pack):
+def test_half_precision_predicts_nearly_the_same():
     from mini_sd.export_diffusers import build_pipeline
 
     pipeline, g = build_pipeline(), torch.Generator().manual_seed(0)
@@ -186,7 +172,7 @@ def test_half_precision_predicts_nearly_the_same(pack):
     images = torch.rand(1, 64, 64, 3, generator=g)
 
     def run():
-        model = pack.diffusers.DiffusersModel(pipeline)
+        model = DiffusersModel(pipeline)
         with torch.no_grad():
             prompts = model.encode(["a zebra"])
             return prompts[0].context, model.denoise(x, sigma, prompts), model.encode_images(images)
@@ -215,7 +201,7 @@ def test_images_are_encoded_as_the_host_does(pairs):
 
 
 @pytest.mark.parametrize("train", ["values", "keys and values"])
-def test_closed_form_gives_the_same_patch(pack, pairs, train):
+def test_closed_form_gives_the_same_patch(pairs, train):
     settings = ClosedFormSettings(train=train, preserve_prompts=["horse", "a house in fluent style"])
     patches = []
     for model in pairs["miniature"]:
@@ -225,7 +211,7 @@ def test_closed_form_gives_the_same_patch(pack, pairs, train):
 
 
 @pytest.mark.parametrize("train", ["keys and values", "whole UNet"])
-def test_resteering_gives_the_same_patch(pack, pairs, train):
+def test_resteering_gives_the_same_patch(pairs, train):
     latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     settings = GradientSettings(steps=3, train=train, rank=4, seed=5, learning_rate=0.1, optimiser="SGD")
     patches = []
@@ -245,12 +231,12 @@ def test_resteering_gives_the_same_patch(pack, pairs, train):
 
 
 @KINDS
-def test_both_methods_run_and_leave_the_pipeline_alone(pack, pipelines, kind):
+def test_both_methods_run_and_leave_the_pipeline_alone(pipelines, kind):
     pipeline = pipelines[kind]
     before, modules = snapshot(pipeline), {n.replace(".", "_") for n, _ in pipeline.unet.named_modules()}
     wanted = [p.requires_grad for p in pipeline.unet.parameters()]
     with torch.inference_mode():
-        model = pack.diffusers.DiffusersModel(pipeline)
+        model = DiffusersModel(pipeline)
         concept = make_concept(model, "zebra")
         size = model.native_latent_size()
         with model.ready_for_gradients():
@@ -268,7 +254,7 @@ def test_both_methods_run_and_leave_the_pipeline_alone(pack, pipelines, kind):
 
 
 @KINDS
-def test_contexts_carry_the_gradient_of_words(pack, pairs, kind):
+def test_contexts_carry_the_gradient_of_words(pairs, kind):
     """Against a difference quotient along a random direction."""
     model = pairs[kind][0]
     word, g = words_of(model), torch.Generator().manual_seed(7)
@@ -298,7 +284,7 @@ def test_words_beside_punctuation_are_kept_whole(pairs):
     assert chunk[4:8] == plain[3:7]
 
 
-def test_a_loaded_patch_counts_as_part_of_the_model(pack, pairs, tmp_path):
+def test_a_loaded_patch_counts_as_part_of_the_model(pairs, tmp_path):
     """The stock loader of diffusers reads the file, and weight() sees what it did."""
     from mini_sd.export_diffusers import build_pipeline
 
@@ -308,7 +294,7 @@ def test_a_loaded_patch_counts_as_part_of_the_model(pack, pairs, tmp_path):
     save_patch(patch, tmp_path / "patch.safetensors")
     pipeline = build_pipeline()
     pipeline.load_lora_weights(str(tmp_path), weight_name="patch.safetensors")
-    patched, stored = pack.diffusers.DiffusersModel(pipeline), patch.as_stored()
+    patched, stored = DiffusersModel(pipeline), patch.as_stored()
     assert patched.linear_layers().keys() == ours.linear_layers().keys()
     for layer in ours.cross_attention():
         delta = stored.factors[kohya_name(layer.name, "to_v")].delta()
@@ -357,9 +343,9 @@ def sd3():
 
 
 @pytest.mark.parametrize(("make", "name"), [(flux, "FluxPipeline"), (sd3, "StableDiffusion3Pipeline")])
-def test_transformer_pipelines_are_refused(pack, make, name):
+def test_transformer_pipelines_are_refused(make, name):
     with pytest.raises(ForgetError, match=f"got {name}.*Flux and SD3, are not supported.*SD 1.x, 2.x or XL"):
-        pack.diffusers.DiffusersModel(make())
+        DiffusersModel(make())
 
 
 def without_text_encoder(pipeline):
@@ -426,23 +412,23 @@ def with_fused_projections(pipeline):
         (with_fused_projections, "unfuse_qkv_projections"),
     ],
 )
-def test_pipelines_that_cannot_be_used_are_refused(pack, change, message):
+def test_pipelines_that_cannot_be_used_are_refused(change, message):
     pipeline = tiny_pipelines.sd2()
     change(pipeline)
     with pytest.raises(ForgetError, match=message):
-        pack.diffusers.DiffusersModel(pipeline)
+        DiffusersModel(pipeline)
 
 
-def test_images_need_a_vae(pack):
+def test_images_need_a_vae():
     pipeline = tiny_pipelines.sd2()
     pipeline.vae = None
-    model = pack.diffusers.DiffusersModel(pipeline)
+    model = DiffusersModel(pipeline)
     with pytest.raises(ForgetError, match="with a VAE, got none"):
         model.encode_images(torch.zeros(1, 64, 64, 3))
 
 
-def test_weights_of_inference_mode_cannot_be_trained(pack):
+def test_weights_of_inference_mode_cannot_be_trained():
     with torch.inference_mode():
-        model = pack.diffusers.DiffusersModel(tiny_pipelines.sd2())
+        model = DiffusersModel(tiny_pipelines.sd2())
     with pytest.raises(ForgetError, match="loaded under torch.inference_mode"), model.ready_for_gradients():
         pass

@@ -10,11 +10,11 @@ import torch
 from forget_me_not.nodes.forget.train_patch import TrainForgetPatch
 from forget_me_not.nodes.scores.forget_report import ForgetReport
 from forget_me_not.nodes.scores.save_report import save_report
+from forget_me_not.nodes.ui import text_drawing
 from forget_me_not.nodes.ui.pictures import curves
 from forget_me_not.nodes.ui.text_drawing import paragraph
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inprocess.pack import modules_of
 from PIL import Image
 from prompts import train_inputs
 
@@ -176,9 +176,8 @@ def test_a_stranger_s_figures_are_left_out_where_they_cannot_be_drawn(run):
 @settings(max_examples=150, deadline=None)
 @given(text=st.text(max_size=200), width=st.integers(30, 400), most=st.integers(1, 6))
 def test_lines_keep_within_their_width_and_lose_no_word_that_fits(text, width, most):
-    drawing = modules_of(["text_drawing"]).text_drawing
-    lines = drawing.wrapped(text, 14, width, most)
-    assert len(lines) <= most and all(drawing.font(14).getlength(line) <= width for line in lines)
+    lines = text_drawing.wrapped(text, 14, width, most)
+    assert len(lines) <= most and all(text_drawing.font(14).getlength(line) <= width for line in lines)
     joined, whole = "".join("".join(lines).split()), "".join(text.split())
     assert joined == whole or (joined.endswith("…") and whole.startswith(joined[:-1]) and len(lines) == most)
 

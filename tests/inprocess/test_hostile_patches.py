@@ -7,7 +7,6 @@ import pytest
 import torch
 from forget_me_not.nodes.concepts.encode_prompt import EncodePrompt
 from forget_me_not.nodes.host import apply_patch, files, layer_shapes, patch_hooks, patches, with_hooks
-from forget_me_not.nodes.host import saving as files
 from forget_me_not.nodes.host.saving import check_file_name, host, save_embedding_file
 from forget_me_not.nodes.patches.apply_patch import ApplyForgetPatch
 from forget_me_not.nodes.patches.install_embedding import InstallPatchEmbedding

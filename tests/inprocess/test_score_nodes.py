@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -15,30 +14,22 @@ from forget_me_not.nodes.scores.clip_score import ClipScore
 from forget_me_not.nodes.scores.forget_accuracies import ForgetAccuracies
 from forget_me_not.nodes.scores.m_score import MScoreNode
 from forget_me_not.nodes.scores.picture_distance import PictureDistance
-from inprocess.pack import interrupted
+from inprocess.interrupting import interrupted
 from untouched import assert_untouched, state
 
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.concepts.concept import make_concept
 from fmn_core.errors import ForgetError
 from mini_sd.concepts import CONCEPT_NAMES, STYLE_NAMES, drawn_styles
 from mini_sd.generate import generate
 from tools import comfy_host
 
-NAMES = ("host", "score_accuracies", "score_attack", "score_clip", "score_distance", "score_m", "score_model")
 CONCEPTS = ("frog", "umbrella", "ghost", "snowman")
 QUICK = {"tokens": 1, "inversion_steps": 4, "warmup": 1, "inversion_rate": 2e-2, "batch": 2, "seed": 0}
 
 
 @pytest.fixture(scope="module")
-def pack():
-    comfy_host.load_pack()
-    nodes = SimpleNamespace(**{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in NAMES})
-    nodes.core = {m: sys.modules[f"forget_me_not.fmn_core.{m}"] for m in ("closed_form", "concept", "errors")}
-    nodes.error = nodes.core["errors"].ForgetError
-    return nodes
-
-
-@pytest.fixture(scope="module")
-def image_text(pack):
+def image_text():
     with torch.inference_mode():
         return LoadImageTextModel.execute("miniature").args[0]
 
@@ -51,12 +42,12 @@ def pictures(miniature):
 
 
 @pytest.fixture(scope="module")
-def forgetting(pack, miniature):
+def forgetting(miniature):
     """MODEL that forgot the frog."""
     adapter = ComfyModel(*miniature[:2])
     with torch.inference_mode(False):
-        concept = pack.core["concept"].make_concept(adapter, "frog")
-        patch = pack.core["closed_form"].forget_closed_form(adapter, [concept])
+        concept = make_concept(adapter, "frog")
+        patch = forget_closed_form(adapter, [concept])
     return apply_patch(miniature[0], patch, 1.0)[0]
 
 
@@ -65,7 +56,7 @@ def run(node, **inputs):
         return node.execute(**inputs).args
 
 
-def test_the_miniatures_model_knows_its_pictures(pack, image_text, pictures):
+def test_the_miniatures_model_knows_its_pictures(image_text, pictures):
     prompts, images = pictures
     scores, value, report = run(ClipScore, images=images, text="\n".join(prompts), image_text=image_text)
     other = run(ClipScore, images=images, text="\n".join(reversed(prompts)), image_text=image_text)[1]
@@ -74,7 +65,7 @@ def test_the_miniatures_model_knows_its_pictures(pack, image_text, pictures):
     assert report.startswith("CLIP score: ") and "8 pictures, judged by miniature" in report
 
 
-def test_scores_grow_and_what_came_is_not_changed(pack, image_text, pictures):
+def test_scores_grow_and_what_came_is_not_changed(image_text, pictures):
     images, came = pictures[1][:2], [{"score": "mine", "value": 1, "low": None, "high": None, "note": ""}]
     inputs = {"images": images, "text": "a frog", "image_text": image_text, "label": "after", "scores": came}
     scores = run(ClipScore, **inputs)[0]
@@ -82,7 +73,7 @@ def test_scores_grow_and_what_came_is_not_changed(pack, image_text, pictures):
     json.dumps(scores, allow_nan=False)
 
 
-def test_accuracies_of_a_model_that_forgot_nothing(pack, image_text, pictures):
+def test_accuracies_of_a_model_that_forgot_nothing(image_text, pictures):
     images = pictures[1]
     others = "\n".join(c for c in CONCEPTS[1:] for _ in range(2))
     inputs = {"forgotten": images[:2], "concept": "frog", "labels": "\n".join(CONCEPT_NAMES), "image_text": image_text}
@@ -94,7 +85,7 @@ def test_accuracies_of_a_model_that_forgot_nothing(pack, image_text, pictures):
     assert report.endswith("no H_o: connect synonyms and others")
 
 
-def test_accuracies_are_those_of_their_definitions(pack, image_text, pictures):
+def test_accuracies_are_those_of_their_definitions(image_text, pictures):
     images = pictures[1]
     scores, _ = run(
         ForgetAccuracies,
@@ -110,7 +101,7 @@ def test_accuracies_are_those_of_their_definitions(pack, image_text, pictures):
     assert values[:3] == [0.75, 0.5, 0.5] and values[3] == pytest.approx(3 / (1 / 0.75 + 1 / 0.5 + 1 / 0.5))
 
 
-def test_what_is_of_another_kind_is_judged_among_its_own_labels(pack, image_text, pictures):
+def test_what_is_of_another_kind_is_judged_among_its_own_labels(image_text, pictures):
     asked = [drawn_styles(c)[k] for c in CONCEPTS for k in range(2)]
     inputs = {"forgotten": pictures[1], "concept": "frog", "labels": "\n".join(CONCEPTS), "image_text": image_text}
     inputs |= {"cross": pictures[1], "cross_choices": "\n".join(STYLE_NAMES)}
@@ -120,11 +111,11 @@ def test_what_is_of_another_kind_is_judged_among_its_own_labels(pack, image_text
     assert "among 4 labels" in report
     swapped = run(node, **inputs, cross_labels="\n".join(reversed(asked)))[0]
     assert swapped[1]["value"] < scores[1]["value"]
-    refused(pack, node, "Expected for CRA one label", **inputs, cross_labels="frog")
+    refused(node, "Expected for CRA one label", **inputs, cross_labels="frog")
 
 
 @pytest.mark.parametrize("measure", ["FID", "KID", "CMMD", "drift"])
-def test_distance_of_pictures(pack, image_text, pictures, measure):
+def test_distance_of_pictures(image_text, pictures, measure):
     images = pictures[1]
     node, inputs = PictureDistance, {"measure": measure, "image_text": image_text}
     scores, same, _ = run(node, before=images[:4], after=images[:4].clone(), **inputs)
@@ -133,7 +124,7 @@ def test_distance_of_pictures(pack, image_text, pictures, measure):
     assert far > max(same, 0) and scores[0]["score"] == measure and "4 and 4 pictures" in report
 
 
-def test_m_score_finds_the_name_and_the_models_stay(pack, image_text, miniature, forgetting, pictures):
+def test_m_score_finds_the_name_and_the_models_stay(image_text, miniature, forgetting, pictures):
     model, clip, vae = miniature
     before, patches = loaded_state(model, clip), dict(forgetting.patches)
     inputs = {"clip": clip, "vae": vae, "images": pictures[1][:2], "phrase": "frog", "kind": "object"} | QUICK
@@ -162,7 +153,7 @@ def assert_untouched_after_reload(model, clip, before):
     assert_untouched(model, clip, before)
 
 
-def test_m_score_of_a_model_against_itself(pack, miniature, pictures):
+def test_m_score_of_a_model_against_itself(miniature, pictures):
     model, clip, vae = miniature
     inputs = {"clip": clip, "vae": vae, "images": pictures[1][:2], "phrase": "frog", "kind": "object"} | QUICK
     scores, first, second, report = run(MScoreNode, model_before=model, model_after=model, **inputs)
@@ -176,7 +167,7 @@ def attack_inputs(miniature, pictures, **changes):
     return inputs | {"candidates": 3, "seed": 0, "file_name": ""} | changes
 
 
-def test_token_attack_gives_words_that_a_prompt_can_say(pack, miniature, forgetting, pictures):
+def test_token_attack_gives_words_that_a_prompt_can_say(miniature, forgetting, pictures):
     before = loaded_state(*miniature[:2])
     inputs = attack_inputs(miniature, pictures, model=forgetting, tokens=2)
     concept, found, plot, report = run(AttackForgetPatch, **inputs)
@@ -186,7 +177,7 @@ def test_token_attack_gives_words_that_a_prompt_can_say(pack, miniature, forgett
     assert run(AttackForgetPatch, **inputs)[1] == found
 
 
-def test_embedding_attack_saves_what_a_prompt_can_name(pack, miniature, forgetting, pictures, tmp_path, monkeypatch):
+def test_embedding_attack_saves_what_a_prompt_can_name(miniature, forgetting, pictures, tmp_path, monkeypatch):
     import folder_paths
 
     extensions = folder_paths.folder_names_and_paths["embeddings"][1]
@@ -202,10 +193,10 @@ def test_embedding_attack_saves_what_a_prompt_can_name(pack, miniature, forgetti
 
 
 @pytest.mark.parametrize("attack", ["embedding", "tokens"])
-def test_an_interrupted_attack_leaves_everything_as_it_was(pack, miniature, pictures, monkeypatch, attack):
+def test_an_interrupted_attack_leaves_everything_as_it_was(miniature, pictures, monkeypatch, attack):
     before = loaded_state(*miniature[:2])
 
-    with interrupted(pack, monkeypatch):
+    with interrupted(monkeypatch):
         run(AttackForgetPatch, **attack_inputs(miniature, pictures, attack=attack))
     assert_untouched(*miniature[:2], before)
 
@@ -233,7 +224,7 @@ def folders(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_local_clip_is_listed_and_gives_its_own_features(pack, folders, pictures):
+def test_a_local_clip_is_listed_and_gives_its_own_features(folders, pictures):
     wanted = clip_folder(folders / "small")
     node, images = LoadImageTextModel, pictures[1][:3]
     assert node.INPUT_TYPES()["required"]["model_name"][1]["options"] == ["miniature", "small"]
@@ -272,24 +263,24 @@ def test_a_local_clip_is_listed_and_gives_its_own_features(pack, folders, pictur
         (lambda folder: (folder / "preprocessor_config.json").unlink(), "small does not"),
     ],
 )
-def test_folders_that_cannot_be_used(pack, folders, spoil, message):
+def test_folders_that_cannot_be_used(folders, spoil, message):
     clip_folder(folders / "small")
     spoil(folders / "small")
     with pytest.raises(ForgetError, match=message):
         run(LoadImageTextModel, model_name="small")
 
 
-def test_a_folder_that_is_gone(pack, folders):
+def test_a_folder_that_is_gone(folders):
     with pytest.raises(ForgetError, match="'small' is not there"):
         run(LoadImageTextModel, model_name="small")
 
 
-def refused(pack, node, message, **inputs):
+def refused(node, message, **inputs):
     with pytest.raises(ForgetError, match=message):
         run(node, **inputs)
 
 
-def test_what_judging_nodes_refuse(pack, image_text, pictures):
+def test_what_judging_nodes_refuse(image_text, pictures):
     images = pictures[1][:4]
     clip, accuracies, distance = (
         ClipScore,
@@ -297,45 +288,45 @@ def test_what_judging_nodes_refuse(pack, image_text, pictures):
         PictureDistance,
     )
     good = {"images": images, "text": "a frog", "image_text": image_text}
-    refused(pack, clip, "a text that the pictures should fit", **good | {"text": " \n"})
-    refused(pack, clip, "one for each of 4 pictures, got 2", **good | {"text": "a\nb"})
-    refused(pack, clip, "at least one picture", **good | {"images": images[:0]})
-    refused(pack, clip, "not numbers", **good | {"images": images * float("nan")})
-    refused(pack, clip, "RGB images", **good | {"images": images[..., :1]})
-    refused(pack, clip, "an image-text model, got str", **good | {"image_text": "miniature"})
-    refused(pack, clip, "scores with a name and a number", **good | {"scores": [{"value": 1}]})
+    refused(clip, "a text that the pictures should fit", **good | {"text": " \n"})
+    refused(clip, "one for each of 4 pictures, got 2", **good | {"text": "a\nb"})
+    refused(clip, "at least one picture", **good | {"images": images[:0]})
+    refused(clip, "not numbers", **good | {"images": images * float("nan")})
+    refused(clip, "RGB images", **good | {"images": images[..., :1]})
+    refused(clip, "an image-text model, got str", **good | {"image_text": "miniature"})
+    refused(clip, "scores with a name and a number", **good | {"scores": [{"value": 1}]})
     good = {"forgotten": images, "concept": "frog", "labels": "ghost", "image_text": image_text}
-    refused(pack, accuracies, "the label of the forgotten concept", **good | {"concept": " "})
-    refused(pack, accuracies, "two different labels", **good | {"labels": ""})
-    refused(pack, accuracies, "cat, which labels does not list", **good | {"others": images, "other_labels": "cat"})
-    refused(pack, accuracies, "got 0 for 4 pictures", **good | {"others": images})
-    refused(pack, accuracies, "got 2 for 4", **good | {"others": images, "other_labels": "ghost\nghost"})
+    refused(accuracies, "the label of the forgotten concept", **good | {"concept": " "})
+    refused(accuracies, "two different labels", **good | {"labels": ""})
+    refused(accuracies, "cat, which labels does not list", **good | {"others": images, "other_labels": "cat"})
+    refused(accuracies, "got 0 for 4 pictures", **good | {"others": images})
+    refused(accuracies, "got 2 for 4", **good | {"others": images, "other_labels": "ghost\nghost"})
     good = {"before": images, "after": images, "measure": "CMMD", "image_text": image_text}
-    refused(pack, distance, "a measure of FID", **good | {"measure": "LPIPS"})
-    refused(pack, distance, "an image-text model for CMMD", **good | {"image_text": None})
-    refused(pack, distance, "two pictures or more", **good | {"after": images[:1]})
-    refused(pack, distance, "one size on both sides", **good | {"measure": "drift", "after": images[:2]})
+    refused(distance, "a measure of FID", **good | {"measure": "LPIPS"})
+    refused(distance, "an image-text model for CMMD", **good | {"image_text": None})
+    refused(distance, "two pictures or more", **good | {"after": images[:1]})
+    refused(distance, "one size on both sides", **good | {"measure": "drift", "after": images[:2]})
 
 
-def test_what_searching_nodes_refuse(pack, miniature, pictures, image_text, folders):
+def test_what_searching_nodes_refuse(miniature, pictures, image_text, folders):
     model, clip, vae = miniature
     before = loaded_state(model, clip)
     attack, m_score = AttackForgetPatch, MScoreNode
     good = attack_inputs(miniature, pictures)
-    refused(pack, attack, "the phrase that was forgotten", **good | {"phrase": " "})
-    refused(pack, attack, "an attack of embedding, tokens", **good | {"attack": "luck"})
-    refused(pack, attack, "steps from 1", **good | {"steps": 0})
-    refused(pack, attack, "a plain file name", **good | {"file_name": "../x"})
-    refused(pack, attack, "Expected a CLIP, got none", **good | {"clip": None})
-    refused(pack, attack, "a UNet with cross-attention", **good | {"model": SimpleNamespace(model=None)})
-    refused(pack, attack, "Expected a VAE", **good | {"vae": None})
-    refused(pack, attack, "at least one picture", **good | {"images": pictures[1][:0]})
+    refused(attack, "the phrase that was forgotten", **good | {"phrase": " "})
+    refused(attack, "an attack of embedding, tokens", **good | {"attack": "luck"})
+    refused(attack, "steps from 1", **good | {"steps": 0})
+    refused(attack, "a plain file name", **good | {"file_name": "../x"})
+    refused(attack, "Expected a CLIP, got none", **good | {"clip": None})
+    refused(attack, "a UNet with cross-attention", **good | {"model": SimpleNamespace(model=None)})
+    refused(attack, "Expected a VAE", **good | {"vae": None})
+    refused(attack, "at least one picture", **good | {"images": pictures[1][:0]})
     good = {"model_before": model, "model_after": model, "clip": clip, "vae": vae, "images": pictures[1][:2]}
     good |= {"phrase": "frog", "kind": "object"} | QUICK
-    refused(pack, m_score, "a phrase of 1 to", **good | {"phrase": ""})
-    refused(pack, m_score, "tokens from 1", **good | {"tokens": 0})
-    refused(pack, m_score, "scores with a name", **good | {"scores": ["x"]})
+    refused(m_score, "a phrase of 1 to", **good | {"phrase": ""})
+    refused(m_score, "tokens from 1", **good | {"tokens": 0})
+    refused(m_score, "scores with a name", **good | {"scores": ["x"]})
     clip_folder(folders / "small")
     [other] = run(LoadImageTextModel, model_name="small")
-    refused(pack, m_score, "can take this CLIP's vectors, got 'small'", **good | {"image_text": other})
+    refused(m_score, "can take this CLIP's vectors, got 'small'", **good | {"image_text": other})
     assert_untouched_after_reload(model, clip, before)

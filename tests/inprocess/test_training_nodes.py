@@ -8,7 +8,7 @@ from forget_me_not.nodes.forget.concept_correction import ConceptCorrection
 from forget_me_not.nodes.forget.train_patch import TrainForgetPatch, concept_from_text
 from forget_me_not.nodes.training.invert_concept import InvertConcept
 from forget_me_not.nodes.training.visual_pairs import VisualDenoisingPairs
-from inprocess.pack import interrupted
+from inprocess.interrupting import interrupted
 from prompts import INVERSION, correct, invert, options, pairs, train_inputs
 from untouched import assert_untouched, state
 

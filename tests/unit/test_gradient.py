@@ -11,7 +11,7 @@ from fmn_core.errors import ForgetError
 from fmn_core.model.sampler import sample, sample_seeds, schedule, seeded_noise
 from fmn_core.training.forget import forget_by_gradient
 from fmn_core.training.losses import Preservation, attention_loss, visual_loss, visual_scale
-from fmn_core.training.references import Pairs, References, make_pairs
+from fmn_core.training.references import ImagePairs, References, make_pairs
 from fmn_core.training.settings import GradientSettings, auto_learning_rate
 from fmn_core.training.trainable import FullDelta, LowRank, injected
 from fmn_core.training.trainer import Trainer, concept_prompts, trained_layers
@@ -240,7 +240,7 @@ def test_visual_scale_is_the_mean_loss_of_predicting_what_was_kept(weighting):
 
 
 def test_preservation_of_visual_training_does_not_hang_on_the_first_draw(model):
-    pairs = [Pairs(torch.zeros(1, 4, 4, 4), torch.ones(1, 4, 4, 4), [0])]
+    pairs = [ImagePairs(torch.zeros(1, 4, 4, 4), torch.ones(1, 4, 4, 4), [0])]
     scales = []
     for seed in range(4):
         settings = GradientSettings(attention_weight=0.0, visual_weight=2.0, seed=seed, drift_every=0)
@@ -297,7 +297,7 @@ def test_visual_training_approaches_the_zeroed_prediction(model):
 
 
 def test_pairs_replace_the_references_in_every_draw(model):
-    pairs = [Pairs(torch.full((1, 4, 4, 4), 7.0), torch.full((1, 4, 4, 4), 3.0), [1])]
+    pairs = [ImagePairs(torch.full((1, 4, 4, 4), 7.0), torch.full((1, 4, 4, 4), 3.0), [1])]
     trainer = Trainer(model, [ZEBRA], LATENTS, GradientSettings(visual_weight=1.0), pairs)
     draw = trainer.draw()
     assert draw.prompt.text == trainer.prompts[0].encoded[1].text and bool((draw.zeroed == 3).all())
@@ -378,7 +378,7 @@ def test_a_lost_loss_keeps_the_last_good_state(model):
         return calm(x, sigma, prompts) * (float("nan") if len(calls) > 8 else 1)
 
     model.denoise = bursts
-    pairs = [Pairs(torch.zeros(1, 4, 4, 4), torch.ones(1, 4, 4, 4), [0])]
+    pairs = [ImagePairs(torch.zeros(1, 4, 4, 4), torch.ones(1, 4, 4, 4), [0])]
     settings = GradientSettings(
         steps=20, learning_rate=1e-2, attention_weight=0.0, visual_weight=1.0, preservation=0.0, drift_every=0
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..world import FLOAT32, deltas, mask, pack_core
+from fmn_core.closed_form.targets import TARGETS
+
+from ..world import FLOAT32, deltas, mask
 from .registry import case
 
 
@@ -40,7 +42,7 @@ def closed_form_robust_float32(w):
 def closed_form_targets(w):
     found = {}
     for target, more in (("zero", {}), ("empty prompt", {}), ("substitute", {"substitute": "horse"})):
-        names = [t for t in pack_core("targets").TARGETS if target.split()[0] in t]
+        names = [t for t in TARGETS if target.split()[0] in t]
         patch = w.train(options=w.closed_form_options(target=names[0], precision=FLOAT32, **more))[1]
         found |= deltas(patch, target)
     return found

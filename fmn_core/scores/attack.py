@@ -131,11 +131,13 @@ def draw(
     x0 = latents[picked]
     x = x0 + sigma.view(-1, 1, 1, 1) * torch.randn(x0.shape, generator=generator)
     template = templates[int(torch.randint(len(templates), (1,), generator=generator))]
-    if references.masks is None:
-        return Draws(*send(model.device, x0, x, sigma), None, template)
-    h, w = x0.shape[-2:]
-    masks = mask_to_grid(check_mask(references.masks), (h, w)).view(-1, 1, h, w).expand(len(latents), -1, -1, -1)
-    return Draws(*send(model.device, x0, x, sigma, masks[picked]), template)
+    masks = []
+    if references.masks is not None:
+        h, w = x0.shape[-2:]
+        grid = mask_to_grid(check_mask(references.masks), (h, w)).view(-1, 1, h, w)
+        masks = [grid.expand(len(latents), -1, -1, -1)[picked]]
+    x0, x, sigma, *masks = send(model.device, x0, x, sigma, *masks)
+    return Draws(x0, x, sigma, masks[0] if masks else None, template)
 
 
 def token_gradient(model: ForgetModel, draws: Draws, word: Word) -> Word:

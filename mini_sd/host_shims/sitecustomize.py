@@ -2,7 +2,7 @@
 
 The registries' torchvision wheels are CUDA builds: beside a CPU build of torch their native part cannot load, and the
 import fails on operators that were never registered. Declaring the operators first makes the Python part importable.
-torchaudio has the same problem; the host needs it for audio nodes only, so an empty stand-in is enough.
+torchaudio has the same problem; the host needs it for audio nodes only, so an empty stand-in package is enough.
 """
 
 import importlib.metadata
@@ -32,11 +32,13 @@ def _declare_torchvision_operators() -> None:
 def _stand_in_for_torchaudio() -> None:
     import importlib.machinery
 
-    audio = types.ModuleType("torchaudio")
-    audio.transforms = types.ModuleType("torchaudio.transforms")
-    audio.transforms.MelScale = type("MelScale", (), {})
-    for module in (audio, audio.transforms):
-        module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
+    names = ("torchaudio", "torchaudio.transforms", "torchaudio.functional")
+    audio, transforms, functional = (types.ModuleType(name) for name in names)
+    transforms.MelScale = type("MelScale", (), {})
+    audio.transforms, audio.functional = transforms, functional
+    audio.__path__ = []  # makes it a package: newer hosts write `import torchaudio.functional`
+    for module in (audio, transforms, functional):
+        module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None, is_package=module is audio)
         sys.modules[module.__name__] = module
 
 

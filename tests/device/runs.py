@@ -26,7 +26,7 @@ MOST_SECONDS = 3600
 # Relative distance |x - y| / |x| from the CPU's results that a precision may have. float32 differs by the order of sums, as the device computes
 # attention by matmul and softmax and the CPU in one operator. Half precision rounds every activation, to 11 or 8 bits, and Adam's first
 # steps are the signs of gradients, so that what rounding does to small gradients counts in full.
-TOLERANCES = {"fp32": 2e-3, "fp16": 0.35, "bf16": 0.7}
+TOLERANCES = {"fp32": 5e-3, "fp16": 0.7, "bf16": 0.7}
 
 
 def run(configuration: Configuration, cases: Iterable[str], fresh: bool = True) -> dict[str, dict[str, Any]]:

@@ -37,7 +37,7 @@ def run(configuration: Configuration, cases: Iterable[str], fresh: bool = True) 
     command = [sys.executable, "-m", "tests.device.run_cases", str(file)]
     command += ["--configuration", json.dumps(dataclasses.asdict(configuration)), "--cases", ",".join(cases)]
     command += ["--folder", str(OUT / "runs" / name), *(["--fresh"] if fresh else [])]
-    _draw_pictures()
+    draw_pictures()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=MOST_SECONDS, check=False)
     if not file.exists():
         raise RuntimeError(f"The run ended without results:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
@@ -57,7 +57,7 @@ def reference(cases: Iterable[str]) -> dict[str, dict[str, Any]]:
     return {case: torch.load(folder / f"{case}.pt", weights_only=False) for case in cases}
 
 
-def _draw_pictures() -> None:
+def draw_pictures() -> None:
     """The pictures that cases train on are the CPU's in every configuration."""
     file = OUT / "runs" / "pictures.pt"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -93,6 +93,47 @@ def by_gradient(steps: int = STEPS, **settings) -> Method:
     return method
 
 
+def visual_denoising(steps: int = STEPS, pairs: int = 1, pair_steps: int = 2) -> Method:
+    """The visual denoising loss; the pairs are drawn in so few steps for their shapes alone, and not charged for."""
+
+    @contextlib.contextmanager
+    def method(subject: Pack, names: list[str]) -> Iterator[Run]:
+        core, references, adapter = subject.core("gradient"), subject.core("references"), subject.adapter()
+        side = adapter.native_latent_size()
+        size = (adapter.latent_channels(), side, side)
+        chosen = core.GradientSettings(steps=steps, drift_every=0, attention_weight=0.0, visual_weight=1.0)
+        with torch.inference_mode(False), torch.no_grad():
+            concepts = concepts_of(subject, adapter, names)
+            prompts = [subject.core("trainer").concept_prompts(adapter, concept) for concept in concepts]
+            subject.host.load(subject.model)
+            made = [references.make_pairs(adapter, p.encoded, p.columns, size, pairs, pair_steps) for p in prompts]
+        with torch.inference_mode(False), measured() as cost, adapter.ready_for_gradients():
+            clock = _StepClock()
+            latents = [references.References(p.kept) for p in made]
+            patch = core.forget_by_gradient(adapter, concepts, latents, chosen, clock, made)
+        yield _patched(subject, patch, clock.extrapolated(cost, steps), clock.note(steps))
+
+    return method
+
+
+def inversion(steps: int = STEPS, tokens: int = 4) -> Method:
+    """Concept inversion from a word, on noise in place of pictures; `steps` are run, STEPS charged for."""
+
+    @contextlib.contextmanager
+    def method(subject: Pack, names: list[str]) -> Iterator[Run]:
+        core, adapter = subject.core("inversion"), subject.adapter()
+        side = adapter.native_latent_size()
+        latents = torch.randn(1, adapter.latent_channels(), side, side, generator=torch.Generator().manual_seed(0))
+        chosen = core.InversionSettings(tokens=tokens, words=names[0], steps=steps, warmup=0)
+        with torch.inference_mode(False), measured() as cost, adapter.ready_for_gradients(text=True):
+            clock = _StepClock()
+            pictures = subject.core("references").References(latents)
+            core.invert_concept(adapter, pictures, ["a photo of {}"], chosen, progress=clock)
+        yield Run(clock.extrapolated(cost, steps), note=clock.note(steps))
+
+    return method
+
+
 class _StepClock:
     """Seconds of every step but the first, which warms up."""
 

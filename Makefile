@@ -1,8 +1,9 @@
 # make demo [CONCEPT="santa claus"]   forgets a concept of the miniature in a real ComfyUI; pictures in out/demo
 # make test                           formatting, types, unit tests, tests through a real server and, where there is Chromium, a real browser
+# make device                         trainings on a pretended accelerator (g++ and ninja), the chosen ones of make test
 # make browser                        the page in a real browser; needs Chromium
 # make js-types                       the page's scripts against the front end's types; needs npm
-# make slow                           every node on random full-size SD 1.5, 2.1 and XL, ConceptBench on Ray; long, up to 20 GB memory, 7 GB disk
+# make slow                           every node on random full-size SD 1.5, 2.1 and XL and in every state of a pretended device, ConceptBench on Ray; long, up to 20 GB memory, 7 GB disk
 # FMN_COMFYUI=path                    use that ComfyUI instead of the one that setup unpacks
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +13,7 @@ CONCEPT ?= zebra
 JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -c tests/pytest.ini -n $(JOBS) --dist loadfile
 
-.PHONY: setup demo test lint unit server browser js-types slow bench clean
+.PHONY: setup demo test lint unit device server browser js-types slow bench clean
 
 setup: $(VENV)/.installed
 	@$(PY) -m tools.comfy_host
@@ -27,7 +28,7 @@ demo: setup
 
 # In one run, so that the two processes share out all of them and start a server only once.
 test: lint
-	$(PYTEST) -rs tests/unit tests/inprocess tests/server tests/browser
+	$(PYTEST) -rs tests/unit tests/inprocess tests/device tests/server tests/browser
 
 lint: setup
 	$(PY) -m ruff format --check .
@@ -37,6 +38,9 @@ lint: setup
 
 unit: setup
 	$(PYTEST) tests/unit tests/inprocess
+
+device: setup
+	$(PYTEST) -rs tests/device
 
 server: setup
 	$(PYTEST) tests/server
@@ -54,7 +58,7 @@ js-types:
 
 slow: setup
 	$(PY) -m pip install --quiet --disable-pip-version-check ray==2.60.0
-	$(PY) -m pytest -c tests/pytest.ini -m "slow or not slow" tests/slow tests/inprocess/test_concept_bench.py
+	$(PY) -m pytest -c tests/pytest.ini -m "slow or not slow" tests/slow tests/device tests/inprocess/test_concept_bench.py
 
 bench: setup
 	$(PY) -m bench.forget

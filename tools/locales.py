@@ -1,4 +1,4 @@
-"""Writes locales/en from the nodes' schemas, so that no text is typed twice: python -m bench.locales
+"""Writes locales/en from the nodes' schemas, so that no text is typed twice: python -m tools.locales
 
 Prints what locales/zh, which is written by hand, lacks or has too much.
 """

@@ -1,4 +1,4 @@
-"""A picture of every node as the page shows it, for the help pages: python -m bench.node_pictures
+"""A picture of every node as the page shows it, for the help pages: python -m tools.node_pictures
 
 Writes js/docs/NODE_ID.jpg. Needs Chromium on the PATH and the Python package playwright.
 """

@@ -27,7 +27,7 @@ def git_commit(folder: Path = REPOSITORY) -> str:
 
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=900).stdout.strip()
 
 
 def this_command(module: str) -> str:

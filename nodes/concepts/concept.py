@@ -77,7 +77,10 @@ class ConceptPreset(io.ComfyNode):
             ],
             outputs=[
                 _chain(),
-                io.String.Output(display_name="listing", tooltip="What the preset holds: kind and phrases, in words."),
+                io.String.Output(
+                    display_name="listing",
+                    tooltip="What the preset holds, kind and phrases, and which file it is from.",
+                ),
             ],
         )
 
@@ -96,12 +99,21 @@ class ConceptPreset(io.ComfyNode):
     @classmethod
     def execute(cls, preset, previous=None) -> io.NodeOutput:
         with torch.inference_mode(False):
-            found = load_preset(preset, _folders())
-        return io.NodeOutput(chain(previous, found.concepts), found.listing())
+            found, source = load_preset(preset, _folders()), _source(preset)
+        return io.NodeOutput(chain(previous, found.concepts), f"{found.listing()}\n{source}")
 
 
 def _folders() -> list[Path]:
     return [host.preset_folder(), SHIPPED]
+
+
+def _source(name: str) -> str:
+    """Where a preset is from: on a server that several people use, anyone may have put a file in place of a shipped one."""
+    path = find_preset(name, _folders())
+    if path.parent == SHIPPED:
+        return "from the pack's own presets"
+    shadows = " in place of the one that ships with the pack" if (SHIPPED / path.name).is_file() else ""
+    return f"from the user's file user/default/{host.PATCH_FOLDER}/presets/{path.name}{shadows}"
 
 
 def _version(path: Path) -> str:

@@ -74,9 +74,10 @@ class ForgetReport(io.ComfyNode):
         def report(file_name: str) -> str:
             return _report(forget_patch or _NO_PATCH, scores, moved, file_name)
 
+        # first, so that nothing is saved where this fails
+        shown = {f"fmn_{name}": saved(side, cls) for name, side in sides.items()}
         prefix = filename_prefix.strip()
         said = save_report(figure, prefix, host.png_metadata(cls), report) if prefix else report("")
-        shown = {f"fmn_{name}": saved(side, cls) for name, side in sides.items()}
         return io.NodeOutput(pictures.to_image(figure), said, ui=shown)
 
 

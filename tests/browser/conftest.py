@@ -33,7 +33,7 @@ def page(browser, server):
     server.post("/settings/Comfy.VueNodes.Enabled", False)
     context = browser.new_context(viewport={"width": 1600, "height": 1000})
     page = context.new_page()
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(900_000)
     opened(page, server)
     yield page
     context.close()

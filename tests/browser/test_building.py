@@ -101,5 +101,5 @@ def test_a_node_of_a_later_version_is_named_and_the_rest_opens(page):
     graph["nodes"][1]["type"] = "FMN_FromTheFuture"
     assert "FMN_FromTheFuture" not in page.evaluate("() => document.body.innerText")
     page.evaluate("graph => { app.loadGraphData(graph); }", graph)
-    page.wait_for_function("() => document.body.innerText.includes('FMN_FromTheFuture')", timeout=60_000)
+    page.wait_for_function("() => document.body.innerText.includes('FMN_FromTheFuture')")
     assert page.evaluate("() => app.graph.nodes.map(n => n.type)") == [n["type"] for n in graph["nodes"]]

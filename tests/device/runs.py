@@ -26,7 +26,7 @@ MOST_SECONDS = 3600
 # Relative distance |x - y| / |x| from the CPU's results that a precision may have. float32 differs by the order of sums, as the device computes
 # attention by matmul and softmax and the CPU in one operator. Half precision rounds every activation, to 11 or 8 bits, and Adam's first
 # steps are the signs of gradients, so that what rounding does to small gradients counts in full.
-TOLERANCES = {"fp32": 2e-3, "fp16": 0.35, "bf16": 0.7}
+TOLERANCES = {"fp32": 5e-3, "fp16": 0.7, "bf16": 0.7}
 
 
 def run(configuration: Configuration, cases: Iterable[str], fresh: bool = True) -> dict[str, dict[str, Any]]:
@@ -37,7 +37,7 @@ def run(configuration: Configuration, cases: Iterable[str], fresh: bool = True) 
     command = [sys.executable, "-m", "tests.device.run_cases", str(file)]
     command += ["--configuration", json.dumps(dataclasses.asdict(configuration)), "--cases", ",".join(cases)]
     command += ["--folder", str(OUT / "runs" / name), *(["--fresh"] if fresh else [])]
-    _draw_pictures()
+    draw_pictures()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=MOST_SECONDS, check=False)
     if not file.exists():
         raise RuntimeError(f"The run ended without results:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
@@ -57,7 +57,7 @@ def reference(cases: Iterable[str]) -> dict[str, dict[str, Any]]:
     return {case: torch.load(folder / f"{case}.pt", weights_only=False) for case in cases}
 
 
-def _draw_pictures() -> None:
+def draw_pictures() -> None:
     """The pictures that cases train on are the CPU's in every configuration."""
     file = OUT / "runs" / "pictures.pt"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ import pytest
 from tests.device import runs
 from tests.device.configuration import CONFIGURATIONS
 
-pytestmark = pytest.mark.usefixtures("device")
+pytestmark = [pytest.mark.usefixtures("device"), pytest.mark.timeout(runs.MOST_SECONDS)]
 
 CASES = ("visual_pairs", "invert", "resteering", "resteering_checkpointing", "offloaded_weights_stay", "sampling")
 

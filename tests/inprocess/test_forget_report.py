@@ -1,8 +1,11 @@
 """Forget Report inside this process: what the figure shows and where, what the JSON says, and what is saved."""
 
+import contextlib
 import itertools
 import json
 import math
+import resource
+import shutil
 
 import numpy as np
 import pytest
@@ -289,6 +292,34 @@ def test_a_prefix_that_the_disk_refuses_leaves_nothing(run, outputs, prefix):
     with pytest.raises(ForgetError, match="the disk refused"):
         run(filename_prefix=prefix)
     assert [p.name for p in outputs.iterdir()] == ["taken"]
+
+
+@contextlib.contextmanager
+def file_size_limit(size):
+    """The disk takes no file larger than `size` bytes."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
+@pytest.mark.parametrize("fault", ["full", "a file in its place"])
+@pytest.mark.parametrize("folder", ["temp", "output"])
+def test_a_folder_that_takes_no_file_is_a_sentence_and_leaves_nothing(run, outputs, folder, fault):
+    faulty = outputs.parent / folder
+    noise = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    # pictures of noise need more than this, the figure of plain ones too
+    with file_size_limit(500) if fault == "full" else contextlib.nullcontext():
+        if fault != "full":
+            shutil.rmtree(faulty, ignore_errors=True)
+            faulty.write_text("a file")
+        with pytest.raises(ForgetError, match="the disk refused: .*Free some space") as caught:
+            run(noise, noise, filename_prefix="" if folder == "temp" else "report")
+    assert "\n" not in str(caught.value)
+    for name in (outputs, outputs.parent / "temp"):
+        assert not name.is_dir() or not list(name.glob("report*"))
 
 
 def test_no_figure_stays_where_its_numbers_could_not_be_written(outputs):

@@ -17,8 +17,8 @@ def wanted():
 
 
 def test_en_is_what_the_schemas_say():
-    assert locales.load("en", locales.NODE_DEFS) == locales.node_defs(), "run python -m bench.locales"
-    assert locales.load("en", locales.MAIN) == locales.main_texts(), "run python -m bench.locales"
+    assert locales.load("en", locales.NODE_DEFS) == locales.node_defs(), "run python -m tools.locales"
+    assert locales.load("en", locales.MAIN) == locales.main_texts(), "run python -m tools.locales"
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -330,7 +330,7 @@ def test_interrupt_leaves_nothing_behind(server, patches, embeddings, picture_be
             threading.Thread(target=server.interrupt).start()
 
     with pytest.raises(NodeError) as caught:
-        server.run(LONG[node], on_event, timeout=120)
+        server.run(LONG[node], on_event)
     assert caught.value.kind == "interrupted" and started.is_set()
     assert list(patches.iterdir()) == [] and list(embeddings.iterdir()) == []
     assert same_picture_now(server, picture_before)

@@ -56,8 +56,19 @@ def test_pictures_with_a_mask_and_an_embedding(server, embeddings):
 def test_a_users_preset_is_used_at_once_and_again_when_it_changes(server, own_presets):
     for phrase in ("gun", "pistol"):
         (own_presets / "guns.json").write_text(json.dumps({"concepts": [{"phrases": [phrase]}]}))
-        assert text(server, preset("a", "guns") | shown("a", 1)) == f"guns\n- unsafe: {phrase}"
+        assert text(server, preset("a", "guns") | shown("a", 1)) == (
+            f"guns\n- unsafe: {phrase}\nfrom the user's file user/default/forget_me_not/presets/guns.json"
+        )
     assert "guns" in server.object_info()["FMN_ConceptPreset"]["input"]["required"]["preset"][1]["options"]
+
+
+def test_a_preset_in_place_of_a_shipped_one_says_so(server, own_presets):
+    assert text(server, preset("a", "violence") | shown("a", 1)).endswith("\nfrom the pack's own presets")
+    (own_presets / "violence.json").write_text(json.dumps({"concepts": [{"phrases": ["kitten"]}]}))
+    assert text(server, preset("a", "violence") | shown("a", 1)).endswith(
+        "- unsafe: kitten\nfrom the user's file user/default/forget_me_not/presets/violence.json "
+        "in place of the one that ships with the pack"
+    )
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_the_monitor_follows_a_training_and_stop_keeps_what_it_has(server, patch
     prompt = (
         train(method=RESTEERING, steps=10_000, target_mass=0.01, file_name="early", options=["options", 0]) | chosen
     )
-    outputs = server.run(prompt, on_event, timeout=120)
+    outputs = server.run(prompt, on_event)
     report = outputs["train"]["text"][0]
     assert "(stopped by the user)" in report and (patches / "early.safetensors").is_file()
     steps = int(report.split("steps: ")[1].split()[0])
@@ -135,7 +135,7 @@ def test_an_inversion_can_be_stopped_too(server, patches, embeddings):
             server.post("/forget_me_not/stop", {"node": data["node"]})
 
     prompt = miniature() | reference() | invert(inversion_steps=5000, file_name="early")
-    server.run(prompt, on_event, timeout=120)
+    server.run(prompt, on_event)
     assert (embeddings / "early.safetensors").is_file()
 
 
@@ -149,6 +149,6 @@ def test_the_page_is_told_the_end_of_a_training_that_was_interrupted(server, pat
                 server.interrupt()
 
     with pytest.raises(NodeError, match="interrupted"):
-        server.run(train(method=RESTEERING, steps=10_000, file_name="early"), on_event, timeout=120)
+        server.run(train(method=RESTEERING, steps=10_000, file_name="early"), on_event)
     assert json.loads(server.get("/forget_me_not/monitor"))["train"]["running"] is False
     assert not (patches / "early.safetensors").exists() and seen

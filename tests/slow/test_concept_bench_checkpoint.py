@@ -13,7 +13,7 @@ from bench.concept_bench.report import found_in, page
 from bench.concept_bench.store import Store
 from tools import comfy_host
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(14400)]
 
 # The untouched model comes last: had a method left anything behind, its pictures would differ from those made at first.
 METHODS, CONCEPTS = ("UCE", "closed form", "nothing forgotten"), ("a zebra", "Claude Monet")

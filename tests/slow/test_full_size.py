@@ -17,7 +17,7 @@ import torch
 from bench import full_size
 from tools import comfy_host
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(14400)]
 
 LATENT = 32
 LAYERS = {"SD 1.5": 16, "SD 2.1": 16, "SD 2.1 base": 16, "SDXL": 70}

@@ -190,7 +190,7 @@ def test_memory_stays_below_four_times_the_file(tmp_path, case):
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=900,
     )
     kilobytes = int(script.stdout)
     assert kilobytes * 1024 < 4 * path.stat().st_size, script.stderr

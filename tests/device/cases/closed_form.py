@@ -62,7 +62,7 @@ def closed_form_attack_rounds(w):
 @case
 def closed_form_attack_rounds_images(w):
     return w.trained(
-        options=w.closed_form_options(attack_rounds=1, imagined_words=20, precision=FLOAT32),
+        options=w.closed_form_options(attack_rounds=1, imagined_words=20),
         images=w.pictures()[:2],
         vae=w.vae,
         mask=mask(),

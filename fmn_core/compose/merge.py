@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import torch
 
+from ..closed_form.collect import collect_moments
 from ..closed_form.correction import correction_pairs
-from ..closed_form.forget import collect_moments
 from ..closed_form.moments import Moments
 from ..closed_form.settings import ClosedFormSettings
 from ..closed_form.targets import ABLATED, SUBSTITUTE, TargetPair, template_pairs

@@ -1,160 +1,24 @@
-"""Forgetting in closed form: one ridge system for all layers, with the ablated prompt as target."""
+"""Forgetting in closed form: from concepts to a patch, by target pairs, their moments and one solve."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 
 import torch
 
 from ..attention.queries import constant_directions
 from ..concepts.concept import Concept, check_concepts
-from ..concepts.preserve import IMAGINED_WORDS, encode_imagined, imagined_in_all, preserve_groups
+from ..concepts.preserve import preserve_groups
 from ..errors import ForgetError
-from ..model.protocol import ForgetModel, TextModel
-from ..model.tokens import EncodedPrompt, LearnedEmbedding, row_weights
-from ..patch.factors import weighted_range
+from ..model.protocol import ForgetModel
 from ..patch.figures import rounded
-from ..patch.patch import Factors, ForgetPatch, fingerprint, kohya_name
-from ..patch.shrink import balanced
-from .key_shift import shifted_keys
-from .layer_solutions import low_rank_ups, measured, on_the_cpu, shifted_drifts
-from .moments import Moments, MomentSums
-from .robust import robust_moments
-from .targets import (
-    ABLATED,
-    BY_KIND,
-    ZERO,
-    TargetPair,
-    check_target,
-    name_columns,
-    pair_columns,
-    steered_pair,
-    template_pairs,
-)
-from .weight_choice import AUTO, check_condition, choose_weights
-
-PROJECTIONS = {"values": ("to_v",), "keys": ("to_k",), "keys and values": ("to_k", "to_v")}
-# Rows of padding that are encoded of most prompts; they stand for all of it, which is much alike. One prompt in WHOLE is encoded
-# to its last row, so that the solve meets padding of every place.
-PADDING, WHOLE = 1, 19
-PRECISIONS = {"float64 on the CPU": torch.float64, "float32 on the model's device": torch.float32}
-
-
-@dataclass
-class ClosedFormSettings:
-    """What can be chosen; 0 means: chosen from the algebra alone (see choose_weights).
-
-    `ridge`: lambda relative to the mean eigenvalue of the system. `preserve_weight`: weight of the preserve prompts'
-    mean second moment against the concept's. `preservation`: how much drift counts when these two are chosen, 1 = as
-    measured to be balanced. `preserve_prompts`: prompts, and names of up to three words, which go through the templates
-    too. `rank`: upper bound for each concept; `tolerance`: energy that may be left behind. `imagined_words`: for each concept, see
-    preserve.imagined_in_all.
-    `target`, `substitute`, `overshoot`: see targets.template_pairs. `logit_shift`: tau > 0 gives keys a target of their own, attention logits lower
-    by tau; 0 moves them as values are. `robust_rounds`: see robust.robust_moments. `precision`: one of PRECISIONS.
-    """
-
-    train: str = "values"
-    target: str = ABLATED
-    substitute: str = ""
-    overshoot: float = BY_KIND
-    logit_shift: float = 0.0
-    robust_rounds: int = 0
-    precision: str = next(iter(PRECISIONS))
-    preservation: float = 1.0
-    ridge: float = AUTO
-    preserve_weight: float = AUTO
-    rank: int = 16
-    tolerance: float = 1e-4
-    preserve_prompts: list[str] = field(default_factory=list)
-    use_everyday_captions: bool = True
-    imagined_words: int = IMAGINED_WORDS
-
-
-def collect_moments(
-    model: TextModel,
-    concepts: list[Concept],
-    preserve: list[list[str]],
-    imagined: int = 0,
-    pairs: list[TargetPair] | None = None,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
-) -> tuple[Moments, Moments]:
-    """Encodes every pair, the groups of prompts to preserve, and `imagined` words for each concept.
-
-    `pairs`: template_pairs(concepts) unless given. `dtype`, `device`: of the moments. Returns the moments of one half of the templates and preserve
-    groups, and of the other half; a single template is in both. Raises ForgetError when a phrase is not found in its own
-    prompt, or does not fit into one chunk.
-    """
-    pairs = template_pairs(concepts) if pairs is None else pairs
-    # The targets are where the model is led to: they must stay what they are.
-    half_of = {text: n % 2 for n, text in enumerate(dict.fromkeys(pair.target for pair in pairs))}
-    for n, group in enumerate(preserve):
-        half_of |= {text: n % 2 for text in group if text not in half_of}
-    whole = {pair.target for pair in pairs if pair.template % WHOLE == 0}
-    kept = dict(zip(half_of, _encoded(model, list(half_of), None, [text in whole for text in half_of])))
-    halves = tuple(MomentSums(Moments.empty(kept[pairs[0].target].context.shape[1], dtype, device)) for _ in range(2))
-    single = max(pair.template for pair in pairs) == 0
-    texts, words = [p.full for p in pairs], [p.name.word for p in pairs]
-    encoded = _encoded(model, texts, words, [p.template % WHOLE == 0 for p in pairs])
-    for pair, prompt in zip(pairs, encoded):
-        for half in halves if single else (halves[pair.template % 2],):
-            half.add_pair(*_rows_of(model, pair, prompt, kept[pair.target]))
-    for text, n in half_of.items():
-        halves[n].add_preserved(kept[text].context, row_weights(kept[text], model.vocabulary))
-    if imagined:
-        drawn = imagined_in_all(imagined, len(concepts))
-        for n, prompt in enumerate(encode_imagined(model, concepts, drawn, PADDING)):
-            # More draws are a better estimate of the same: they do not count for more against what was listed.
-            halves[n % 2].add_preserved(prompt.context, row_weights(prompt, model.vocabulary) * (imagined / drawn))
-    return halves[0].result(), halves[1].result()
-
-
-def _encoded(
-    model: TextModel, prompts: list[str], words: list[LearnedEmbedding | None] | None, whole: list[bool]
-) -> list[EncodedPrompt]:
-    """Prompts with little padding, but for those that are wanted whole."""
-    found: dict[int, EncodedPrompt] = {}
-    for wanted, padding in ((True, None), (False, PADDING)):
-        part = [i for i, is_whole in enumerate(whole) if is_whole == wanted]
-        if part:
-            chosen = None if words is None else [words[i] for i in part]
-            found |= zip(part, model.encode([prompts[i] for i in part], chosen, padding))
-    return [found[i] for i in range(len(prompts))]
-
-
-def _rows_of(
-    model: TextModel, pair: TargetPair, prompt: EncodedPrompt, aim: EncodedPrompt
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A pair's rows as Moments.add_pair takes them: sources, targets, those that name the concept, and for how many rows each stands."""
-    columns = pair_columns(model, prompt, pair)
-    there = name_columns(model, aim, pair.target_name) if pair.target_name else []
-    source, target = steered_pair(prompt, aim, columns, there, pair.how)
-    target = target + pair.overshoot * (target - source)
-    weight = row_weights(prompt, model.vocabulary)
-    named = name_columns(model, prompt, pair.name, pair.end_token)
-    steered = weight[columns] if pair.how == ZERO else weight[columns[0] :]
-    return source, target, prompt.context[named], steered, weight[named]
-
-
-def check_settings(settings: ClosedFormSettings) -> None:
-    """Raises ForgetError on a choice that does not exist, or that has nothing to act on."""
-    for what, chosen, choices in (
-        ("to train one of", settings.train, PROJECTIONS),
-        ("the precision to be one of", settings.precision, PRECISIONS),
-    ):
-        if chosen not in choices:
-            raise ForgetError(f"Expected {what} {', '.join(choices)}, got {chosen!r}.")
-    check_target(settings.target, settings.substitute)
-    if settings.logit_shift < 0 or settings.robust_rounds < 0:
-        raise ForgetError(
-            f"Expected a logit shift and robust rounds of 0 or more, got {settings.logit_shift:g} and {settings.robust_rounds}."
-        )
-    if settings.logit_shift and "to_k" not in PROJECTIONS[settings.train]:
-        raise ForgetError(
-            f"Expected to train keys for a logit shift, got {settings.train!r}. Train keys, or keys and values, or set the shift to 0."
-        )
+from ..patch.patch import ForgetPatch, fingerprint
+from .collect import collect_moments
+from .settings import PRECISIONS, ClosedFormSettings, check_settings
+from .solve import solve_factors
+from .targets import TargetPair, template_pairs
 
 
 def forget_closed_form(
@@ -185,8 +49,8 @@ def forget_closed_form(
     halves = collect_moments(model, concepts, preserve, settings.imagined_words, pairs, dtype, device)
     tick(1, 4, {})
     directions = _directions(model, pairs, settings, size)
-    limited = replace(settings, rank=settings.rank * len(concepts))
-    factors, figures = solve_factors(model, halves, limited, lambda figures: tick(2, 4, figures), directions)
+    rank = settings.rank * len(concepts)
+    factors, figures = solve_factors(model, halves, settings, rank, lambda figures: tick(2, 4, figures), directions)
     figures["seconds"] = time.perf_counter() - started
     tick(4, 4, figures)
     described = {"method": "closed form", **asdict(settings)}
@@ -210,44 +74,3 @@ def _directions(
     first = [pair for pair in pairs if pair.template == 0]
     prompts = model.encode([p.full for p in first], [p.name.word for p in first])
     return constant_directions(model, prompts, size)
-
-
-def solve_factors(
-    model: ForgetModel,
-    halves: tuple[Moments, Moments],
-    settings: ClosedFormSettings,
-    chosen: Callable[[dict], None],
-    directions: dict[str, torch.Tensor] | None = None,
-) -> tuple[dict[str, Factors], dict]:
-    """The one system for all layers: factors by kohya name, and figures.
-
-    `chosen(figures)` is called in between. `directions`: see queries.constant_directions; for a logit shift only. Raises
-    ForgetError where the system's condition is hopeless in its precision.
-    """
-    names = [(layer.name, p) for layer in model.cross_attention() for p in PROJECTIONS[settings.train]]
-    moments = halves[0] + halves[1]
-    metric, norms = measured(names, model.weights(names, moments.cc.device), moments)
-    ridge, preserve_weight, figures = choose_weights(
-        *halves, metric, settings.ridge, settings.preserve_weight, settings.preservation
-    )
-    chosen(figures)
-    solved = robust_moments(moments, metric, ridge, preserve_weight, settings.robust_rounds)
-    system = solved.second_moment(ridge, preserve_weight)
-    figures["condition"] = check_condition(system)
-    shifted = [n for n in names if n[1] == "to_k" and settings.logit_shift]
-    factors, layers = {}, {}
-    if len(shifted) < len(names):
-        edit = solved.solve(ridge, preserve_weight)
-        basis, residual = weighted_range(edit, system, settings.tolerance, settings.rank)
-        down = basis.T @ edit
-        low_rank = [name for name in names if name not in shifted]
-        ups, layers = low_rank_ups(low_rank, model.weights(low_rank, basis.device), moments, norms, basis, down)
-        figures |= {"rank": basis.shape[1], "rank_residual": residual}
-        factors = on_the_cpu(ups, down)
-    if shifted:
-        heads = {layer.name: layer.heads for layer in model.cross_attention()}
-        parts = shifted_keys(shifted, heads, directions or {}, settings.logit_shift, solved, ridge, preserve_weight)
-        factors |= {kohya_name(*name): balanced(up, row) for name, (up, row) in parts.items()}
-        layers |= shifted_drifts(parts, moments.pp.cpu(), norms)
-        figures = {"rank": 1, "rank_residual": 0.0, **figures}
-    return factors, figures | {"layers": layers}

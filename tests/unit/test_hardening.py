@@ -6,7 +6,8 @@ from toy_model import ToyModel
 
 from fmn_core.attacks.hardening import Hardening, forget_hardened
 from fmn_core.attacks.search import Budget, search_embedding
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.concepts.concept import Concept
 from fmn_core.concepts.templates import default_templates
 from fmn_core.errors import ForgetError
@@ -95,14 +96,14 @@ def test_an_interrupted_search_leaves_the_model_as_it_was(model, references):
 
 
 @pytest.mark.parametrize(
-    ("hardening", "said"),
+    ("changes", "said"),
     [
-        (Hardening(0), "attack rounds from 1 to 10, got 0"),
-        (Hardening(11), "attack rounds from 1 to 10, got 11"),
-        (Hardening(1, 0), "attack searches from 1 to 16, got 0"),
-        (Hardening(1, 1, Budget(steps=0)), "steps from 1 to 100000, got 0"),
+        ({"rounds": 0}, "rounds from 1 to 10, got 0"),
+        ({"rounds": 11}, "rounds from 1 to 10, got 11"),
+        ({"searches": 0}, "searches from 1 to 16, got 0"),
+        ({"budget": 3}, "budget as Budget, got 3"),
     ],
 )
-def test_settings_out_of_range_are_refused(model, references, hardening, said):
+def test_settings_out_of_range_are_refused(changes, said):
     with pytest.raises(ForgetError, match=said):
-        forget_hardened(model, concepts()[:1], [references], SETTINGS, hardening)
+        Hardening(**changes)

@@ -5,7 +5,8 @@ import torch
 from toy_model import ToyModel
 
 from fmn_core.closed_form.correction import correct_concept
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.compose.merge import MergeSettings, concepts_of, fuse_patches, preserve_cost, sum_patches
 from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError
@@ -68,7 +69,7 @@ def test_a_fused_patch_can_be_fused_again(model, alone):
 
 def test_fusion_of_trained_patches_minimises_what_it_says(model, alone):
     """Autograd, not algebra: the gradient of sum_i |(dW - dW_i) C_i|^2 / n + w |dW P|^2 + lambda |dW|^2 is zero there."""
-    from fmn_core.closed_form.forget import collect_moments
+    from fmn_core.closed_form.collect import collect_moments
     from fmn_core.concepts.preserve import preserve_groups
 
     given = [trained(p) for p in alone[:2]]

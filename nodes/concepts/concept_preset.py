@@ -1,0 +1,63 @@
+"""Concept Preset: concepts from a file, shipped or the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ...fmn_core.concepts.concept import chain
+from ...fmn_core.concepts.presets import SHIPPED, find_preset, list_presets, load_preset
+from ...fmn_core.errors import ForgetError
+from .. import host
+from ..host.node_api import CATEGORY, io
+from ..ui import shared_inputs
+from ..ui.listed_file import file_stamp, validation_result
+
+
+class ConceptPreset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        names = list_presets(_preset_folders())
+        return io.Schema(
+            node_id="FMN_ConceptPreset",
+            display_name="Concept Preset",
+            category=CATEGORY,
+            description="Concepts from a file: unsafe content that ships with the pack, and your own lists in "
+            "user/default/forget_me_not/presets.",
+            inputs=[
+                io.Combo.Input(
+                    "preset",
+                    options=names,
+                    default="nudity" if "nudity" in names else None,
+                    tooltip="A list of concepts. A file of yours replaces the shipped one of the same name.",
+                ),
+                shared_inputs.previous_concepts(),
+            ],
+            outputs=[
+                shared_inputs.concepts_output(),
+                io.String.Output(display_name="listing", tooltip="What the preset holds: kind and phrases, in words."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, preset="", **inputs):
+        try:
+            return file_stamp(find_preset(preset, _preset_folders()))
+        except (ForgetError, OSError):
+            return ""
+
+    @classmethod
+    def validate_inputs(cls, preset=None):
+        # As for embeddings; and a preset that was added a moment ago can be named before the list is refreshed.
+        return preset is None or validation_result(load_preset, preset, _preset_folders())
+
+    @classmethod
+    def execute(cls, preset, previous=None) -> io.NodeOutput:
+        with torch.inference_mode(False):
+            loaded = load_preset(preset, _preset_folders())
+        return io.NodeOutput(chain(previous, loaded.concepts), loaded.listing())
+
+
+def _preset_folders() -> list[Path]:
+    return [host.preset_folder(), SHIPPED]

@@ -18,7 +18,8 @@ from bench.published_loop import published_loop
 from bench.world import Ask, World, other_concepts
 from fmn_core.attacks.hardening import Hardening, forget_hardened
 from fmn_core.attacks.search import Budget
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.concepts.concept import make_concept
 from fmn_core.patch.file import save_patch
 from fmn_core.training.forget import GradientSettings, forget_by_gradient

@@ -23,7 +23,8 @@ from bench.method import MANY
 from bench.methods import closed_form, concept_of, gated
 from bench.pages import grid_page
 from bench.world import Evaluation, World, other_concepts
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.compose.merge import fuse_patches, sum_patches
 from fmn_core.compose.side_by_side import side_by_side
 from fmn_core.patch.file import save_patch

@@ -23,7 +23,8 @@ from bench.forget import RESULTS, machine, markdown_table
 from bench.methods import concept_of, patched
 from bench.world import Evaluation, World, other_concepts
 from fmn_core.attention.queries import sampled_queries
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.closed_form.targets import template_pairs
 from fmn_core.concepts.preserve import encode_imagined
 from fmn_core.concepts.templates import everyday_captions

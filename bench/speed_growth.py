@@ -14,7 +14,8 @@ import torch
 from bench.cost import measured
 from bench.speed_methods import closed_form, concepts_of
 from bench.world import World
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.training.forget import GradientSettings, forget_by_gradient
 from fmn_core.training.references import References
 from mini_sd.concepts import CONCEPT_NAMES

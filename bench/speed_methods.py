@@ -15,7 +15,8 @@ import torch
 from bench.cost import Cost, measured
 from bench.published_loop import published_loop
 from bench.world import Pack, World, other_concepts
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.closed_form.targets import ablated
 from fmn_core.concepts.concept import make_concept
 from fmn_core.model.encoding_cache import CachedEncoding

@@ -18,7 +18,8 @@ from bench.attack import attacked
 from bench.forget import RESULTS, machine, markdown_table
 from bench.methods import concept_of, patched
 from bench.world import Evaluation, World, other_concepts
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
 
 CONCEPTS = ("zebra", "santa claus")
 SEARCHES = 2

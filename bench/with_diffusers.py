@@ -18,7 +18,8 @@ import torch
 from bench.judged import share
 from bench.pages import before_after_page
 from fmn_core.adapters.diffusers_model import DiffusersModel
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.concepts.concept import make_concept
 from fmn_core.patch.file import save_patch
 from fmn_core.patch.patch import ForgetPatch

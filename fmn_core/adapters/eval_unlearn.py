@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from ..closed_form.forget import ClosedFormSettings, forget_closed_form
+from ..closed_form.forget import forget_closed_form
+from ..closed_form.settings import ClosedFormSettings
 from ..concepts.concept import make_concept
 from ..errors import ForgetError
 from ..patch.file import load_patch, save_patch

@@ -5,33 +5,41 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 
 import torch
 
-from ..closed_form.forget import ClosedFormSettings, forget_closed_form
+from ..closed_form.forget import forget_closed_form
+from ..closed_form.settings import ClosedFormSettings
 from ..closed_form.targets import template_pairs
 from ..concepts.concept import Concept
 from ..concepts.preserve import spread_templates
 from ..concepts.templates import default_templates
-from ..errors import ForgetError
 from ..model.protocol import ForgetModel
+from ..options import option, options
 from ..patch.patch import Factors, ForgetPatch, kohya_name
 from ..training.inversion import invert_concept
 from ..training.references import References
+from ..training.settings import MOST_SEED
 from ..training.trainable import injected
 from .search import Budget, attack_settings
 
 MOST_ROUNDS, MOST_SEARCHES = 10, 16
 
 
-@dataclass(frozen=True)
+@options
 class Hardening:
-    """`rounds`, in each of which every concept is attacked by `searches` of this budget, each with draws of its own."""
+    """How often a closed form is attacked: in each round, every concept by several searches, each with draws of its own."""
 
-    rounds: int = 1
-    searches: int = 2
-    budget: Budget = field(default_factory=Budget)
+    rounds: int = option(
+        1,
+        "Rounds that search, on the patched model and by gradient, for embeddings that bring the concept back, and forget them too. "
+        "0: none, no gradient is needed. Searches on the connected images, or on pictures that the model draws.",
+        minimum=1,
+        maximum=MOST_ROUNDS,
+    )
+    searches: int = option(2, "Searches for each concept in each round.", minimum=1, maximum=MOST_SEARCHES)
+    budget: Budget = option(Budget, "What each search may spend.")
 
 
 def forget_hardened(
@@ -52,7 +60,6 @@ def forget_hardened(
     raise. Source: adversarial training, with the searches of Pham et al., Circumventing Concept Erasure Methods, in place of RECE's algebra.
     """
     hardening = hardening or Hardening()
-    check_hardening(hardening)
     settings, tick = settings or ClosedFormSettings(), progress or (lambda done, total, figures: None)
     started, found = time.perf_counter(), list[Concept]()
     total = hardening.rounds * hardening.searches * len(concepts) * hardening.budget.steps
@@ -60,7 +67,8 @@ def forget_hardened(
     for number in range(hardening.rounds):
         with _patched(model, patch):
             for k in range(hardening.searches):
-                budget = replace(hardening.budget, seed=hardening.budget.seed + number * hardening.searches + k)
+                seed = (hardening.budget.seed + number * hardening.searches + k) % (MOST_SEED + 1)
+                budget = replace(hardening.budget, seed=seed)
                 for concept, pictures in zip(concepts, references, strict=True):
                     done = len(found) * budget.steps
                     found.append(_revived(model, concept, pictures, budget, lambda n, f, d=done: tick(d + n, total, f)))
@@ -69,13 +77,6 @@ def forget_hardened(
     patch.settings |= {"attack_rounds": hardening.rounds, "attack": asdict(hardening)}
     patch.figures["seconds"] = time.perf_counter() - started
     return patch
-
-
-def check_hardening(hardening: Hardening) -> None:
-    """Raises ForgetError on rounds or searches out of range; the budget is checked by the search."""
-    for name, most in (("rounds", MOST_ROUNDS), ("searches", MOST_SEARCHES)):
-        if not 1 <= getattr(hardening, name) <= most:
-            raise ForgetError(f"Expected attack {name} from 1 to {most}, got {getattr(hardening, name)}.")
 
 
 def _solved(

@@ -14,8 +14,10 @@ from ..model.protocol import ForgetModel
 from ..model.token_table import by_rows, token_rows, trained_tokens
 from ..model.tokens import PLACEHOLDER, LearnedEmbedding
 from ..model.transfer import send
-from ..training.inversion import InversionSettings, check_settings, denoising_loss, invert_concept
+from ..options import option, options
+from ..training.inversion import InversionSettings, denoising_loss, invert_concept
 from ..training.references import References
+from ..training.settings import MOST_SEED, SEED_HELP
 
 WARMUP, LEARNING_RATE = 3, 2e-2
 # GCG draws its candidates among so many best replacements of each token.
@@ -28,19 +30,17 @@ WORD_END = "</w>"
 Progress = Callable[[int, int, dict], bool | None]
 
 
-@dataclass(frozen=True)
+@options
 class Budget:
-    """What an attack may spend; a figure of success means nothing without it.
+    """What an attack may spend; a figure of success means nothing without it."""
 
-    `steps`, each on `batch` draws of noise. `tokens`: vectors or tokens to search; 0: as many as the phrase has.
-    `candidates`: replacements that a token search tries in each step, each on the same `batch` draws.
-    """
-
-    steps: int = 15
-    batch: int = 4
-    tokens: int = 0
-    candidates: int = 16
-    seed: int = 0
+    steps: int = option(15, "Steps of the search; more steps, stronger attack.", minimum=1, maximum=10_000)
+    batch: int = option(4, "Draws of noise per step.", minimum=1, maximum=64)
+    tokens: int = option(0, "Vectors or tokens to search; 0: as many as the phrase has.", minimum=0, maximum=32)
+    candidates: int = option(
+        16, "Words that a token search tries in each step; embedding: not used.", minimum=1, maximum=512
+    )
+    seed: int = option(0, SEED_HELP, minimum=0, maximum=MOST_SEED)
 
 
 def search_embedding(
@@ -91,7 +91,7 @@ def attack_settings(
         raise ForgetError(
             f"Expected the phrase that was forgotten, got {phrase!r}, which has no tokens. Type its name."
         )
-    settings = InversionSettings(
+    return InversionSettings(
         tokens=budget.tokens or count,
         words=phrase,
         steps=budget.steps,
@@ -100,10 +100,6 @@ def attack_settings(
         batch=budget.batch,
         seed=budget.seed,
     )
-    check_settings(settings)
-    if budget.candidates < 1:
-        raise ForgetError(f"Expected candidates from 1 up, got {budget.candidates}.")
-    return settings
 
 
 @dataclass

@@ -10,7 +10,8 @@ from ..concepts.templates import fill_template
 from ..errors import ForgetError
 from ..model.protocol import ForgetModel, TextModel
 from ..patch.patch import ForgetPatch
-from .forget import ClosedFormSettings, forget_closed_form
+from .forget import forget_closed_form
+from .settings import ClosedFormSettings
 from .targets import TargetPair, template_pairs
 
 # Correction has more to give than forgetting: the other meanings come back well before everything else is kept.

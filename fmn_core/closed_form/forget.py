@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 
 import torch
 
 from ..attention.queries import constant_directions
 from ..concepts.concept import Concept, check_concepts
-from ..concepts.preserve import IMAGINED_WORDS, encode_imagined, imagined_in_all, preserve_groups
+from ..concepts.preserve import encode_imagined, imagined_in_all, preserve_groups
 from ..errors import ForgetError
 from ..model.protocol import ForgetModel, TextModel
 from ..model.tokens import EncodedPrompt, LearnedEmbedding, row_weights
@@ -22,54 +22,20 @@ from .key_shift import shifted_keys
 from .layer_solutions import low_rank_ups, measured, on_the_cpu, shifted_drifts
 from .moments import Moments, MomentSums
 from .robust import robust_moments
+from .settings import PRECISIONS, PROJECTIONS, ClosedFormSettings, check_settings
 from .targets import (
-    ABLATED,
-    BY_KIND,
     ZERO,
     TargetPair,
-    check_target,
     name_columns,
     pair_columns,
     steered_pair,
     template_pairs,
 )
-from .weight_choice import AUTO, check_condition, choose_weights
+from .weight_choice import check_condition, choose_weights
 
-PROJECTIONS = {"values": ("to_v",), "keys": ("to_k",), "keys and values": ("to_k", "to_v")}
 # Rows of padding that are encoded of most prompts; they stand for all of it, which is much alike. One prompt in WHOLE is encoded
 # to its last row, so that the solve meets padding of every place.
 PADDING, WHOLE = 1, 19
-PRECISIONS = {"float64 on the CPU": torch.float64, "float32 on the model's device": torch.float32}
-
-
-@dataclass
-class ClosedFormSettings:
-    """What can be chosen; 0 means: chosen from the algebra alone (see choose_weights).
-
-    `ridge`: lambda relative to the mean eigenvalue of the system. `preserve_weight`: weight of the preserve prompts'
-    mean second moment against the concept's. `preservation`: how much drift counts when these two are chosen, 1 = as
-    measured to be balanced. `preserve_prompts`: prompts, and names of up to three words, which go through the templates
-    too. `rank`: upper bound for each concept; `tolerance`: energy that may be left behind. `imagined_words`: for each concept, see
-    preserve.imagined_in_all.
-    `target`, `substitute`, `overshoot`: see targets.template_pairs. `logit_shift`: tau > 0 gives keys a target of their own, attention logits lower
-    by tau; 0 moves them as values are. `robust_rounds`: see robust.robust_moments. `precision`: one of PRECISIONS.
-    """
-
-    train: str = "values"
-    target: str = ABLATED
-    substitute: str = ""
-    overshoot: float = BY_KIND
-    logit_shift: float = 0.0
-    robust_rounds: int = 0
-    precision: str = next(iter(PRECISIONS))
-    preservation: float = 1.0
-    ridge: float = AUTO
-    preserve_weight: float = AUTO
-    rank: int = 16
-    tolerance: float = 1e-4
-    preserve_prompts: list[str] = field(default_factory=list)
-    use_everyday_captions: bool = True
-    imagined_words: int = IMAGINED_WORDS
 
 
 def collect_moments(
@@ -138,25 +104,6 @@ def _rows_of(
     return source, target, prompt.context[named], steered, weight[named]
 
 
-def check_settings(settings: ClosedFormSettings) -> None:
-    """Raises ForgetError on a choice that does not exist, or that has nothing to act on."""
-    for what, chosen, choices in (
-        ("to train one of", settings.train, PROJECTIONS),
-        ("the precision to be one of", settings.precision, PRECISIONS),
-    ):
-        if chosen not in choices:
-            raise ForgetError(f"Expected {what} {', '.join(choices)}, got {chosen!r}.")
-    check_target(settings.target, settings.substitute)
-    if settings.logit_shift < 0 or settings.robust_rounds < 0:
-        raise ForgetError(
-            f"Expected a logit shift and robust rounds of 0 or more, got {settings.logit_shift:g} and {settings.robust_rounds}."
-        )
-    if settings.logit_shift and "to_k" not in PROJECTIONS[settings.train]:
-        raise ForgetError(
-            f"Expected to train keys for a logit shift, got {settings.train!r}. Train keys, or keys and values, or set the shift to 0."
-        )
-
-
 def forget_closed_form(
     model: ForgetModel,
     concepts: list[Concept],
@@ -185,8 +132,8 @@ def forget_closed_form(
     halves = collect_moments(model, concepts, preserve, settings.imagined_words, pairs, dtype, device)
     tick(1, 4, {})
     directions = _directions(model, pairs, settings, size)
-    limited = replace(settings, rank=settings.rank * len(concepts))
-    factors, figures = solve_factors(model, halves, limited, lambda figures: tick(2, 4, figures), directions)
+    rank = settings.rank * len(concepts)
+    factors, figures = solve_factors(model, halves, settings, rank, lambda figures: tick(2, 4, figures), directions)
     figures["seconds"] = time.perf_counter() - started
     tick(4, 4, figures)
     described = {"method": "closed form", **asdict(settings)}
@@ -216,6 +163,7 @@ def solve_factors(
     model: ForgetModel,
     halves: tuple[Moments, Moments],
     settings: ClosedFormSettings,
+    rank: int,
     chosen: Callable[[dict], None],
     directions: dict[str, torch.Tensor] | None = None,
 ) -> tuple[dict[str, Factors], dict]:
@@ -238,7 +186,7 @@ def solve_factors(
     factors, layers = {}, {}
     if len(shifted) < len(names):
         edit = solved.solve(ridge, preserve_weight)
-        basis, residual = weighted_range(edit, system, settings.tolerance, settings.rank)
+        basis, residual = weighted_range(edit, system, settings.tolerance, rank)
         down = basis.T @ edit
         low_rank = [name for name in names if name not in shifted]
         ups, layers = low_rank_ups(low_rank, model.weights(low_rank, basis.device), moments, norms, basis, down)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 
@@ -12,7 +13,9 @@ from ..errors import ForgetError
 from ..model.protocol import TextModel
 from ..model.tokens import EncodedPrompt, concept_columns
 
-ABLATED, ZERO, EMPTY, SUBSTITUTE = TARGETS = ("ablated prompt", "zero", "empty prompt", "substitute")
+Target = Literal["ablated prompt", "zero", "empty prompt", "substitute"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+ABLATED, ZERO, EMPTY, SUBSTITUTE = TARGETS
 # A prompt without its style is still drawn in some style, the forgotten one too; a model that goes half as far again seldom does that.
 BY_KIND = -1.0
 OVERSHOOTS = {"style": 0.5}

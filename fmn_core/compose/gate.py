@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -14,8 +15,10 @@ from ..concepts.templates import everyday_captions, fill_template
 from ..errors import ForgetError
 from ..model.protocol import EncodedPrompt, TextModel
 from ..model.tokens import CHUNK, strip_special
+from ..options import option, options
 
-CURVES: dict[str, Callable[[float], float]] = {
+Curve = Literal["step", "linear", "smooth"]
+CURVES: dict[Curve, Callable[[float], float]] = {
     "step": lambda x: 1.0 if x > 0 else 0.0,
     "linear": lambda x: x,
     "smooth": lambda x: x * x * (3 - 2 * x),
@@ -30,28 +33,28 @@ _SHRINKAGE = 0.3
 AUTOMATIC = 0.0
 
 
-@dataclass
+@options
 class GateSettings:
-    """`threshold` (0..1): similarity up to which the patch stays off; 0: `ConceptGate.threshold`.
+    """From which similarity of prompt and concept on a patch acts, and how its strength grows from there to 1."""
 
-    `curve`: how strength grows from there to 1.
-    """
-
-    threshold: float = AUTOMATIC
-    curve: str = "step"
+    threshold: float = option(
+        AUTOMATIC,
+        "Similarity of prompt and concept up to which the patch stays off. 0: half way from prompts without the concept to those "
+        "that name it, as this CLIP encodes them; the report says which.",
+        minimum=0.0,
+        maximum=0.99,
+        step=0.01,
+    )
+    curve: Curve = option(
+        "step", "From the threshold on: full strength at once, or growing to it, straight or smoothly."
+    )
 
     def resolved(self, gate: ConceptGate) -> GateSettings:
         """The same with a threshold that is a number to compare with."""
         return replace(self, threshold=gate.threshold) if self.threshold == AUTOMATIC else self
 
     def strength(self, similarity: float) -> float:
-        """gamma in 0..1 of a similarity; exactly 0 up to the threshold. Raises ForgetError on settings out of range."""
-        if not 0 <= self.threshold < 1:
-            raise ForgetError(
-                f"Expected a threshold from 0 to below 1, got {self.threshold}. Choose 0, which finds one."
-            )
-        if self.curve not in CURVES:
-            raise ForgetError(f"Expected a curve of {', '.join(CURVES)}, got {self.curve!r}.")
+        """gamma in 0..1 of a similarity; exactly 0 up to the threshold."""
         share = (similarity - self.threshold) / (1 - self.threshold)
         return CURVES[self.curve](min(1.0, max(0.0, share)))
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import cast
 
 import torch
 
 from ..closed_form.correction import correction_pairs
-from ..closed_form.forget import ClosedFormSettings, collect_moments
+from ..closed_form.forget import collect_moments
 from ..closed_form.moments import Moments
-from ..closed_form.targets import SUBSTITUTE, TARGETS, TargetPair, template_pairs
+from ..closed_form.settings import ClosedFormSettings
+from ..closed_form.targets import ABLATED, SUBSTITUTE, TargetPair, template_pairs
 from ..closed_form.weight_choice import choose_weights
 from ..concepts.concept import Concept, chain, concept_from_dict
 from ..concepts.preserve import IMAGINED_WORDS, preserve_groups
 from ..errors import ForgetError
 from ..model.encoding_cache import EncodedOnce
 from ..model.protocol import TextModel
+from ..options import option, options
 from ..patch.factors import matrix_root, moved_square
 from ..patch.figures import rounded
 from ..patch.parts import parts_of
@@ -29,17 +32,28 @@ MOST_PATCHES = 100
 _SOLVED = ("closed form", "concept correction", "fusion")
 
 
-@dataclass
+@options
 class MergeSettings:
-    """`strengths`: one per patch, or none for 1 each. `rank`: upper bound; `tolerance`: energy that may be left behind.
+    """Settings of a merge; a patch side by side, and a sum, use fewer of them."""
 
-    `preservation`: as in ClosedFormSettings.
-    """
-
-    strengths: Sequence[float] = ()
-    rank: int = 256
-    tolerance: float = 1e-5
-    preservation: float = 1.0
+    strengths: list[float] = option(list, "Strength of each patch, in their order; none: 1 each.")
+    rank: int = option(
+        256, "Upper bound of the merged patch's LoRA rank; side by side the ranks add up.", minimum=1, maximum=1024
+    )
+    tolerance: float = option(
+        1e-5,
+        "Share of energy that may be left behind where a lower rank will do.",
+        minimum=0.0,
+        maximum=0.5,
+        step=0.001,
+    )
+    preservation: float = option(
+        1.0,
+        "How much keeping counts against forgetting; 1 is balanced, more keeps more.",
+        minimum=0.0,
+        maximum=100.0,
+        step=0.05,
+    )
 
 
 @dataclass
@@ -186,7 +200,7 @@ def fuse_patches(
         tick(len(patches), len(patches) + 1)
     tick(len(patches) + 1, len(patches) + 1)
     figures |= {"effect_kept": _effect_kept(sources, factors)}
-    named = {k: v for k, v in vars(joint).items() if k not in ("rank", "tolerance")}
+    named = {k: v for k, v in asdict(joint).items() if k not in ("rank", "tolerance")}
     return merged_patch(patches, "fusion", factors, {**named, "strengths": strengths}, figures)
 
 
@@ -209,14 +223,19 @@ def _source(text: TextModel, patch: ForgetPatch, strength: float) -> _Source:
 
 def _settings_of(patch: ForgetPatch) -> ClosedFormSettings:
     """The settings in a patch's metadata, as far as they have the form that this tool writes."""
-    found = ClosedFormSettings()
-    for name, default in vars(found).items():
+    usable = {}
+    for name, default in asdict(ClosedFormSettings()).items():
         value = patch.settings.get(name)
-        if type(value) is type(default) and (not isinstance(value, list) or all(isinstance(x, str) for x in value)):
-            setattr(found, name, value)
-    if found.target not in TARGETS or (found.target == SUBSTITUTE and not found.substitute.strip()):
-        found = replace(found, target=TARGETS[0])
-    return replace(found, imagined_words=min(max(0, found.imagined_words), 4 * IMAGINED_WORDS))
+        if type(value) is type(default):
+            if name == "imagined_words":
+                value = min(max(0, value), 4 * IMAGINED_WORDS)
+            with contextlib.suppress(ForgetError):
+                ClosedFormSettings(**{name: value})
+                usable[name] = value
+    settings = ClosedFormSettings(**usable)
+    if settings.target == SUBSTITUTE and not settings.substitute.strip():
+        return replace(settings, target=ABLATED)
+    return settings
 
 
 def _chosen_weights(patch: ForgetPatch) -> tuple[float, float] | None:

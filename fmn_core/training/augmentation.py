@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
 from ..errors import ForgetError
+from ..options import option, options
 
 # A VAE of Stable Diffusion works on whole cells of 8 x 8 pixels.
 CELL = 8
@@ -17,17 +17,22 @@ _BUCKET_STEP, _SMALL_BUCKET = 64, 256
 Box = tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
+@options
 class AugmentSettings:
-    """`copies`: of every image, the first of them not augmented. `crop`: largest share of a side that a random crop removes,
-    below 1. `flip`: mirror half of the copies. `bucket`: 0 keeps the size, else the side of a square whose area the
-    images get at most, see bucket_size.
-    """
+    """Augmentation of reference images; the defaults leave them as they are."""
 
-    copies: int = 1
-    crop: float = 0.0
-    flip: bool = False
-    bucket: int = 0
+    copies: int = option(1, "Augmented copies of each image; the first is the image itself.", minimum=1, maximum=64)
+    crop: float = option(
+        0.0, "Largest share of each side that a random crop takes away.", minimum=0.0, maximum=0.9, step=0.01
+    )
+    flip: bool = option(False, "Mirror copies at random.")
+    bucket: int = option(
+        0,
+        "Resolution bucket: images are cut to its nearest aspect ratio. 0: their own size.",
+        minimum=0,
+        maximum=4096,
+        step=8,
+    )
 
 
 def augment(
@@ -130,13 +135,8 @@ def _as_large_as(masks: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def _check_settings(settings: AugmentSettings) -> None:
-    if settings.copies < 1:
-        raise ForgetError(f"Expected at least 1 copy of every image, got {settings.copies}. Set `copies` to 1 or more.")
-    if not 0 <= settings.crop < 1:
-        raise ForgetError(
-            f"Expected a crop of 0 to below 1, got {settings.crop}. Set the largest share of a side to remove."
-        )
-    if settings.bucket and settings.bucket < CELL:
+    """Raises ForgetError on a bucket that is smaller than a cell of the VAE."""
+    if 0 < settings.bucket < CELL:
         raise ForgetError(
             f"Expected a bucket of 0 or at least {CELL} pixels, got {settings.bucket}. Use 512 for SD 1.x."
         )

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -18,32 +18,44 @@ from ..model.protocol import ForgetModel
 from ..model.token_table import mean_embedding, mean_norm, token_rows, widths
 from ..model.tokens import PLACEHOLDER, EncodedPrompt, LearnedEmbedding
 from ..model.transfer import send
+from ..options import option, options
 from .loss_scale import LossScale
 from .references import References
+from .settings import MOST_SEED, SEED_HELP
 
-START_CHOICES = ("words", "noise", "mean")
+Start = Literal["words", "noise", "mean"]
+START_CHOICES: tuple[Start, ...] = get_args(Start)
 CONTINUED_RATE = 1e-4  # the released code's for continuation
 SNR_LIMIT = 5.0
 
 
-@dataclass
+@options
 class InversionSettings:
-    """Textual inversion's settings; the defaults are the released code's.
+    """Settings of textual inversion; the defaults are the released code's."""
 
-    `tokens`: number of vectors. `start`: from the words' own embeddings (the rest scaled noise), from scaled noise alone,
-    or from the mean of the vocabulary. `weight_decay`: pull of each vector's norm to that of the vocabulary, per step at the full rate.
-    `batch`: draws per step.
-    """
-
-    tokens: int = 4
-    start: str = "words"
-    words: str = ""
-    steps: int = 500
-    warmup: int = 100
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.1
-    batch: int = 1
-    seed: int = 0
+    tokens: int = option(4, "Vectors to learn. Published: 4.", minimum=1, maximum=32)
+    start: Start = option(
+        "words", "Start from words, from noise as large as the vocabulary's vectors, or from the vocabulary's mean."
+    )
+    words: str = option("", "Words that describe the pictures, to start from.")
+    steps: int = option(500, "Steps of the inversion. Published: 500.", minimum=1, maximum=100_000)
+    warmup: int = option(100, "Steps over which the learning rate rises. Published: 100.", minimum=0, maximum=100_000)
+    learning_rate: float = option(
+        1e-3,
+        "Learning rate of the inversion. Published: 1e-3, to continue 1e-4.",
+        minimum=1e-7,
+        maximum=1.0,
+        step=1e-7,
+    )
+    weight_decay: float = option(
+        0.1,
+        "Pull of the vectors' norms to those of the vocabulary. Published: 0.1.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.01,
+    )
+    batch: int = option(1, "Draws per step of the inversion. Published: 1.", minimum=1, maximum=64)
+    seed: int = option(0, SEED_HELP, minimum=0, maximum=MOST_SEED)
 
 
 @dataclass
@@ -52,17 +64,6 @@ class Inversion:
 
     word: LearnedEmbedding
     figures: dict[str, Any]
-
-
-def check_settings(settings: InversionSettings) -> None:
-    """Raises ForgetError on the first setting that cannot be used."""
-    if settings.start not in START_CHOICES:
-        raise ForgetError(f"Expected start to be one of {', '.join(START_CHOICES)}, got {settings.start!r}.")
-    for name, least, most in (("tokens", 1, 32), ("steps", 1, 100_000), ("batch", 1, 64), ("warmup", 0, 100_000)):
-        if not least <= getattr(settings, name) <= most:
-            raise ForgetError(f"Expected {name} from {least} to {most}, got {getattr(settings, name)}.")
-    if settings.learning_rate <= 0:
-        raise ForgetError(f"Expected a learning rate above 0, got {settings.learning_rate}. Raise it.")
 
 
 def starting_vectors(model: ForgetModel, settings: InversionSettings) -> LearnedEmbedding:
@@ -205,7 +206,6 @@ def invert_concept(
     finite. Source: FMN, section 3.4; Gal et al., An Image is Worth One Word.
     """
     settings = settings or InversionSettings()
-    check_settings(settings)
     started, losses = time.perf_counter(), []
     inverter = Inverter(model, references, templates, settings, start)
     for number in range(settings.steps):

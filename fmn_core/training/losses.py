@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 
 from ..model.protocol import ForgetModel
 from .trainable import Trainable
 
-LOSS_FORMS = ("paper", "released code")
-VISUAL_WEIGHTINGS = ("min-SNR", "uniform")
+LossForm = Literal["paper", "released code"]
+VisualWeighting = Literal["min-SNR", "uniform"]
+LOSS_FORMS: tuple[LossForm, ...] = get_args(LossForm)
+VISUAL_WEIGHTINGS: tuple[VisualWeighting, ...] = get_args(VisualWeighting)
 MIN_SNR_GAMMA = 5.0
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
 
 from ..errors import ForgetError
-from .losses import LOSS_FORMS, VISUAL_WEIGHTINGS
-from .trainable import WEIGHT_FORMS
+from ..options import option, options
+from .losses import LossForm, VisualWeighting
+from .trainable import WeightForm
 
 PROJECTIONS = {
     "values": ("to_v",),
@@ -17,15 +18,20 @@ PROJECTIONS = {
     "keys and values": ("to_k", "to_v"),
     "attn2": ("to_q", "to_k", "to_v", "to_out.0"),
 }
-TRAIN_CHOICES = (*PROJECTIONS, "whole UNet")
-OPTIMISERS = {
+TrainedWeights = Literal["values", "keys", "keys and values", "attn2", "whole UNet"]
+Optimiser = Literal["AdamW", "Adam", "RAdam", "Adafactor", "SGD"]
+Schedule = Literal["constant", "linear", "cosine"]
+TRAIN_CHOICES: tuple[TrainedWeights, ...] = get_args(TrainedWeights)
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
+OPTIMISERS: dict[Optimiser, type[torch.optim.Optimizer]] = {
     "AdamW": torch.optim.AdamW,
     "Adam": torch.optim.Adam,
     "RAdam": torch.optim.RAdam,
     "Adafactor": torch.optim.Adafactor,
     "SGD": torch.optim.SGD,
 }
-SCHEDULES = ("constant", "linear", "cosine")
+MOST_SEED = 2**32 - 1
+SEED_HELP = "Seed of everything random; the same seed gives the same file."
 AUTO_RATE = 0.0
 PUBLISHED_RATE = 2e-6  # of full weights, for Stable Diffusion
 SMALL_MODEL_RATE = 1e-2  # of factors of rank 8, measured on models with a conditioning narrower than SD's
@@ -33,45 +39,87 @@ SMALL_MODEL_RATE = 1e-2  # of factors of rank 8, measured on models with a condi
 PRESERVATION_SCALE = 0.2
 
 
-@dataclass
+@options
 class GradientSettings:
-    """What can be chosen; the defaults are Algorithm 1 on LoRA factors.
+    """Settings of a training by gradient; the defaults are Algorithm 1 of Forget-Me-Not on LoRA factors.
 
-    `attention_weight`, `visual_weight`: w_attn and w_vis of L = w_attn L_attn + w_vis L_vis, each loss divided by what it begins
-    with when both are used: the attention loss by its first value, the visual loss by visual_scale. `visual_weighting`
-    and `first_level`..`last_level` (shares of the training timesteps, 0 = clean): which noise levels count. `learning_rate`: 0 = auto (see auto_learning_rate). `preservation`: weight of the squared
-    relative movement of preserve prompts' keys and values, in units of PRESERVATION_SCALE times what the loss begins with.
-    `target_mass`: stop when the mean attention mass on the concept falls below this share of where it started, 0 = never.
-    `drift_every`, `drift_warning`, `drift_limit`: steps between two looks at the drift monitor, and at what drift to warn
-    and to stop; 0 = never. `preview_every`: steps between two pictures of what is left, for `progress`; 0 = never.
+    Notes
+    -----
+    The loss is w_attn L_attn + w_vis L_vis. Where both are used, each is divided by what it begins with: the attention loss by its
+    first value, the visual loss by visual_scale. The preservation term is the squared relative movement of preserve prompts' keys and
+    values, times `preservation` and PRESERVATION_SCALE and what the loss begins with.
     """
 
-    train: str = "keys and values"
-    weights: str = "LoRA"
-    loss: str = "paper"
-    attention_weight: float = 1.0
-    visual_weight: float = 0.0
-    visual_weighting: str = "min-SNR"
-    first_level: float = 0.0
-    last_level: float = 1.0
-    steps: int = 35
-    accumulation: int = 1
-    learning_rate: float = AUTO_RATE
-    optimiser: str = "AdamW"
-    schedule: str = "constant"
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    rank: int = 8
-    seed: int = 0
-    checkpointing: bool = False
-    preservation: float = 1.0
-    target_mass: float = 0.0
-    drift_every: int = 10
-    drift_warning: float = 0.05
-    drift_limit: float = 0.0
-    preview_every: int = 0
-    preserve_prompts: list[str] = field(default_factory=list)
-    use_everyday_captions: bool = True
+    train: TrainedWeights = option("keys and values", "Which weights change.")
+    weights: WeightForm = option(
+        "LoRA", "LoRA factors of the node's rank, or whole weights reduced to it by SVD afterwards."
+    )
+    loss: LossForm = option(
+        "paper", "Attention re-steering: sum of squares (paper) or one norm over all layers (released code)."
+    )
+    attention_weight: float = option(
+        1.0, "Weight of the re-steering loss where both losses are used.", minimum=0.0, maximum=1000.0, step=0.05
+    )
+    visual_weight: float = option(
+        0.0, "Weight of the visual denoising loss where both are used.", minimum=0.0, maximum=1000.0, step=0.05
+    )
+    visual_weighting: VisualWeighting = option(
+        "min-SNR", "Weight of noise levels in the visual loss: min-SNR damps the noisy ones."
+    )
+    first_level: float = option(0.0, "Lowest noise level drawn, 0 is clean.", minimum=0.0, maximum=1.0, step=0.01)
+    last_level: float = option(1.0, "Highest noise level drawn, 1 is pure noise.", minimum=0.0, maximum=1.0, step=0.01)
+    steps: int = option(35, "By gradient: training steps. Published: 35.", minimum=1, maximum=10_000)
+    accumulation: int = option(1, "Draws whose gradients are averaged in one step.", minimum=1, maximum=256)
+    learning_rate: float = option(
+        AUTO_RATE,
+        "By gradient: learning rate. 0: auto, on Stable Diffusion the pace of the published 2e-6 for full weights.",
+        minimum=0.0,
+        maximum=1.0,
+        step=1e-7,
+    )
+    optimiser: Optimiser = option("AdamW", "Optimiser from torch. Published: AdamW.")
+    schedule: Schedule = option("constant", "How the learning rate changes over the steps. Published: constant.")
+    weight_decay: float = option(
+        0.01, "Weight decay of the optimiser. Published: 0.01.", minimum=0.0, maximum=1.0, step=0.001
+    )
+    clip: float = option(1.0, "Largest norm of the gradient. Published: 1.", minimum=0.001, maximum=1000.0, step=0.1)
+    rank: int = option(8, "LoRA rank.", minimum=1, maximum=256)
+    seed: int = option(0, SEED_HELP, minimum=0, maximum=MOST_SEED)
+    checkpointing: bool = option(False, "Gradient checkpointing: less memory, a third more time.")
+    preservation: float = option(
+        1.0,
+        "How much keeping counts against forgetting; 1 is balanced, more keeps more.",
+        minimum=0.0,
+        maximum=100.0,
+        step=0.05,
+    )
+    target_mass: float = option(
+        0.0,
+        "By gradient: stop when the concept's attention has fallen to this share. 0: run all steps.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.01,
+    )
+    drift_every: int = option(
+        10, "Steps between two looks at the drift of preserve prompts; 0: never.", minimum=0, maximum=1000
+    )
+    drift_warning: float = option(
+        0.05, "Drift above which the report warns; 0: never.", minimum=0.0, maximum=10.0, step=0.001
+    )
+    drift_limit: float = option(
+        0.0, "Drift at which the training stops; 0: never.", minimum=0.0, maximum=10.0, step=0.001
+    )
+    preview_every: int = option(
+        0,
+        "Steps between two quick pictures of what the model still draws, shown while it trains; 0: never.",
+        minimum=0,
+        maximum=1000,
+    )
+    preserve_prompts: list[str] = option(
+        list,
+        "Prompts or words to keep as they are, one per line; neighbours of the concept help most. Everyday captions are always included.",
+    )
+    use_everyday_captions: bool = option(True, "Preserve the built-in everyday captions.")
 
 
 def auto_learning_rate(context_dim: int, settings: GradientSettings) -> float:
@@ -88,35 +136,12 @@ def auto_learning_rate(context_dim: int, settings: GradientSettings) -> float:
 
 
 def check_settings(settings: GradientSettings) -> None:
-    """Raises ForgetError on the first setting that cannot be used."""
-    choices = {
-        "train": TRAIN_CHOICES,
-        "weights": WEIGHT_FORMS,
-        "loss": LOSS_FORMS,
-        "visual_weighting": VISUAL_WEIGHTINGS,
-        "optimiser": tuple(OPTIMISERS),
-        "schedule": SCHEDULES,
-    }
-    for name, allowed in choices.items():
-        if getattr(settings, name) not in allowed:
-            raise ForgetError(f"Expected {name} to be one of {', '.join(allowed)}, got {getattr(settings, name)!r}.")
-    least = {
-        "steps": 1,
-        "rank": 1,
-        "accumulation": 1,
-        "learning_rate": 0.0,
-        "clip": 1e-12,
-        "drift_every": 0,
-        "preview_every": 0,
-    }
-    for name, smallest in least.items():
-        if getattr(settings, name) < smallest:
-            raise ForgetError(f"Expected {name} of at least {smallest}, got {getattr(settings, name)}. Raise it.")
+    """Raises ForgetError on settings that contradict each other."""
     if settings.attention_weight <= 0 and settings.visual_weight <= 0:
         raise ForgetError(
             "Expected a loss with a weight above 0, got 0 for both. Raise attention_weight or visual_weight."
         )
-    if not 0 <= settings.first_level < settings.last_level <= 1:
+    if settings.first_level >= settings.last_level:
         raise ForgetError(
             f"Expected noise levels 0 <= first_level < last_level <= 1, got {settings.first_level} and {settings.last_level}."
         )

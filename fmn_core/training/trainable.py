@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch.nn import functional as F
@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from ..patch.factors import best_factors
 from ..patch.patch import Factors
 
-WEIGHT_FORMS = ("LoRA", "full delta")
+WeightForm = Literal["LoRA", "full delta"]
+WEIGHT_FORMS: tuple[WeightForm, ...] = get_args(WeightForm)
 
 
 class LowRank(torch.nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...fmn_core.attacks.hardening import MOST_ROUNDS
-from ...fmn_core.closed_form.forget import PRECISIONS
+from ...fmn_core.closed_form.settings import PRECISIONS
 from ...fmn_core.closed_form.targets import BY_KIND, TARGETS
 from ...fmn_core.concepts.preserve import IMAGINED_WORDS
 from ..host.node_api import CATEGORY, TrainingOptionsType, io

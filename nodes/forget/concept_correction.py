@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ...fmn_core.closed_form.correction import PRESERVATION, check_meanings, correct_concept
-from ...fmn_core.closed_form.forget import ClosedFormSettings
+from ...fmn_core.closed_form.settings import ClosedFormSettings
 from ...fmn_core.concepts.concept import Concept, concept_from_text
 from ...fmn_core.concepts.templates import parse_lines
 from ...fmn_core.errors import ForgetError

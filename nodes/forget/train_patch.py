@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from ...fmn_core.attacks.hardening import Hardening, check_hardening, forget_hardened
+from ...fmn_core.attacks.hardening import Hardening, forget_hardened
 from ...fmn_core.attacks.search import Budget
 from ...fmn_core.attention.hooks import checkpointed
-from ...fmn_core.closed_form.forget import PROJECTIONS, ClosedFormSettings, forget_closed_form
+from ...fmn_core.closed_form.forget import forget_closed_form
+from ...fmn_core.closed_form.settings import PROJECTIONS, ClosedFormSettings
 from ...fmn_core.concepts.concept import Concept, check_concepts, concept_from_text
 from ...fmn_core.concepts.templates import parse_lines
 from ...fmn_core.errors import ForgetError
@@ -235,7 +236,6 @@ def _hardened(
     options: dict[str, Any],
 ) -> ForgetPatch:
     """The closed form between attacks on it, on the concepts' images or on pictures that the model draws."""
-    check_hardening(hardening)
     made = [
         references.references_of(adapter, options.get("vae"), c, AugmentSettings(), options["seed"], ATTACKED_PICTURES)
         for c in concepts

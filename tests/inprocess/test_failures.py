@@ -22,7 +22,8 @@ from prompts import correct, invert, pairs, train_inputs
 from torch.utils._python_dispatch import TorchDispatchMode
 from untouched import assert_untouched, state
 
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.concepts.concept import make_concept
 from fmn_core.errors import ForgetError
 

@@ -8,7 +8,8 @@ from forget_me_not.nodes.host import apply_patch, patch_hooks, with_hooks
 from forget_me_not.nodes.patches.gated_patch import GatedForgetPatch
 from inprocess.sampling import control_net, sample
 
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.concepts.concept import make_concept
 from fmn_core.patch.patch import Factors, ForgetPatch
 

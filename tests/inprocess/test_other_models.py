@@ -7,7 +7,8 @@ import torch
 from forget_me_not.nodes import host
 from forget_me_not.nodes.adapter.model import ComfyModel
 
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.concepts.concept import make_concept
 from fmn_core.errors import ForgetError
 from fmn_core.training.forget import GradientSettings, forget_by_gradient

@@ -5,8 +5,9 @@ import torch
 from toy_model import ToyModel
 
 from fmn_core.closed_form import forget as closed_form
-from fmn_core.closed_form.forget import ClosedFormSettings, collect_moments, forget_closed_form
+from fmn_core.closed_form.forget import collect_moments, forget_closed_form
 from fmn_core.closed_form.moments import Moments
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.closed_form.targets import steered_pair
 from fmn_core.closed_form.weight_choice import DRIFT_PRICE, PRESERVE_WEIGHTS, RIDGES, choose_weights
 from fmn_core.concepts.concept import Concept, make_concept

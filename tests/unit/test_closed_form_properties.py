@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_model import ToyModel
 
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.moments import Moments
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.closed_form.weight_choice import check_condition
 from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError

@@ -3,7 +3,7 @@ import torch
 from toy_model import ToyModel
 
 from fmn_core.closed_form.correction import correct_concept, correction_pairs
-from fmn_core.closed_form.forget import ClosedFormSettings
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.closed_form.targets import steered_pair
 from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError

@@ -6,7 +6,8 @@ from toy_model import ToyModel
 
 from fmn_core.attacks.hardening import Hardening, forget_hardened
 from fmn_core.attacks.search import Budget, search_embedding
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.concepts.concept import Concept
 from fmn_core.concepts.templates import default_templates
 from fmn_core.errors import ForgetError

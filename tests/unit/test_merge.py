@@ -5,7 +5,8 @@ import torch
 from toy_model import ToyModel
 
 from fmn_core.closed_form.correction import correct_concept
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.compose.merge import MergeSettings, concepts_of, fuse_patches, preserve_cost, sum_patches
 from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError

@@ -5,7 +5,8 @@ from toy_model import ToyModel
 
 from fmn_core.attention.queries import constant_directions, sampled_queries
 from fmn_core.attention.zeroing import split_heads
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.concepts.concept import Concept
 
 SIZE = (4, 6, 5)

@@ -2,9 +2,10 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.moments import Moments
 from fmn_core.closed_form.robust import revival, robust_moments
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.concepts.concept import Concept
 
 

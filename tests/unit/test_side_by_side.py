@@ -4,7 +4,8 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.compose.merge import MergeSettings, concepts_of, fuse_patches
 from fmn_core.compose.side_by_side import side_by_side, together
 from fmn_core.concepts.concept import Concept

@@ -2,7 +2,8 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.closed_form.forget import ClosedFormSettings, collect_moments, forget_closed_form
+from fmn_core.closed_form.forget import collect_moments, forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.closed_form.targets import TARGETS, steered_pair, template_pairs
 from fmn_core.compose.merge import pairs_of
 from fmn_core.concepts.concept import Concept

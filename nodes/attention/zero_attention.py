@@ -187,7 +187,7 @@ class ZeroAttention:
         sigma = options.get("sigmas")
         active = sigma is None or self.sigmas[1] <= float(sigma.max()) <= self.sigmas[0]
         weight = self._weight(context, options) if context is not None and active else None
-        if weight is None or not weight.any():
+        if context is None or weight is None or not weight.any():
             return executor(x, timesteps, context, y, control, options, **kwargs)
         mask = None if self.areas is None else self.areas.call_mask(x, options.get("uuids"))
         call = ZeroedCall(self.columns, weight.to(context.device), mask, self.renormalise)
@@ -255,8 +255,9 @@ class ZeroedAttention:
         return zeroed_attention(attend, v, weight, rows, self.call.renormalise).to(v.dtype)
 
     def _attention(self, q, k, extra_options) -> Callable[[torch.Tensor], torch.Tensor]:
-        if self.before is not None:
-            return lambda values: self.before(q, k, values, extra_options)
+        before = self.before
+        if before is not None:
+            return lambda values: before(q, k, values, extra_options)
         if not self.call.renormalise:
             return lambda values: host.attention(q, k, values, extra_options)
         # Dividing by what is left of a row needs its probabilities in float32, whatever the model's precision.

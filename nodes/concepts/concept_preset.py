@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,21 +20,14 @@ class ConceptPreset(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         names = list_presets(_preset_folders())
+        inputs: list[Any] = [_preset_input(names), shared_inputs.previous_concepts()]
         return io.Schema(
             node_id="FMN_ConceptPreset",
             display_name="Concept Preset",
             category=CATEGORY,
             description="Concepts from a file: unsafe content that ships with the pack, and your own lists in "
             "user/default/forget_me_not/presets.",
-            inputs=[
-                io.Combo.Input(
-                    "preset",
-                    options=names,
-                    default="nudity" if "nudity" in names else None,
-                    tooltip="A list of concepts. A file of yours replaces the shipped one of the same name.",
-                ),
-                shared_inputs.previous_concepts(),
-            ],
+            inputs=inputs,
             outputs=[
                 shared_inputs.concepts_output(),
                 io.String.Output(display_name="listing", tooltip="What the preset holds: kind and phrases, in words."),
@@ -61,3 +55,13 @@ class ConceptPreset(io.ComfyNode):
 
 def _preset_folders() -> list[Path]:
     return [host.preset_folder(), SHIPPED]
+
+
+def _preset_input(names: list[str]) -> Any:
+    default: Any = "nudity" if "nudity" in names else None
+    return io.Combo.Input(
+        "preset",
+        options=names,
+        default=default,
+        tooltip="A list of concepts. A file of yours replaces the shipped one of the same name.",
+    )

@@ -76,16 +76,17 @@ def step_counter(total: int) -> Callable[[], None]:
 @contextlib.contextmanager
 def gradients():
     """Leaves the host's inference mode and says that a training runs, where the host wants to know."""
-    management = comfy.model_management
-    told = hasattr(management, "in_training")
+    # Older hosts have no such flag.
+    management: Any = comfy.model_management
+    has_flag = hasattr(management, "in_training")
     before = getattr(management, "in_training", False)
     try:
-        if told:
+        if has_flag:
             management.in_training = True
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        if told:
+        if has_flag:
             management.in_training = before
 
 

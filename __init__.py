@@ -9,7 +9,8 @@ from .nodes.attention.attention_map import ConceptAttentionMap
 from .nodes.attention.attention_mask import AttentionMask
 from .nodes.attention.face_mask import FaceMask
 from .nodes.attention.zero_attention import ZeroConceptAttention
-from .nodes.concepts.concept import ConceptNode, ConceptPreset
+from .nodes.concepts.concept import ConceptNode
+from .nodes.concepts.concept_preset import ConceptPreset
 from .nodes.concepts.encode_prompt import EncodePrompt
 from .nodes.forget.closed_form_options import ClosedFormOptions
 from .nodes.forget.concept_correction import ConceptCorrection
@@ -17,10 +18,12 @@ from .nodes.forget.train_patch import TrainForgetPatch
 from .nodes.loaders.load_image_text import LoadImageTextModel
 from .nodes.loaders.load_miniature import LoadMiniature
 from .nodes.patches.apply_patch import ApplyForgetPatch
-from .nodes.patches.gated_patch import GatedForgetPatch, ScheduleForgetPatch
+from .nodes.patches.gated_patch import GatedForgetPatch
 from .nodes.patches.install_embedding import InstallPatchEmbedding
 from .nodes.patches.merge_patches import MergeForgetPatches
-from .nodes.patches.patch_info import ForgetPatchInfo, SaveForgetPatch
+from .nodes.patches.patch_info import ForgetPatchInfo
+from .nodes.patches.save_patch import SaveForgetPatch
+from .nodes.patches.schedule_patch import ScheduleForgetPatch
 from .nodes.patches.shrink_patch import ShrinkForgetPatch
 from .nodes.scores.attack_patch import AttackForgetPatch
 from .nodes.scores.clip_score import ClipScore

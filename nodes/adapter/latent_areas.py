@@ -25,7 +25,7 @@ class LatentAreas:
     def around_conds(self, executor: Any, model, conds, x_in, timestep, model_options):
         """Wrapper of the host's evaluation of all conditionings: notes the areas by the conditionings' ids."""
         before = self._frame, self._boxes
-        self._frame = tuple(x_in.shape[-2:])
+        self._frame = x_in.shape[-2], x_in.shape[-1]
         self._boxes = {c["uuid"]: _box(c["area"], self._frame) for group in conds for c in group or [] if "area" in c}
         try:
             return executor(model, conds, x_in, timestep, model_options)
@@ -37,10 +37,10 @@ class LatentAreas:
 
         Raises ForgetError when x is neither the whole latent nor one of its areas.
         """
-        size = tuple(x.shape[-2:])
+        size = x.shape[-2], x.shape[-1]
         frame = self._frame or size
         crops = []
-        for box in [self._boxes.get(i, (*frame, 0, 0)) for i in ids or [None]]:
+        for box in [self._boxes.get(i, (frame[0], frame[1], 0, 0)) for i in ids or [None]]:
             if box[:2] != size:
                 raise ForgetError(
                     f"Expected a UNet call on a latent area of {box[1]}x{box[0]}, got {size[1]}x{size[0]}. Disconnect the mask, "

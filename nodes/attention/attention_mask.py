@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,7 +33,7 @@ class AttentionMask(io.ComfyNode):
             category=CATEGORY,
             description="Masks what a phrase means in pictures, by the model's own cross-attention. The pictures are noised "
             "a little, the UNet runs once for each noise level, and the attention to the phrase is cut at a threshold.",
-            inputs=[*_sources(), *_reading(), *_shaping()],
+            inputs=[*_source_inputs(), *_reading_inputs(), *_shaping_inputs()],
             outputs=[
                 io.Mask.Output(display_name="MASK", tooltip="1 where the phrase attends, one mask for each picture."),
                 io.Image.Output(display_name="IMAGE", tooltip="The pictures with the mask in red over them."),
@@ -44,19 +42,35 @@ class AttentionMask(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, clip, vae, images, phrase, prompt, end_token, layers, steps, noise, seed, **shaping
+        cls,
+        model,
+        clip,
+        vae,
+        images,
+        phrase,
+        prompt,
+        end_token,
+        layers,
+        steps,
+        noise,
+        seed,
+        threshold,
+        grow,
+        feather,
+        invert,
     ) -> io.NodeOutput:
         adapter = ComfyModel(model, clip)
         images = _check_images(vae, images)
         encoded, columns = _find_phrase(adapter, phrase, prompt, end_token)
         levels = noise_levels(adapter.sigmas(), steps, noise)
-        settings, size = MaskSettings(**shaping), tuple(images.shape[1:3])
+        settings = MaskSettings(threshold=threshold, grow=grow, feather=feather, invert=invert)
+        size = images.shape[1], images.shape[2]
         latents = adapter.encode_images(vae, _padded(images))
-        step, masks = _counter(len(latents) * steps), []
+        report_progress, masks = host.step_counter(len(latents) * steps), []
         host.load(model)
         for latent in latents:
             with torch.no_grad():
-                heat = picture_attention(adapter, encoded, columns, latent[None], levels, layers, seed, step)
+                heat = picture_attention(adapter, encoded, columns, latent[None], levels, layers, seed, report_progress)
             masks.append(mask_from_heat(to_pixels(heat, size), settings))
         mask = torch.stack(masks)
         return io.NodeOutput(mask, mask_overlay(images, mask))
@@ -91,12 +105,7 @@ def _find_phrase(adapter: ComfyModel, phrase: str, prompt: str, end_token: str) 
     return encoded, columns
 
 
-def _counter(total: int) -> Callable[[], None]:
-    bar, done = host.Progress(total), itertools.count(1)
-    return lambda: bar.update(next(done), total)
-
-
-def _sources() -> list[Any]:
+def _source_inputs() -> list[Any]:
     return [
         io.Model.Input("model", tooltip="The model whose attention is read. It is not changed."),
         io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
@@ -113,7 +122,7 @@ def _sources() -> list[Any]:
     ]
 
 
-def _reading() -> list[Any]:
+def _reading_inputs() -> list[Any]:
     return [
         io.Combo.Input(
             "end_token",
@@ -145,7 +154,7 @@ def _reading() -> list[Any]:
     ]
 
 
-def _shaping() -> list[Any]:
+def _shaping_inputs() -> list[Any]:
     return [
         io.Float.Input(
             "threshold",

@@ -22,9 +22,10 @@ from ..adapter.concept_columns import ConceptColumns
 from ..adapter.latent_areas import CallMask, LatentAreas
 from ..adapter.model import ComfyModel
 from ..host.node_api import CATEGORY, io
+from ..ui.shared_inputs import percent_input
 
 
-def _what() -> list:
+def _concept_inputs() -> list[Any]:
     return [
         io.Model.Input("model", tooltip="The model to sample with. A patched clone comes out."),
         io.Clip.Input("clip", tooltip="The CLIP that encodes the prompts."),
@@ -51,18 +52,15 @@ def _what() -> list:
     ]
 
 
-def _where() -> list:
-    percent = {"min": 0.0, "max": 1.0, "step": 0.01}
+def _place_inputs() -> list[Any]:
     return [
         io.String.Input(
             "layers",
             default="all",
             tooltip="Cross-attention layers: all, down, mid, up, numbers from 0 or ranges like 3-6, joined by commas.",
         ),
-        io.Float.Input(
-            "start_percent", default=0.0, **percent, tooltip="Where in sampling to begin; 0 is the first step."
-        ),
-        io.Float.Input("end_percent", default=1.0, **percent, tooltip="Where in sampling to stop; 1 is the last step."),
+        percent_input("start_percent", 0.0, "Where in sampling to begin; 0 is the first step."),
+        percent_input("end_percent", 1.0, "Where in sampling to stop; 1 is the last step."),
         io.Boolean.Input(
             "renormalise",
             default=False,
@@ -71,7 +69,7 @@ def _where() -> list:
     ]
 
 
-def _optional() -> list:
+def _optional_inputs() -> list[Any]:
     return [
         io.String.Input(
             "prompts",
@@ -97,7 +95,7 @@ class ZeroConceptAttention(io.ComfyNode):
             category=CATEGORY,
             description="Takes the attention away from a phrase while sampling; nothing is trained. Encode prompts with "
             "Encode Prompt (Forget-Me-Not), or list prompts that other nodes encode. Prompts without the phrase are not changed.",
-            inputs=[*_what(), *_where(), *_optional()],
+            inputs=[*_concept_inputs(), *_place_inputs(), *_optional_inputs()],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The model without attention to the phrase.")],
         )
 
@@ -189,7 +187,7 @@ class ZeroAttention:
         sigma = options.get("sigmas")
         active = sigma is None or self.sigmas[1] <= float(sigma.max()) <= self.sigmas[0]
         weight = self._weight(context, options) if context is not None and active else None
-        if weight is None or not weight.any():
+        if context is None or weight is None or not weight.any():
             return executor(x, timesteps, context, y, control, options, **kwargs)
         mask = None if self.areas is None else self.areas.call_mask(x, options.get("uuids"))
         call = ZeroedCall(self.columns, weight.to(context.device), mask, self.renormalise)
@@ -257,8 +255,9 @@ class ZeroedAttention:
         return zeroed_attention(attend, v, weight, rows, self.call.renormalise).to(v.dtype)
 
     def _attention(self, q, k, extra_options) -> Callable[[torch.Tensor], torch.Tensor]:
-        if self.before is not None:
-            return lambda values: self.before(q, k, values, extra_options)
+        before = self.before
+        if before is not None:
+            return lambda values: before(q, k, values, extra_options)
         if not self.call.renormalise:
             return lambda values: host.attention(q, k, values, extra_options)
         # Dividing by what is left of a row needs its probabilities in float32, whatever the model's precision.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ...fmn_core.closed_form.correction import PRESERVATION, check_meanings, correct_concept
@@ -10,11 +12,14 @@ from ...fmn_core.concepts.concept import Concept, concept_from_text
 from ...fmn_core.concepts.templates import parse_lines
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.scores.meanings import dominant_share, pictures_of
+from ...fmn_core.training.inversion import InversionSettings
 from .. import host
+from ..adapter.inversion import invert_images
 from ..adapter.model import ComfyModel
 from ..host.node_api import CATEGORY, ForgetConceptType, io
-from ..training import invert_concept
 from ..ui import destination, pictures, reports, shared_inputs
+from ..ui.inversion_inputs import inversion_inputs, inversion_settings
+from ..web.progress import search_progress
 
 
 class ConceptCorrection(io.ComfyNode):
@@ -39,7 +44,7 @@ class ConceptCorrection(io.ComfyNode):
                 ),
                 shared_inputs.kind(),
                 *shared_inputs.preserve(PRESERVATION),
-                *invert_concept.settings_inputs(),
+                *inversion_inputs(),
                 io.Int.Input(
                     "report_samples",
                     default=8,
@@ -65,18 +70,40 @@ class ConceptCorrection(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, clip, word, contexts, file_name, inverted=None, **options) -> io.NodeOutput:
+    def execute(
+        cls,
+        model,
+        clip,
+        word,
+        contexts,
+        kind,
+        preserve_prompts,
+        preservation,
+        report_samples,
+        rank,
+        seed,
+        file_name,
+        vae=None,
+        images=None,
+        mask=None,
+        inverted=None,
+        **inversion_widgets,
+    ) -> io.NodeOutput:
         file, word, contexts = destination.of_patch(file_name), word.strip(), parse_lines(contexts)
         if not word:
             raise ForgetError("Expected a word to correct, got an empty text. Type the word that has several meanings.")
         with torch.inference_mode(False):
             adapter = ComfyModel(model, clip)
             check_meanings(adapter, word, contexts)
-            concept, lines = (_connected(inverted), []) if inverted else _inverted(adapter, word, **options)
-            chosen = ClosedFormSettings(
-                preservation=options["preservation"],
-                rank=options["rank"],
-                preserve_prompts=parse_lines(options["preserve_prompts"]),
+            if inverted:
+                concept, lines = _connected(inverted), []
+            else:
+                inversion = inversion_settings(**inversion_widgets, seed=seed, start="words", words=word)
+                concept, lines = _inverted(adapter, kind, images, vae, mask, inversion)
+            settings = ClosedFormSettings(
+                preservation=preservation,
+                rank=rank,
+                preserve_prompts=parse_lines(preserve_prompts),
             )
             bar = host.Progress(4)
             patch = correct_concept(
@@ -84,50 +111,50 @@ class ConceptCorrection(io.ComfyNode):
                 word,
                 contexts,
                 concept,
-                chosen,
+                settings,
                 lambda done, total, figures: bar.update(done, total),
             ).as_stored()
         patched, matched = host.apply_patch(model, patch, 1.0)
         saved = file.save_patch(patch)
         with torch.inference_mode(False):
-            lines += _shares(adapter, ComfyModel(patched, clip), word, concept, contexts, options)
+            lines += _shares(adapter, ComfyModel(patched, clip), word, concept, contexts, report_samples, seed)
         report = "\n".join([*saved.warning, *lines, reports.of_training(patch, matched, saved)])
         plot = pictures.plot_of(patch.figures, f"concept correction: {word}")
         return io.NodeOutput(patched, patch, plot, report, ui={"text": (report,)})
 
 
 def _shares(
-    adapter: ComfyModel, after: ComfyModel, word: str, concept: Concept, contexts: list[str], options
+    adapter: ComfyModel, after: ComfyModel, word: str, concept: Concept, contexts: list[str], count: int, seed: int
 ) -> list[str]:
     """The report's line on what the bare word draws before and after, as the untouched model tells meanings apart."""
-    count, size = options["report_samples"], adapter.native_latent_size()
+    size = adapter.native_latent_size()
     if not count:
         return []
-    templates, shape, found = concept.templates, (adapter.latent_channels(), size, size), []
+    templates, shape, shares = concept.templates, (adapter.latent_channels(), size, size), []
     bar = host.Progress(4)
     for number, model in enumerate((adapter, after)):
         host.load(model.patcher)
-        latents = pictures_of(model, word, templates, shape, count, options["seed"])
+        latents = pictures_of(model, word, templates, shape, count, seed)
         bar.update(2 * number + 1, 4)
         host.load(adapter.patcher)
-        found.append(dominant_share(adapter, latents, concept, contexts, templates))
+        shares.append(dominant_share(adapter, latents, concept, contexts, templates))
         bar.update(2 * number + 2, 4)
     return [
-        f"share of the dominant meaning in {count} pictures of {word!r}, as the untouched model tells: {found[0]:.2f} -> {found[1]:.2f}"
+        f"share of the dominant meaning in {count} pictures of {word!r}, as the untouched model tells: {shares[0]:.2f} -> {shares[1]:.2f}"
     ]
 
 
 def _inverted(
-    adapter: ComfyModel, word: str, kind: str, images=None, vae=None, mask=None, **options
+    adapter: ComfyModel, kind: str, images: Any, vae: Any, mask: Any, settings: InversionSettings
 ) -> tuple[Concept, list[str]]:
     """The dominant meaning, learned from its images, and the report's lines on that; raises ForgetError without images."""
     if images is None:
         raise ForgetError(
             "Expected images of the dominant meaning or an inverted concept, got neither. Connect one of them."
         )
-    settings = invert_concept.inversion_settings(options, "words", word)
-    inversion = invert_concept.invert(adapter, vae, images, mask, kind, settings, None)
-    lines = invert_concept.report_of(inversion, destination.Saved()).splitlines()[:2]
+    progress = search_progress("inversion", settings.steps, [])
+    inversion = invert_images(adapter, vae, images, mask, kind, settings, None, progress)
+    lines = reports.of_inversion(inversion, destination.Saved()).splitlines()[:2]
     return concept_from_text("", kind, embedding=inversion.word), lines
 
 

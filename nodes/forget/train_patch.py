@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ...fmn_core.attacks.hardening import Hardening, forget_hardened
 from ...fmn_core.attacks.search import Budget
-from ...fmn_core.attention.hooks import checkpointed
 from ...fmn_core.closed_form.forget import forget_closed_form
 from ...fmn_core.closed_form.settings import PROJECTIONS, ClosedFormSettings
 from ...fmn_core.concepts.concept import Concept, check_concepts, concept_from_text
@@ -25,12 +23,13 @@ from ...fmn_core.training.references import ImagePairs, References
 from ...fmn_core.training.settings import TRAIN_CHOICES, GradientSettings, check_settings
 from .. import host
 from ..adapter import references
+from ..adapter.inversion import text_gradients
 from ..adapter.model import ComfyModel
 from ..host.node_api import CATEGORY, ForgetConceptType, ForgetPairsType, TrainingOptionsType, io
-from ..training.training_options import DEFAULTS
 from ..ui import destination, pictures, reports, shared_inputs
+from ..ui.forget_options import DEFAULTS, ForgetOptions
 from ..web.monitor import Monitor
-from .closed_form_options import KEY as CLOSED_FORM_KEY
+from ..web.progress import progress_callback
 
 CLOSED_FORM, RESTEERING, VISUAL, BOTH = METHODS = (
     "closed form",
@@ -161,166 +160,177 @@ class TrainForgetPatch(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, clip, file_name, **options) -> io.NodeOutput:
+    def execute(
+        cls,
+        model,
+        clip,
+        file_name,
+        phrase,
+        kind,
+        method,
+        preserve_prompts,
+        preservation,
+        steps,
+        learning_rate,
+        rank,
+        train,
+        loss,
+        end_token,
+        target_mass,
+        seed,
+        images=None,
+        vae=None,
+        templates="",
+        mask=None,
+        concepts=None,
+        pairs=None,
+        options: ForgetOptions | None = None,
+    ) -> io.NodeOutput:
         file = destination.of_patch(file_name)
+        options = options or DEFAULTS
+        if train == AUTO:
+            train = "values" if method == CLOSED_FORM else "keys and values"
+        shared = {
+            "train": train,
+            "rank": rank,
+            "preservation": preservation,
+            "preserve_prompts": parse_lines(preserve_prompts),
+        }
         with torch.inference_mode(False):
             adapter = ComfyModel(model, clip)
-            concepts = references.joined(options.get("concepts"), _own_concept(options))
-            check_concepts(adapter, concepts)
-            train = _closed_form if options["method"] == CLOSED_FORM else _by_gradient
-            patch = train(adapter, concepts, options).as_stored()
+            # Connected concepts need none of the node's own.
+            own_phrase = phrase.strip() or not concepts
+            own = (
+                concept_from_text(phrase, kind, templates or "", end_token, images=images, masks=mask)
+                if own_phrase
+                else None
+            )
+            chosen = references.joined(concepts, own)
+            check_concepts(adapter, chosen)
+            training = _Training(adapter, chosen, options, seed, vae, pairs)
+            if method == CLOSED_FORM:
+                _check_projections(train)
+                patch = _closed_form(training, replace(options.closed_form, **shared))
+            else:
+                settings = replace(
+                    options.gradient,
+                    **shared,
+                    **_loss_weights(method, options.gradient),
+                    loss=loss,
+                    steps=steps,
+                    learning_rate=learning_rate,
+                    seed=seed,
+                    target_mass=target_mass,
+                )
+                patch = _by_gradient(training, settings)
+            patch = patch.as_stored()
         patched, matched = host.apply_patch(model, patch, 1.0)
         saved = file.save_patch(patch)
         report = "\n".join([*saved.warning, reports.of_training(patch, matched, saved)])
-        title = f"{options['method']}: {', '.join(c.label() for c in concepts)}"
+        title = f"{method}: {', '.join(c.label() for c in chosen)}"
         return io.NodeOutput(patched, patch, pictures.plot_of(patch.figures, title), report, ui={"text": (report,)})
 
 
-def _own_concept(options: dict[str, Any]) -> Concept | None:
-    """The concept of the node's own widgets; None where concepts are connected and the phrase is empty."""
-    if not options["phrase"].strip() and options.get("concepts"):
-        return None
-    templates = options.get("templates") or ""
-    return concept_from_text(
-        options["phrase"],
-        options["kind"],
-        templates,
-        options["end_token"],
-        images=options.get("images"),
-        masks=options.get("mask"),
-    )
+@dataclass(frozen=True)
+class _Training:
+    """What all methods need: the model, the concepts, and what was connected for them."""
+
+    adapter: ComfyModel
+    concepts: list[Concept]
+    options: ForgetOptions
+    seed: int
+    vae: Any
+    pairs: dict[Any, ImagePairs] | None
+
+    @property
+    def title(self) -> str:
+        return ", ".join(concept.label() for concept in self.concepts)
+
+    def references(self, augmentation: AugmentSettings, own_images: int) -> list[References]:
+        """Latents of every concept's images, or of pictures that the model draws."""
+        return [
+            references.references_of(self.adapter, self.vae, concept, augmentation, self.seed, own_images)
+            for concept in self.concepts
+        ]
 
 
-def _chosen_train(options: dict[str, Any]) -> str:
-    if options["train"] != AUTO:
-        return options["train"]
-    return "values" if options["method"] == CLOSED_FORM else "keys and values"
-
-
-def _closed_form(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any]) -> ForgetPatch:
-    train = _chosen_train(options)
+def _check_projections(train: str) -> None:
     if train not in PROJECTIONS:
         raise ForgetError(
             f"Expected the closed form to train {' or '.join(PROJECTIONS)}, got {train!r}. Choose one of these, auto, or a method by gradient."
         )
-    chosen = dict((options.get("options") or {}).get(CLOSED_FORM_KEY, {}))
-    rounds = chosen.pop("attack_rounds", 0)
-    settings = ClosedFormSettings(
-        train=train,
-        preservation=options["preservation"],
-        rank=options["rank"],
-        preserve_prompts=parse_lines(options["preserve_prompts"]),
-        **chosen,
-    )
+
+
+def _loss_weights(method: str, settings: GradientSettings) -> dict[str, float]:
+    """The weights of the losses that a method uses; 0 for the other."""
+    return {
+        "attention_weight": settings.attention_weight if method in (RESTEERING, BOTH) else 0.0,
+        "visual_weight": settings.visual_weight if method in (VISUAL, BOTH) else 0.0,
+    }
+
+
+def _closed_form(training: _Training, settings: ClosedFormSettings) -> ForgetPatch:
+    adapter = training.adapter
     side = adapter.native_latent_size()
     size = (adapter.latent_channels(), side, side)
-    if rounds:
-        return _hardened(
-            adapter, concepts, settings, Hardening(rounds, budget=Budget(seed=options["seed"])), size, options
-        )
+    if training.options.attack_rounds:
+        hardening = Hardening(rounds=training.options.attack_rounds, budget=Budget(seed=training.seed))
+        return _hardened(training, settings, hardening, size)
     bar, model = host.Progress(4), references.with_cache(adapter)
     with torch.no_grad():
         if settings.logit_shift:
             host.load(adapter.patcher)
         return forget_closed_form(
-            model, concepts, settings, lambda done, total, figures: bar.update(done, total), size=size
+            model, training.concepts, settings, lambda done, total, figures: bar.update(done, total), size=size
         )
 
 
 def _hardened(
-    adapter: ComfyModel,
-    concepts: list[Concept],
-    settings: ClosedFormSettings,
-    hardening: Hardening,
-    size: tuple[int, int, int],
-    options: dict[str, Any],
+    training: _Training, settings: ClosedFormSettings, hardening: Hardening, size: tuple[int, int, int]
 ) -> ForgetPatch:
     """The closed form between attacks on it, on the concepts' images or on pictures that the model draws."""
-    made = [
-        references.references_of(adapter, options.get("vae"), c, AugmentSettings(), options["seed"], ATTACKED_PICTURES)
-        for c in concepts
-    ]
+    adapter, concepts = training.adapter, training.concepts
+    attacked = training.references(AugmentSettings(), ATTACKED_PICTURES)
     total = hardening.rounds * hardening.searches * hardening.budget.steps * len(concepts)
-    title = f"attacks on {', '.join(c.label() for c in concepts)}"
-    with (
-        Monitor(title, total) as monitor,
-        adapter.ready_for_gradients(text=True),
-        checkpointed(adapter.recomputed_blocks()),
-    ):
-        told = _told(monitor, adapter, title)
-        return forget_hardened(references.with_cache(adapter), concepts, made, settings, hardening, told, size)
+    title = f"attacks on {training.title}"
+    with Monitor(title, total) as monitor, text_gradients(adapter):
+        progress = progress_callback(monitor, adapter, title)
+        model = references.with_cache(adapter)
+        return forget_hardened(model, concepts, attacked, settings, hardening, progress, size)
 
 
-def _by_gradient(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any]) -> ForgetPatch:
-    chosen = {**DEFAULTS, **(options.get("options") or {})}
-    precision = chosen["precision"]
-    settings = _gradient_settings(options, chosen)
+def _by_gradient(training: _Training, settings: GradientSettings) -> ForgetPatch:
+    adapter, options = training.adapter, training.options
     check_settings(settings)
-    pairs = _pairs(adapter, concepts, options, chosen["pairs"]) if settings.visual_weight > 0 else None
-    made = _references(adapter, concepts, options, chosen) if pairs is None else [References(p.kept) for p in pairs]
-    title, core = ", ".join(c.label() for c in concepts), references.with_cache(adapter)
+    pairs = _image_pairs(training) if settings.visual_weight > 0 else None
+    latents = (
+        training.references(options.augmentation, options.own_images)
+        if pairs is None
+        else [References(p.kept) for p in pairs]
+    )
+    model = references.with_cache(adapter)
     # The pairs are what the user's own MODEL draws, whatever precision it is trained in.
     with (
-        Monitor(title, settings.steps) as monitor,
+        Monitor(training.title, settings.steps) as monitor,
         adapter.ready_for_gradients(),
-        host.computing_in(adapter.patcher, precision),
+        host.computing_in(adapter.patcher, options.precision),
     ):
-        progress = _told(monitor, adapter, title)
+        progress = progress_callback(monitor, adapter, training.title)
         settings = replace(settings, checkpointing=settings.checkpointing or bool(adapter.recomputed_blocks()))
-        return forget_by_gradient(core, concepts, made, settings, progress, pairs)
+        return forget_by_gradient(model, training.concepts, latents, settings, progress, pairs)
 
 
-def _told(monitor: Monitor, adapter: ComfyModel, title: str) -> Callable[[int, int, dict], bool]:
-    """What a training calls every step: curves in the node, and all figures in the page's monitor."""
-    bar, series = host.Progress(monitor.state["total"]), {"loss": [], "attention mass": []}
-    names = {"loss": "loss", "mass": "attention mass", "target": "target", "drift": "drift"}
-
-    def progress(done: int, total: int, figures: dict) -> bool:
-        for curve, name in (("loss", "loss"), ("attention mass", "mass")):
-            if name in figures:
-                series[curve].append(figures[name])
-        bar.update(done, total, pictures.curves({k: v for k, v in series.items() if v}, total, title))
-        latents = figures.get("preview")
-        picture = None if latents is None else pictures.of_latents(adapter.patcher, latents)
-        return monitor.update(done, {label: figures[k] for k, label in names.items() if figures.get(k)}, picture)
-
-    return progress
-
-
-def _gradient_settings(options: dict[str, Any], chosen: dict[str, Any]) -> GradientSettings:
-    own = ("loss", "steps", "learning_rate", "rank", "seed", "preservation", "target_mass")
-    shared = [n for n in GradientSettings.__dataclass_fields__ if n in chosen]
-    weights = {
-        "attention_weight": chosen["attention_weight"] if options["method"] in (RESTEERING, BOTH) else 0.0,
-        "visual_weight": chosen["visual_weight"] if options["method"] in (VISUAL, BOTH) else 0.0,
-    }
-    return GradientSettings(
-        train=_chosen_train(options),
-        preserve_prompts=parse_lines(options["preserve_prompts"]),
-        **{n: options[n] for n in own},
-        **{**{n: chosen[n] for n in shared}, **weights},
-    )
-
-
-def _references(
-    adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any], chosen: dict[str, Any]
-) -> list[References]:
-    augment = AugmentSettings(**{n: chosen[n] for n in ("copies", "crop", "flip", "bucket")})
-    vae, seed, own = options.get("vae"), options["seed"], chosen["own_images"]
-    return [references.references_of(adapter, vae, c, augment, seed, own) for c in concepts]
-
-
-def _pairs(adapter: ComfyModel, concepts: list[Concept], options: dict[str, Any], count: int) -> list[ImagePairs]:
+def _image_pairs(training: _Training) -> list[ImagePairs]:
     """The connected pairs of every concept, or pairs made here."""
-    given = options.get("pairs")
-    if given is None:
+    adapter, concepts, connected = training.adapter, training.concepts, training.pairs
+    if connected is None:
         with torch.no_grad():
             host.load(adapter.patcher)
-            seed = options["seed"]
+            count, seed = training.options.pairs, training.seed
             return [references.pairs_of(adapter, c, count, PAIR_STEPS, PAIR_GUIDANCE, seed) for c in concepts]
-    missing = [c.label() for c in concepts if references.identity(c) not in given]
+    missing = [c.label() for c in concepts if references.identity(c) not in connected]
     if missing:
         raise ForgetError(
             f"Expected pairs of every concept, got none of {', '.join(missing)}. Give Visual Denoising Pairs the same concepts."
         )
-    return [given[references.identity(c)] for c in concepts]
+    return [connected[references.identity(c)] for c in concepts]

@@ -12,6 +12,7 @@ from .execution import (
     running_node,
     send,
     server,
+    step_counter,
 )
 from .files import (
     PATCH_FOLDER,
@@ -117,6 +118,7 @@ __all__ = [
     "size_warnings",
     "spelled_tokens",
     "standard_tokenizer",
+    "step_counter",
     "token_embedding",
     "unet_blocks",
     "unwrap_unet",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import comfy.model_management
@@ -66,19 +67,26 @@ class Progress:
         self._bar.update_absolute(done, total, ("JPEG", picture, 512) if picture is not None else None)
 
 
+def step_counter(total: int) -> Callable[[], None]:
+    """A function without arguments that moves the node's progress bar on by one of `total` steps."""
+    bar, steps = Progress(total), itertools.count(1)
+    return lambda: bar.update(next(steps), total)
+
+
 @contextlib.contextmanager
 def gradients():
     """Leaves the host's inference mode and says that a training runs, where the host wants to know."""
-    management = comfy.model_management
-    told = hasattr(management, "in_training")
+    # Older hosts have no such flag.
+    management: Any = comfy.model_management
+    has_flag = hasattr(management, "in_training")
     before = getattr(management, "in_training", False)
     try:
-        if told:
+        if has_flag:
             management.in_training = True
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        if told:
+        if has_flag:
             management.in_training = before
 
 

@@ -124,7 +124,7 @@ def key_weights(patcher: Any) -> Sequence[torch.Tensor]:
     return effective_weights(patcher, [f"diffusion_model.{name}.weight" for name in names], None)
 
 
-def token_embedding(clip: Any, encoder: str) -> torch.nn.Module:
+def token_embedding(clip: Any, encoder: str) -> torch.nn.Embedding:
     """The token embedding of one of a CLIP's text encoders, by the name that its tokenizer has ("l", "g", "h")."""
     return getattr(clip.cond_stage_model, f"clip_{encoder}").transformer.get_input_embeddings()
 

@@ -78,8 +78,8 @@ def replaced_attention(options: dict[str, Any], blocks: Any, replacement: Any, p
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict[str, Any]) -> torch.Tensor:
     """The host's own attention with the backend the user chose."""
     heads, precision = extra_options["n_heads"], extra_options.get("attn_precision")
-    more = {"transformer_options": extra_options} if _TAKES_OPTIONS else {}
-    return optimized_attention(q, k, v, heads, attn_precision=precision, **more)
+    options: dict[str, Any] = {"transformer_options": extra_options} if _TAKES_OPTIONS else {}
+    return optimized_attention(q, k, v, heads, attn_precision=precision, **options)
 
 
 def latent_preview(patcher: Any, x0: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

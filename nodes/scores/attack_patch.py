@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from ...fmn_core.attacks.search import Budget, search_embedding, search_tokens
-from ...fmn_core.attention.hooks import checkpointed
 from ...fmn_core.concepts.concept import Concept, concept_from_text
 from ...fmn_core.concepts.embedding_file import Embedding
 from ...fmn_core.concepts.templates import default_templates
@@ -17,10 +16,11 @@ from ...fmn_core.patch.patch import fingerprint
 from ...fmn_core.training.augmentation import AugmentSettings
 from .. import host
 from ..adapter import references
+from ..adapter.inversion import text_gradients
 from ..adapter.model import ComfyModel
 from ..host.node_api import CATEGORY, ForgetConceptType, io
 from ..ui import destination, pictures, reports, shared_inputs
-from ..web.monitor import Monitor
+from ..web.progress import search_progress
 
 ATTACKS = ("embedding", "tokens")
 
@@ -130,19 +130,8 @@ def _search(
     """Runs the search with a progress bar and the loss as preview; returns a text or a word of vectors."""
     concept = Concept([], kind, [], images=images)
     made = references.references_of(adapter, vae, concept, AugmentSettings(), budget.seed)
-    templates, bar = list(default_templates(kind)), host.Progress(budget.steps)
-
-    def progress(done: int, total: int, figures: dict[str, float]) -> bool:
-        losses.append(figures["loss"])
-        bar.update(done, total, pictures.curves({"loss": losses}, total, "attack") if done % 5 == 0 else None)
-        return monitor.update(done, figures)
-
-    arguments = (adapter, made, templates, phrase, budget)
-    with (
-        Monitor("attack", budget.steps) as monitor,
-        adapter.ready_for_gradients(text=True),
-        checkpointed(adapter.recomputed_blocks()),
-    ):
+    arguments = (adapter, made, list(default_templates(kind)), phrase, budget)
+    with search_progress("attack", budget.steps, losses) as progress, text_gradients(adapter):
         if attack == "tokens":
             return search_tokens(*arguments, host.spelled_tokens(adapter.clip), progress)
         return search_embedding(*arguments, progress)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from ...fmn_core.attention.hooks import checkpointed
 from ...fmn_core.concepts.concept import Concept
 from ...fmn_core.concepts.templates import default_templates
 from ...fmn_core.errors import ForgetError
@@ -16,11 +13,12 @@ from ...fmn_core.scores.m_score import MScore, TextFeatures, m_score, pooled_fea
 from ...fmn_core.training.augmentation import AugmentSettings
 from .. import host
 from ..adapter import references
+from ..adapter.inversion import text_gradients
 from ..adapter.model import ComfyModel
 from ..adapter.text import ComfyText
 from ..host.node_api import CATEGORY, io
-from ..training.invert_concept import inversion_settings, settings_inputs
 from ..ui import pictures, reports, shared_inputs
+from ..ui.inversion_inputs import inversion_inputs, inversion_settings
 from . import score_rows
 
 # The templates without an ending, which are also the ones that the vectors are learned in.
@@ -40,7 +38,7 @@ def _inputs() -> list[Any]:
             "phrase", default="", tooltip="The concept's name, which the inverted prompts are compared with."
         ),
         shared_inputs.kind(),
-        *settings_inputs(),
+        *inversion_inputs(),
         shared_inputs.seed(),
         score_rows.image_text(
             optional=True,
@@ -78,10 +76,11 @@ class MScoreNode(io.ComfyNode):
         images,
         phrase,
         kind,
+        seed,
         image_text=None,
         label="",
         scores=None,
-        **options,
+        **inversion_widgets,
     ) -> io.NodeOutput:
         came = score_rows.longer(scores, [])
         with torch.inference_mode(False):
@@ -89,11 +88,13 @@ class MScoreNode(io.ComfyNode):
             images = references.checked_images(images)
             features = _features(clip, image_text)
             concept = Concept([], kind, [], images=images)
-            made = references.references_of(adapters[0], vae, concept, AugmentSettings(), options["seed"])
+            made = references.references_of(adapters[0], vae, concept, AugmentSettings(), seed)
             templates = default_templates(kind)[:TEMPLATES]
-            settings = inversion_settings(options, "noise", "")
+            settings = inversion_settings(**inversion_widgets, seed=seed, start="noise")
             bar = host.Progress(2 * settings.steps)
-            found = m_score(*adapters, made, phrase, templates, settings, features, _ready, _told(bar))
+            found = m_score(
+                *adapters, made, phrase, templates, settings, features, text_gradients, _progress_callback(bar)
+            )
         rows = rows_of(
             found, "the miniature's text projection" if image_text is not None else "CLIP's pooled output", label
         )
@@ -121,13 +122,7 @@ def _features(clip: Any, image_text: Any) -> TextFeatures:
     return lambda prompt, word: project(pooled(prompt, word)[None])[0]
 
 
-@contextlib.contextmanager
-def _ready(adapter: ComfyModel) -> Iterator[None]:
-    with adapter.ready_for_gradients(text=True), checkpointed(adapter.recomputed_blocks()):
-        yield
-
-
-def _told(bar: host.Progress) -> Any:
+def _progress_callback(bar: host.Progress) -> Any:
     losses: list[float] = []
 
     def progress(done: int, total: int, figures: dict[str, float]) -> None:

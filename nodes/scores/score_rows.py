@@ -10,6 +10,8 @@ from ...fmn_core.scores.accuracies import interval
 from ..host.node_api import ForgetScoresType, ImageTextType, io
 from . import score_table
 
+JUDGE_HELP = "Judges the pictures; from Load Image-Text Model. Compare only scores of the same one."
+
 
 def optional_inputs() -> list[Any]:
     """A label for this node's rows, and the scores that came before."""
@@ -26,9 +28,9 @@ def optional_inputs() -> list[Any]:
     ]
 
 
-def image_text(**options: Any) -> Any:
-    tooltip = "Judges the pictures; from Load Image-Text Model. Compare only scores of the same one."
-    return ImageTextType.Input("image_text", **{"tooltip": tooltip} | options)
+def image_text(optional: bool = False, tooltip: str = JUDGE_HELP) -> Any:
+    """The image-text model that judges the pictures."""
+    return ImageTextType.Input("image_text", optional=optional, tooltip=tooltip)
 
 
 def scores_output() -> Any:

@@ -10,38 +10,47 @@ from ..host.node_api import io
 LARGEST = {int: 2**31 - 1, float: 1e9}
 
 
-def option_inputs(cls: type, *names: str, optional: bool = False) -> list[Any]:
-    """Inputs for options of a class made by fmn_core's `options`, in the order of `names`."""
-    known = describe(cls)
-    return [option_input(known[name], optional=optional) for name in names]
+def option_inputs(cls: type, *names: str, **changes: Any) -> list[Any]:
+    """Inputs for options of a class made by fmn_core's `options`, in the order of `names`; `changes` as in option_input."""
+    return [option_input(cls, name, **changes) for name in names]
 
 
-def option_input(info: OptionInfo, **changes: Any) -> Any:
+def option_input(cls: type, name: str, input_name: str = "", **changes: Any) -> Any:
     """The input of one option.
 
     Parameters
     ----------
+    cls, name
+        The option class and its field.
+    input_name
+        The input's id, where it is not the field's name.
     changes
         What this node shows in another way than the class says, such as `default` or `tooltip`.
     """
+    info = describe(cls)[name]
+    identifier = input_name or name
     shared: dict[str, Any] = {"default": info.default, "tooltip": info.help}
     if info.choices:
-        return io.Combo.Input(info.name, **{**shared, "options": list(info.choices), **changes})
+        return io.Combo.Input(identifier, **{**shared, "options": list(info.choices), **changes})
     if info.kind is bool:
-        return io.Boolean.Input(info.name, **{**shared, **changes})
+        return io.Boolean.Input(identifier, **{**shared, **changes})
     if info.kind is str:
-        return io.String.Input(info.name, **{**shared, **changes})
+        return io.String.Input(identifier, **{**shared, **changes})
     if info.kind is list:
-        return io.String.Input(info.name, **{**shared, "default": "", "multiline": True, **changes})
-    return _number_input(info, shared, changes)
+        return io.String.Input(identifier, **{**shared, "default": "", "multiline": True, **changes})
+    return _number_input(identifier, info, shared, changes)
 
 
-def _number_input(info: OptionInfo, shared: dict[str, Any], changes: dict[str, Any]) -> Any:
+def fine_input(cls: type, name: str, input_name: str = "", **changes: Any) -> Any:
+    """The input of a number that the page must not round to its step, such as a learning rate."""
+    return option_input(cls, name, input_name, round=False, **changes)
+
+
+def _number_input(identifier: str, info: OptionInfo, shared: dict[str, Any], changes: dict[str, Any]) -> Any:
     limits = {
         "min": 0 if info.minimum is None else info.kind(info.minimum),
         "max": LARGEST[info.kind] if info.maximum is None else info.kind(info.maximum),
-        "step": info.step or (1 if info.kind is int else 0.01),
+        "step": info.step,
     }
-    if info.kind is int:
-        return io.Int.Input(info.name, **{**shared, **limits, **changes})
-    return io.Float.Input(info.name, **{**shared, **limits, "round": False, **changes})
+    kind = io.Int if info.kind is int else io.Float
+    return kind.Input(identifier, **{**shared, **limits, **changes})

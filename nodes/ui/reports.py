@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ...fmn_core.closed_form.targets import ABLATED
 from ...fmn_core.errors import plain_text
 from ...fmn_core.patch.patch import ForgetPatch
+from ...fmn_core.training.inversion import Inversion
 from .destination import Saved
 
 
@@ -22,6 +23,18 @@ def of_training(patch: ForgetPatch, matched: int, file: Saved) -> str:
     lines += _advice(patch)
     lines += [f"matched {matched} layers in {f['seconds']:.1f} s", *saved(file)]
     return "\n".join(lines)
+
+
+def of_inversion(inversion: Inversion, file: Saved) -> str:
+    """What an inversion learned and where it went, a line each."""
+    f, path = inversion.figures, file.path
+    count = len(next(iter(inversion.word.values())))
+    lines = [f"{count} vectors, {f['steps']} steps, {f['seconds']:.1f} s", fifths("loss", f["losses"])]
+    if path:
+        lines.append(f"saved {path.name}: write embedding:{path.stem} in a prompt")
+    elif not file.failure:
+        lines.append("not saved: no file name")
+    return "\n".join([*file.warning, *lines])
 
 
 def _advice(patch: ForgetPatch) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...fmn_core.concepts.templates import KINDS
-from ..host.node_api import ForgetPatchType, io
+from ..host.node_api import ForgetConceptType, ForgetPatchType, io
 
 NEVER_OVERWRITTEN = "empty: no file. An existing file is never overwritten."
 
@@ -74,3 +74,25 @@ def patch_outputs(plot: str) -> list[Any]:
         io.Image.Output(display_name="plot", tooltip=plot),
         io.String.Output(display_name="report", tooltip="What was done and measured, in words."),
     ]
+
+
+def percent_input(name: str, default: float, tooltip: str) -> Any:
+    """A share of the sampling, 0 to 1."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
+
+
+def previous_concepts() -> Any:
+    """The concepts that a chain brings."""
+    return ForgetConceptType.Input(
+        "previous",
+        optional=True,
+        tooltip="Concepts from another Concept or Concept Preset node: all of them go into one training.",
+    )
+
+
+def concepts_output() -> Any:
+    """The concepts of a chain, with those of this node at its end."""
+    return ForgetConceptType.Output(
+        display_name="FORGET_CONCEPT",
+        tooltip="The concepts of the chain: those of `previous`, then those of this node.",
+    )

@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 from forget_me_not.nodes.adapter.model import ComfyModel
-from forget_me_not.nodes.concepts.concept import ConceptNode, ConceptPreset
+from forget_me_not.nodes.concepts.concept import ConceptNode
+from forget_me_not.nodes.concepts.concept_preset import ConceptPreset
 from forget_me_not.nodes.host import MiniatureTokenizer
 
 from fmn_core.concepts import embedding_file

@@ -7,11 +7,14 @@ import torch
 from forget_me_not.nodes.forget.concept_correction import ConceptCorrection
 from forget_me_not.nodes.forget.train_patch import TrainForgetPatch, concept_from_text
 from forget_me_not.nodes.training.invert_concept import InvertConcept
+from forget_me_not.nodes.training.training_options import TrainingOptions
 from forget_me_not.nodes.training.visual_pairs import VisualDenoisingPairs
+from forget_me_not.nodes.ui.forget_options import ForgetOptions
 from inprocess.interrupting import interrupted
 from prompts import INVERSION, correct, invert, options, pairs, train_inputs
 from untouched import assert_untouched, state
 
+from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.errors import ForgetError
 
 RESTEERING, BOTH = "attention re-steering", "re-steering and visual denoising"
@@ -44,10 +47,10 @@ def noise_images(count=2, side=128, channels=3):
 
 
 def chosen(**changes):
-    return options(**changes)["options"]["inputs"]
+    return TrainingOptions.execute(**options(**changes)["options"]["inputs"]).args[0]
 
 
-ATTACKED = {"closed_form": {"attack_rounds": 1, "imagined_words": 20}}
+ATTACKED = ForgetOptions(closed_form=ClosedFormSettings(imagined_words=20), attack_rounds=1)
 RUNS = {
     "inversion": ("invert", {}),
     "correction": ("correct", {}),

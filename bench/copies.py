@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bench.forget import RESULTS, machine
+from bench.results_page import RESULTS, machine
 from tools.comfy_host import REPOSITORY
 
 CASES = (

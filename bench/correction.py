@@ -18,11 +18,17 @@ from typing import Any
 
 import torch
 
-from bench.forget import RESULTS, machine, markdown_table
 from bench.judged import share
 from bench.methods import Applied, patched
 from bench.pages import grid_page
+from bench.results_page import RESULTS, machine, markdown_table
 from bench.world import Ask, World, other_concepts, others_ask
+from fmn_core.closed_form.correction import PRESERVATION, correct_concept
+from fmn_core.closed_form.forget import ClosedFormSettings
+from fmn_core.concepts.concept import Concept
+from fmn_core.concepts.templates import default_templates
+from fmn_core.training.inversion import InversionSettings, invert_concept
+from fmn_core.training.references import References
 from mini_sd.concepts import STYLE_NAMES
 
 COLUMNS = (
@@ -67,24 +73,19 @@ def asked(words: str, concept: str, per_style: int, first_seed: int) -> Ask:
 
 def corrected(world: World, case: Word) -> tuple[Applied, float]:
     """The correction as the node makes it, from eight pictures of the dominant meaning."""
-    adapter, core = world.adapter(), world.core
+    adapter = world.adapter()
     images = world.sample(asked(case.named, case.dominant, 2, 7000))
-    templates = list(core("templates").default_templates("object"))
+    templates = list(default_templates("object"))
     started = time.perf_counter()
     with torch.inference_mode(False):
-        references = core("references").References(adapter.encode_images(world.vae, images.clone()))
-        settings = core("inversion").InversionSettings(
-            tokens=2, words=case.word, steps=60, warmup=12, learning_rate=2e-2, batch=4
-        )
+        references = References(adapter.encode_images(world.vae, images.clone()))
+        settings = InversionSettings(tokens=2, words=case.word, steps=60, warmup=12, learning_rate=2e-2, batch=4)
         with adapter.ready_for_gradients(text=True):
-            word = core("inversion").invert_concept(adapter, references, templates, settings).word
+            word = invert_concept(adapter, references, templates, settings).word
         inversion_seconds = time.perf_counter() - started
-        concept = core("concept").Concept([], "object", templates, embedding=word)
-        correction = core("correction")
-        kept = core("closed_form").ClosedFormSettings(
-            preserve_prompts=other_concepts(case.dominant), preservation=correction.PRESERVATION
-        )
-        patch = correction.correct_concept(adapter, case.word, [case.other], concept, kept)
+        concept = Concept([], "object", templates, embedding=word)
+        kept = ClosedFormSettings(preserve_prompts=other_concepts(case.dominant), preservation=PRESERVATION)
+        patch = correct_concept(adapter, case.word, [case.other], concept, kept)
     return patched(world, patch), inversion_seconds
 
 

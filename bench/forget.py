@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +18,10 @@ import torch
 
 from bench.methods import Method, by_gradient, closed_form, half_of, other_half_of, published, zero_attention
 from bench.pages import grid_page
+from bench.results_page import RESULTS, machine, markdown_table
 from bench.world import Evaluation, World, other_concepts
-from tools.comfy_host import REPOSITORY
 
 CONCEPTS = ("zebra", "dog", "red apple", "santa claus", "pizza")
-RESULTS = REPOSITORY / "bench" / "results"
 COLUMNS = (
     "method",
     "concept",
@@ -105,20 +103,6 @@ def one_row(
     cost = {"seconds": round(applied.seconds, 2), "patch_bytes": applied.patch_bytes}
     cost["unlisted_drop"] = evaluation.drop_of(other_half_of(concept)) if name == HALF else ""
     return {"method": name, "concept": concept, **figures, **cost}, evaluation.first_picture
-
-
-def markdown_table(rows: list[dict], columns: tuple[str, ...]) -> str:
-    """Rows as a table; drift with four digits, what is lost with three, other shares and seconds with two."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    digits = {c: 4 if "drift" in c else (3 if "drop" in c else 2) for c in columns}
-    for row in rows:
-        cells = [f"{row[c]:.{digits[c]}f}" if isinstance(row[c], float) else str(row[c]) for c in columns]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def machine() -> str:
-    return f"{platform.machine()}, {torch.get_num_threads()} threads, CPU, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def search_text(search: list[str]) -> str:

@@ -21,9 +21,9 @@ import torch
 
 from bench.attack import PICTURES, SEARCH_BATCH, SEARCH_STEPS, attackers_pictures, sampled_with, trials
 from bench.concept_bench.concepts import MINIATURE, load_list
-from bench.forget import RESULTS, machine, markdown_table
 from bench.judged import share
 from bench.methods import closed_form, concept_of, gate_of
+from bench.results_page import RESULTS, machine, markdown_table
 from bench.world import World
 from fmn_core.attacks.search import Budget, attack_settings
 from fmn_core.compose.gate import ConceptGate

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from bench.copies import CASES
-from bench.forget import RESULTS, machine, markdown_table
+from bench.results_page import RESULTS, machine, markdown_table
 from tools.comfy_host import REPOSITORY, activate
 
 CONFIGURATIONS = ("all on the device", "fp16 weights", "bf16 weights", "manual cast", "partial load", "no VRAM")

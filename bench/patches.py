@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from bench.forget import RESULTS, machine, markdown_table
-from bench.method import MANY
+from bench.losses_and_masks import MANY
 from bench.methods import closed_form, concept_of, gated
 from bench.pages import grid_page
+from bench.results_page import RESULTS, machine, markdown_table
 from bench.world import Evaluation, World, other_concepts
 from fmn_core.closed_form.forget import ClosedFormSettings, forget_closed_form
 from fmn_core.compose.merge import fuse_patches, sum_patches

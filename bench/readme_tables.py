@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from bench.forget import RESULTS
+from bench.results_page import RESULTS
 from tools.comfy_host import REPOSITORY
 
 README = REPOSITORY / "README.md"

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bench.forget import RESULTS, machine, markdown_table
+from bench.results_page import RESULTS, machine, markdown_table
 from bench.speed_growth import PAIRS, growth, import_seconds, plot_growth, sampling_ratio
 from bench.speed_methods import Method, by_gradient, closed_form, inference, published, train_lora_node
 from bench.speed_models import MINIATURE, SHAPES, device_of, dtype_of, model_of

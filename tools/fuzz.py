@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from bench.forget import RESULTS, machine, markdown_table
+from bench.results_page import RESULTS, machine, markdown_table
 from fmn_core.errors import ForgetError
 from fmn_core.patch.file import load_patch
 from fmn_core.patch.patch import ForgetPatch

@@ -11,12 +11,12 @@ import torch
 
 from bench.attack import one_attack
 from bench.concept_bench.asks import FIRST_SEED, SEED_STEP, SIZES
-from bench.concept_bench.checkpoint import CheckpointWorld
+from bench.concept_bench.checkpoint_world import CheckpointWorld
 from bench.concept_bench.concepts import BenchConcept, list_of, load_list
-from bench.concept_bench.methods import all_methods
+from bench.concept_bench.method_registry import all_methods
+from bench.concept_bench.miniature_world import BenchWorld
 from bench.concept_bench.optional_scores import clip_scores, distances, m_scores
 from bench.concept_bench.tasks import Task
-from bench.concept_bench.untouched import BenchWorld
 from bench.cost import measured
 from bench.judged import drift
 from bench.world import Ask

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bench.forget import machine
+from bench.results_page import machine
 from fmn_core import __version__
 from tools.comfy_host import REPOSITORY
 

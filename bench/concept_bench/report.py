@@ -18,7 +18,7 @@ from bench.concept_bench.concepts import GROUPS, MINIATURE
 from bench.concept_bench.plot import plot_seconds
 from bench.concept_bench.store import Store
 from bench.concept_bench.summary import FIRST, concept_rows, summaries
-from bench.forget import RESULTS
+from bench.results_page import RESULTS
 
 FULL = "full"
 BASE_COLUMNS = (*FIRST, "generality", "neighbours", "context_kept", "peak_mb")

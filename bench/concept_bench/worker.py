@@ -24,8 +24,8 @@ class Outcome:
 
 @lru_cache(maxsize=1)
 def _world(checkpoint: Checkpoint | None) -> Any:
-    from bench.concept_bench.checkpoint import CheckpointWorld
-    from bench.concept_bench.untouched import BenchWorld
+    from bench.concept_bench.checkpoint_world import CheckpointWorld
+    from bench.concept_bench.miniature_world import BenchWorld
 
     return BenchWorld() if checkpoint is None else CheckpointWorld(checkpoint)
 

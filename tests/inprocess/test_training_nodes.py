@@ -9,8 +9,8 @@ from forget_me_not.nodes.forget.train_patch import TrainForgetPatch, concept_fro
 from forget_me_not.nodes.training.invert_concept import InvertConcept
 from forget_me_not.nodes.training.visual_pairs import VisualDenoisingPairs
 from inprocess.interrupting import interrupted
+from model_state import assert_untouched, state
 from prompts import INVERSION, correct, invert, options, pairs, train_inputs
-from untouched import assert_untouched, state
 
 from fmn_core.errors import ForgetError
 

@@ -9,8 +9,8 @@ pictures as of the concept, and as many of each of several concepts forgotten at
 from __future__ import annotations
 
 from bench.concept_bench.asks import FIRST_SEED, SEED_STEP
+from bench.concept_bench.checkpoint_names import concepts_named, others
 from bench.concept_bench.concepts import BenchConcept
-from bench.concept_bench.listed import concepts_named, others
 from bench.concept_bench.tasks import Task
 from bench.world import Ask
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bench.concept_bench.asks import SIZES, asks_of
-from bench.concept_bench.kept import FOLDER, Kept, digest_of
+from bench.concept_bench.baseline_cache import FOLDER, Kept, digest_of
 from bench.concept_bench.tasks import Task
 from bench.world import Ask, World
 from mini_sd.generate import generate

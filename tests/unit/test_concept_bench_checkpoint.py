@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from bench.concept_bench import concepts as lists
+from bench.concept_bench.baseline_cache import Kept
 from bench.concept_bench.cell import Pictures, accuracies_of
-from bench.concept_bench.checkpoint import CheckpointWorld
-from bench.concept_bench.kept import Kept
-from bench.concept_bench.listed import ListedNames, bare, known_concepts, others
-from bench.concept_bench.listed_asks import PHOTOGRAPH, listed_asks, style_labels, thing_labels
+from bench.concept_bench.checkpoint_asks import PHOTOGRAPH, listed_asks, style_labels, thing_labels
+from bench.concept_bench.checkpoint_names import ListedNames, bare, known_concepts, others
+from bench.concept_bench.checkpoint_world import CheckpointWorld
 from bench.concept_bench.report import found_in, page, write
 from bench.concept_bench.run import checkpoint_of, chosen_methods, default_concepts, parsed_concepts
 from bench.concept_bench.store import Store
 from bench.concept_bench.tasks import Checkpoint, Task, tasks_of
 from bench.names import MINIATURE, names_of
-from bench.peers.concepts import forgotten, neighbour, preserved
+from bench.peers.peer_prompts import forgotten, neighbour, preserved
 from bench.peers.settings import PUBLISHED, miniature, settings_of
 from bench.world import Ask
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLE_NAMES

@@ -1,4 +1,4 @@
-"""Losses, masks and several concepts on the miniature: python -m bench.method [--quick] [--only TEXT] [--json FILE]
+"""Losses, masks and several concepts on the miniature: python -m bench.losses_and_masks [--quick] [--only TEXT] [--json FILE]
 
 Rows: part, method, concepts, forget_before, forget_after, keep_drop, style_after, drift, monitor, seconds, patch_bytes.
 forget: share of pictures in which the judge sees what was to be forgotten, mean over the concepts; keep_drop: share that
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from bench.forget import RESULTS, machine, markdown_table
 from bench.methods import Method, by_gradient, closed_form, concept_of, made_pairs, published
 from bench.pages import grid_page, to_pil
+from bench.results_page import RESULTS, machine, markdown_table
 from bench.world import Ask, Evaluation, World, other_concepts
 
 COLUMNS = (
@@ -178,7 +178,7 @@ def write_results(world: World, rows: list[dict], pictures: dict) -> None:
     tables = {p: markdown_table([r for r in rows if keep(r)], COLUMNS[1:]) for p, keep in sections.items()}
     text = f"""# Losses, masks and several concepts on the miniature
 
-Made by `python -m bench.method` on {machine()}, {time.strftime("%Y-%m-%d")}. Sampling: Euler, 12 steps, guidance 3; unseen seeds and
+Made by `python -m bench.losses_and_masks` on {machine()}, {time.strftime("%Y-%m-%d")}. Sampling: Euler, 12 steps, guidance 3; unseen seeds and
 templates. monitor: the drift monitor's last figure.
 
 ## Losses

@@ -2,7 +2,7 @@
 
 Rows: part, method, concepts, forget_before, forget_after, keep_drop, style_after, drift, monitor, seconds, patch_bytes.
 forget: share of pictures in which the judge sees what was to be forgotten, mean over the concepts; keep_drop: share that
-concepts not forgotten lose; monitor: what the drift monitor said at the end of a training. Writes bench/results/method.md, method.png,
+concepts not forgotten lose; monitor: what the drift monitor said at the end of a training. Writes bench/results/losses_and_masks.md, losses_and_masks.png,
 pairs.png and mask_overlay.png (not with --quick).
 """
 
@@ -197,15 +197,15 @@ The training pictures show the concept in their left half and something else in 
 
 {tables["several"]}
 
-![one picture a row of the first concept](method.png)
+![one picture a row of the first concept](losses_and_masks.png)
 """
-    (RESULTS / "method.md").write_text(text)
+    (RESULTS / "losses_and_masks.md").write_text(text)
     save_pairs(world, RESULTS / "pairs.png")
     save_mask_overlay(world, RESULTS / "mask_overlay.png")
     several = {(n, len(c)): p for (part, n, c), p in pictures.items() if part == "several"}
     names, counts = list(dict.fromkeys(n for n, _ in several)), sorted({k for _, k in several})
     grid = torch.cat([several[n, k] for n in names for k in counts])
-    grid_page(grid, names, [f"{k} concepts" for k in counts], cell=96, left=260).save(RESULTS / "method.png")
+    grid_page(grid, names, [f"{k} concepts" for k in counts], cell=96, left=260).save(RESULTS / "losses_and_masks.png")
 
 
 def main() -> None:

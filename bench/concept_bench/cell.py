@@ -25,6 +25,8 @@ from tools.comfy_host import REPOSITORY
 
 # Of several concepts at once so many are attacked, which ones turns with the seed.
 ATTACKED_OF_SEVERAL = 2
+# A change of one of these makes the attacks on the untouched model again.
+ATTACK_SOURCES = ("bench/attack.py", "fmn_core/attacks/search.py", "fmn_core/training/inversion.py")
 
 
 @dataclass
@@ -131,7 +133,7 @@ def _attacks(world: BenchWorld, task: Task, model: Any) -> dict[str, float]:
     if len(names) > 1:
         names = [names[(task.seed * ATTACKED_OF_SEVERAL + k) % len(names)] for k in range(ATTACKED_OF_SEVERAL)]
     seed = FIRST_SEED + SEED_STEP * task.seed + 500
-    about = [world.steps, world.guidance, seed, *_attack_sources()]
+    about = [world.steps, world.guidance, seed, *attack_sources()]
     base = [
         world.kept.figures("attack", [n, *about], lambda n=n: one_attack(world, n, world.untouched, seed=seed))
         for n in names
@@ -140,6 +142,6 @@ def _attacks(world: BenchWorld, task: Task, model: Any) -> dict[str, float]:
     return {"attacked": sum(after) / len(after), "attacked_base": sum(base) / len(base)}
 
 
-def _attack_sources() -> list[str]:
-    files = ("bench/attack.py", "fmn_core/attacks/search.py", "fmn_core/training/inversion.py")
-    return [(REPOSITORY / f).read_text() for f in files if (REPOSITORY / f).exists()]
+def attack_sources() -> list[str]:
+    """The text of every module that an attack's figures depend on. Raises FileNotFoundError when one was moved."""
+    return [(REPOSITORY / path).read_text(encoding="utf-8") for path in ATTACK_SOURCES]

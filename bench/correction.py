@@ -63,7 +63,7 @@ WORDS = (Word("apple", "red apple", "crimson apple", "green apple"), Word("mouse
 
 
 def asked(words: str, concept: str, per_style: int, first_seed: int) -> Ask:
-    """The words in every style, over the templates in turn."""
+    """Prompts with the words in every style, over the templates in turn."""
     ask = Ask()
     for s, style in enumerate(STYLE_NAMES):
         for k in range(per_style):
@@ -90,7 +90,7 @@ def corrected(world: World, case: Word) -> tuple[Applied, float]:
 
 
 def rows_of(world: World, case: Word, quick: bool) -> tuple[list[dict[str, Any]], torch.Tensor]:
-    """A row for each guidance, and pictures of the word: before above, after below."""
+    """A row for each guidance, and a grid of pictures of the bare word: before in the upper row, after in the lower."""
     per_style, found = (2 if quick else 8), []
     bare, named = asked(case.word, case.dominant, per_style, 100), asked(case.named, case.dominant, 2, 300)
     kept = others_ask(other_concepts(case.dominant), 1 if quick else 2, 500)

@@ -51,7 +51,7 @@ class Gated:
     put: Any
 
     def similarity(self, context: torch.Tensor) -> torch.Tensor:
-        """As ConceptGate.cosine finds it of one chunk (77, dim), with gradients."""
+        """The gate's cosine of one chunk (77, dim) with gradients, equal to ConceptGate.cosine."""
         return (self.gate.background.units(context[-1:].cpu()) @ self.gate.directions.T).amax()
 
 
@@ -63,7 +63,7 @@ def gated_patch(world: World, concept: str) -> Gated:
 
 
 def evading(inverter_class: type, gated: Gated) -> type:
-    """An inverter whose loss grows with the gate's similarity, as the encoded prompt has it."""
+    """An inverter whose loss also penalises the similarity that the gate measures on the encoded prompt."""
 
     class Evading(inverter_class):
         def encoded(self, template: str) -> Any:
@@ -79,7 +79,7 @@ def evading(inverter_class: type, gated: Gated) -> type:
 
 
 def search(world: World, gated: Gated, start: str, steps: int, evades: bool) -> Any:
-    """The vectors that are found on the untouched model, as many as the name has tokens."""
+    """The embedding that a search on the untouched model finds, with as many vectors as the name has tokens."""
     adapter = world.adapter()
     words = gated.concept if start == "name" else load_list(MINIATURE)[gated.concept].neighbours[0]
     count = max(map(len, adapter.phrase_tokens(gated.concept).values()))

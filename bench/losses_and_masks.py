@@ -65,7 +65,7 @@ def loss_methods() -> dict[str, Method]:
 
 
 def several_methods() -> dict[str, Method]:
-    """What forgets several concepts in one go, and the published loop beside it."""
+    """Methods that forget several concepts in one training, and the published loop for comparison."""
     return {
         "closed form": closed_form(other_concepts),
         "re-steering, 60 steps": by_gradient(other_concepts, steps=60),
@@ -77,7 +77,7 @@ def several_methods() -> dict[str, Method]:
 def row(
     world: World, part: str, name: str, method: Method, concepts: tuple[str, ...], quick: bool
 ) -> tuple[dict, torch.Tensor]:
-    """One row: every concept's target pictures, and what is not forgotten, once."""
+    """One row and its first picture: means over the forgotten concepts; the kept concepts are measured once."""
     kept = [n for n in other_concepts(concepts[0]) if n not in concepts]
     small = quick or len(concepts) > 1
     measured, picture = [], None
@@ -117,7 +117,7 @@ def composite(world: World, left: str, right: str, count: int = 4) -> tuple[torc
 
 
 def mask_rows(world: World, quick: bool) -> list[dict]:
-    """Re-steering on pictures that the concept covers a part of, with and without the mask."""
+    """Rows for re-steering, with and without a mask, on pictures of which the concept covers one half."""
     found = []
     for left, right in (("zebra", "pizza"), ("pizza", "zebra")):
         images, mask = composite(world, left, right)

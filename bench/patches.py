@@ -61,7 +61,7 @@ def forgotten(count: int) -> tuple[str, ...]:
 
 
 def looked_at(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Those whose pictures are judged."""
+    """The concepts whose pictures are judged."""
     return FORGOTTEN[::3] if names == HUNDRED else names
 
 
@@ -75,7 +75,7 @@ def stored_bytes(world: World, patch: Any) -> int:
 
 
 def merged(world: World, patches: list[Any], case: str) -> tuple[Any, float]:
-    """The patches as one, and the seconds that took, with the cache of text embeddings that the node has, empty before."""
+    """The merged patch and the seconds it took, starting with an empty encoding cache as the node does."""
     references = world.node("adapter.references")
     references.cache().clear()
     text = references.with_cache(world.node("adapter.text").ComfyText(world.clip))
@@ -109,7 +109,7 @@ def mean_of(figures: list[dict], key: str) -> float:
 
 
 def alone_row(world: World, count: int, single: dict[str, Any]) -> dict:
-    """Every concept under its own patch: the mean of what each forgets and loses."""
+    """Means over the concepts, each measured under its own patch."""
     names, figures = forgotten(count), []
     for name in looked_at(names):
         model, _ = world.host.apply_patch(world.model, single[name], 1.0)
@@ -192,7 +192,7 @@ def strength_rows(world: World, quick: bool) -> list[dict]:
 
 
 def in_order(rows: Iterable[dict]) -> list[dict]:
-    """By the number of patches; gate and strengths, which are of one patch, last."""
+    """Sorts rows by the number of patches; gate and strengths, which concern one patch, come last."""
     return sorted(rows, key=lambda r: (0, r["patches"], CASES.index(r["case"])) if r["case"] in CASES else (1, 0, 0))
 
 

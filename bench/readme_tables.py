@@ -28,7 +28,7 @@ def kilobytes(size: float) -> str:
 
 
 def correction_table() -> str:
-    """Every corrected word."""
+    """The table of Concept Correction: a row for each word and guidance."""
     header = [
         "word",
         "guidance",
@@ -52,7 +52,7 @@ def correction_table() -> str:
 
 
 def speed_table() -> str:
-    """Seconds, memory and size by model; what the judge saw on the miniature."""
+    """The table of costs by model, with the judge's figures on the miniature."""
     header = ["model", "method", "concepts", "seconds", "peak MB", "still seen", "others lost", "file"]
 
     def shown(value: float | None, digits: int) -> str:
@@ -75,7 +75,7 @@ def speed_table() -> str:
 
 
 def peers_table() -> str:
-    """Every method of ConceptBench: one concept of each kind, and ten objects at once."""
+    """The table of ConceptBench: every method, for one concept of each kind and for ten objects at once."""
     header = ["forgotten", "method", "H_o", "UA", "IRA", "CRA", "attacked", "drift", "seconds", "file"]
 
     def shown(row: dict, name: str, digits: int = 2) -> str:

@@ -39,7 +39,7 @@ def same(patch: ForgetPatch, good: ForgetPatch) -> bool:
 
 
 def outcome(path: Path, good: ForgetPatch) -> str:
-    """What became of a file; one of the columns."""
+    """The outcome of loading a file: one of the columns."""
     try:
         patch = load_patch(path)
     except ForgetError:

@@ -1,4 +1,4 @@
-"""One task: a method forgets, and everything is scored before and after."""
+"""Runs one cell of ConceptBench: a method forgets, and pictures before and after are scored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bench.world import Ask
 from fmn_core.scores.accuracies import harmonic_mean_of_erasure, retain_accuracy
 from tools.comfy_host import REPOSITORY
 
-# Of several concepts at once so many are attacked, which ones turns with the seed.
+# How many of several concepts are attacked; the seed decides which.
 ATTACKED_OF_SEVERAL = 2
 # A change of one of these makes the attacks on the untouched model again.
 ATTACK_SOURCES = ("bench/attack.py", "fmn_core/attacks/search.py", "fmn_core/training/inversion.py")
@@ -31,7 +31,7 @@ ATTACK_SOURCES = ("bench/attack.py", "fmn_core/attacks/search.py", "fmn_core/tra
 
 @dataclass
 class Pictures:
-    """Of one ask: what was asked, the pictures before and after (B, H, W, 3), and what the judge sees in both."""
+    """Pictures of one ask before and after forgetting, (B, H, W, 3) each, and the concepts and styles that the judge sees in them."""
 
     ask: Ask
     before: torch.Tensor
@@ -113,7 +113,7 @@ def _right(pictures: Pictures, when: str) -> list[Any]:
 
 
 def _beside(world: Any, shown: dict[str, Pictures]) -> dict[str, Any]:
-    """What needs pictures only: drift, distances, CLIP scores."""
+    """Scores that need pictures only: drift, distances, CLIP scores."""
     others, target = shown["others"], shown["target"]
     found = {"drift": drift(others.before, others.after), "pictures": {n: len(p.ask.prompts) for n, p in shown.items()}}
     for name, pictures in (("target", target), ("others", others)):

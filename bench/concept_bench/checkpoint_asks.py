@@ -1,4 +1,4 @@
-"""What is sampled for a task on a checkpoint, and the labels that its judge chooses from.
+"""The prompts of a task on a checkpoint, and the labels that its judge chooses from.
 
 A thing (object or identity): `target` its name in its group's prompts in turn, `synonym` half as many with its synonyms, `others` its neighbours,
 then the other names of its group. A style: `target` its subjects in turn, `synonym` half as many that call the painter by a work, in the

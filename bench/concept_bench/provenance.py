@@ -1,4 +1,4 @@
-"""What it takes to repeat a result: the command, the pack's version and commit, the machine and its torch."""
+"""Records what is needed to repeat a result: command, version and commit of the pack, machine, torch."""
 
 from __future__ import annotations
 

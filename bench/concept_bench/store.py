@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS failures (key TEXT NOT NULL, error TEXT NOT NULL, com
 
 
 def complete(row: dict[str, Any]) -> bool:
-    """Whether a row holds everything that a printed result must tell."""
+    """Whether a row has its figures and all that is needed to repeat it."""
     numbers = isinstance(row.get("seed"), int) and isinstance(row.get("seconds"), int | float)
     return (
         numbers

@@ -1,4 +1,4 @@
-"""A task as any process does it: its world is loaded once, and the answer is a row for the store or an error."""
+"""Runs one task in any process. The model is loaded once for each process; the outcome is a row for the store or an error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _world(checkpoint: Checkpoint | None) -> Any:
 
 
 def work(task: Task, command: str) -> Outcome:
-    """Does a task. Whatever goes wrong with it is its own failure: the run goes on."""
+    """Runs a task. An exception becomes the outcome's error, so that the other tasks go on."""
     try:
         return Outcome(task.key, row_of(task, command), process=os.getpid())
     except Exception:

@@ -1,4 +1,4 @@
-"""The peers' results in ComfyUI, as bench.methods has them."""
+"""Applies the peers' results in ComfyUI, with the interface of bench.methods."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ SEARCH_STEPS, SEARCH_BATCH, PICTURES = 15, 4, 8
 def attacked(
     world: World, concept: str, model: Any = None, searches: int = 3, per_style: int = 2, attack: str = "embedding"
 ) -> float:
-    """Mean over several searches of what one_attack finds."""
+    """Mean of `one_attack` over several searches with seeds of their own."""
     seeds = [9000 + 50 * n for n in range(searches)]
     return round(sum(one_attack(world, concept, model, per_style, seed, attack) for seed in seeds) / searches, 4)
 
@@ -36,7 +36,7 @@ def one_attack(
     attack: str = "embedding",
     steps: int = SEARCH_STEPS,
 ) -> float:
-    """Share of pictures in which the judge sees the concept under what was searched on the attacked model.
+    """Share of pictures in which the judge sees the concept again after one attack on the patched model.
 
     The attacker has the patched model's gradients and pictures of the concept, drawn by the untouched model, and searches, started at
     the concept's name, an embedding or a text of as many tokens (15 steps, batch 4; see fmn_core/attacks/search.py); the prompts it is
@@ -72,7 +72,7 @@ def search(
 
 
 def attackers_pictures(concept: str, seed: int) -> Ask:
-    """What the untouched model draws for the attacker: the concept in its styles in turn; a style on things in turn."""
+    """Prompts whose pictures, drawn by the untouched model, the attacker learns from: a thing in its styles, or a style on things, in turn."""
     ask = Ask()
     for k in range(PICTURES):
         if concept in STYLE_NAMES:
@@ -83,7 +83,7 @@ def attackers_pictures(concept: str, seed: int) -> Ask:
 
 
 def trials(concept: str, words: str, per_style: int, seed: int) -> Ask:
-    """The prompts that what was found, `words`, is tried in: a thing in all of its styles; a style on other things."""
+    """Prompts that try the result of an attack, `words`: a thing in all of its styles, or a style on other things."""
     ask = Ask()
     for s, style in enumerate(STYLE_NAMES if concept in STYLE_NAMES else drawn_styles(concept)):
         for k in range(per_style):

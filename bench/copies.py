@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bench.forget import RESULTS, machine
+from bench.results_page import RESULTS, machine
 from tools.comfy_host import REPOSITORY
 
 CASES = (
@@ -38,7 +38,7 @@ def _functions(path: str) -> list[tuple[int, int, str]]:
 
 
 def function_of(line: str) -> str:
-    """The innermost function of "nodes/x.py:12", so that versions can be compared; what is no line of the pack stays."""
+    """The innermost function at a line such as "nodes/x.py:12", by which versions can be compared. Other text is returned as it is."""
     path, _, number = line.rpartition(":")
     if not number.isdigit():
         return line

@@ -18,11 +18,17 @@ from typing import Any
 
 import torch
 
-from bench.forget import RESULTS, machine, markdown_table
 from bench.judged import share
 from bench.methods import Applied, patched
 from bench.pages import grid_page
+from bench.results_page import RESULTS, machine, markdown_table
 from bench.world import Ask, World, other_concepts, others_ask
+from fmn_core.closed_form.correction import PRESERVATION, correct_concept
+from fmn_core.closed_form.forget import ClosedFormSettings
+from fmn_core.concepts.concept import Concept
+from fmn_core.concepts.templates import default_templates
+from fmn_core.training.inversion import InversionSettings, invert_concept
+from fmn_core.training.references import References
 from mini_sd.concepts import STYLE_NAMES
 
 COLUMNS = (
@@ -57,7 +63,7 @@ WORDS = (Word("apple", "red apple", "crimson apple", "green apple"), Word("mouse
 
 
 def asked(words: str, concept: str, per_style: int, first_seed: int) -> Ask:
-    """The words in every style, over the templates in turn."""
+    """Prompts with the words in every style, over the templates in turn."""
     ask = Ask()
     for s, style in enumerate(STYLE_NAMES):
         for k in range(per_style):
@@ -67,29 +73,24 @@ def asked(words: str, concept: str, per_style: int, first_seed: int) -> Ask:
 
 def corrected(world: World, case: Word) -> tuple[Applied, float]:
     """The correction as the node makes it, from eight pictures of the dominant meaning."""
-    adapter, core = world.adapter(), world.core
+    adapter = world.adapter()
     images = world.sample(asked(case.named, case.dominant, 2, 7000))
-    templates = list(core("templates").default_templates("object"))
+    templates = list(default_templates("object"))
     started = time.perf_counter()
     with torch.inference_mode(False):
-        references = core("references").References(adapter.encode_images(world.vae, images.clone()))
-        settings = core("inversion").InversionSettings(
-            tokens=2, words=case.word, steps=60, warmup=12, learning_rate=2e-2, batch=4
-        )
+        references = References(adapter.encode_images(world.vae, images.clone()))
+        settings = InversionSettings(tokens=2, words=case.word, steps=60, warmup=12, learning_rate=2e-2, batch=4)
         with adapter.ready_for_gradients(text=True):
-            word = core("inversion").invert_concept(adapter, references, templates, settings).word
+            word = invert_concept(adapter, references, templates, settings).word
         inversion_seconds = time.perf_counter() - started
-        concept = core("concept").Concept([], "object", templates, embedding=word)
-        correction = core("correction")
-        kept = core("closed_form").ClosedFormSettings(
-            preserve_prompts=other_concepts(case.dominant), preservation=correction.PRESERVATION
-        )
-        patch = correction.correct_concept(adapter, case.word, [case.other], concept, kept)
+        concept = Concept([], "object", templates, embedding=word)
+        kept = ClosedFormSettings(preserve_prompts=other_concepts(case.dominant), preservation=PRESERVATION)
+        patch = correct_concept(adapter, case.word, [case.other], concept, kept)
     return patched(world, patch), inversion_seconds
 
 
 def rows_of(world: World, case: Word, quick: bool) -> tuple[list[dict[str, Any]], torch.Tensor]:
-    """A row for each guidance, and pictures of the word: before above, after below."""
+    """A row for each guidance, and a grid of pictures of the bare word: before in the upper row, after in the lower."""
     per_style, found = (2 if quick else 8), []
     bare, named = asked(case.word, case.dominant, per_style, 100), asked(case.named, case.dominant, 2, 300)
     kept = others_ask(other_concepts(case.dominant), 1 if quick else 2, 500)

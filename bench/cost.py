@@ -1,4 +1,4 @@
-"""What a piece of work costs: seconds, and the most memory that was in use meanwhile."""
+"""Measures what a piece of work costs: seconds and peak memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _EVERY = 0.005
 
 @dataclass
 class Cost:
-    """`peak_mb`: of CUDA memory where a GPU is used, else of the process's resident memory, the model included."""
+    """Seconds and peak memory of a measured block.
+
+    `peak_mb` includes the model: CUDA memory where a GPU is used, otherwise the process's resident memory.
+    """
 
     seconds: float = 0.0
     peak_mb: float = 0.0
@@ -26,7 +29,7 @@ class Cost:
 
 @contextlib.contextmanager
 def measured() -> Iterator[Cost]:
-    """Measures what happens while it is open, from a heap that was given back to the system."""
+    """Measures the block that it encloses. Free heap goes back to the system first, so that the peak is the block's own."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

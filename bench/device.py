@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.forget import RESULTS, machine, markdown_table
+from bench.results_page import RESULTS, machine, markdown_table
 from tests.device import runs
 from tests.device.cases import CASES
 from tests.device.compare import differences
@@ -23,7 +23,7 @@ JSON = RESULTS / "device.json"
 
 
 def rows_of(name: str, configuration: Configuration) -> list[dict[str, Any]]:
-    """One row a method: configuration, method, error, difference from the CPU's result, peak (bytes), ratio to one inference, problems."""
+    """One row for each method: configuration, method, error, difference from the CPU's result, peak (bytes), ratio to one inference, problems."""
     expected, results = runs.reference(METHODS), runs.run(configuration, METHODS)
     inference, rows = results[BASELINE]["peak"], []
     for method in METHODS:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +18,10 @@ import torch
 
 from bench.methods import Method, by_gradient, closed_form, half_of, other_half_of, published, zero_attention
 from bench.pages import grid_page
+from bench.results_page import RESULTS, machine, markdown_table
 from bench.world import Evaluation, World, other_concepts
-from tools.comfy_host import REPOSITORY
 
 CONCEPTS = ("zebra", "dog", "red apple", "santa claus", "pizza")
-RESULTS = REPOSITORY / "bench" / "results"
 COLUMNS = (
     "method",
     "concept",
@@ -43,7 +41,7 @@ PUBLISHED_RATES = (1e-5, 3e-5, 6e-5)
 
 
 def methods(best_rate: float) -> dict[str, tuple[Method, Callable[[str], list[str]]]]:
-    """Name -> (method, whose keeping is measured)."""
+    """Each method by name, and a function that lists the concepts whose keeping is measured."""
     return {
         "closed form": (closed_form(other_concepts), other_concepts),
         HALF: (closed_form(half_of), other_concepts),
@@ -61,7 +59,7 @@ def methods(best_rate: float) -> dict[str, tuple[Method, Callable[[str], list[st
 
 
 def best_published_rate(world: World, concepts: list[str]) -> tuple[float, list[str]]:
-    """The one learning rate for all concepts with the least forget_after + keep_drop, on a quick evaluation."""
+    """The learning rate with the least forget_after + keep_drop over all concepts, and a line for each trial (quick evaluation)."""
     scores, lines = {}, []
     for rate in PUBLISHED_RATES:
         total = 0.0
@@ -107,20 +105,6 @@ def one_row(
     return {"method": name, "concept": concept, **figures, **cost}, evaluation.first_picture
 
 
-def markdown_table(rows: list[dict], columns: tuple[str, ...]) -> str:
-    """Rows as a table; drift with four digits, what is lost with three, other shares and seconds with two."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    digits = {c: 4 if "drift" in c else (3 if "drop" in c else 2) for c in columns}
-    for row in rows:
-        cells = [f"{row[c]:.{digits[c]}f}" if isinstance(row[c], float) else str(row[c]) for c in columns]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def machine() -> str:
-    return f"{platform.machine()}, {torch.get_num_threads()} threads, CPU, torch {torch.__version__}, Python {platform.python_version()}"
-
-
 def search_text(search: list[str]) -> str:
     """How the published loop's best single setting was found."""
     if not search:
@@ -161,7 +145,7 @@ def write_picture(pictures: dict, world: World) -> None:
 
 
 def merged(files: list[Path]) -> dict:
-    """One result of a run and partial ones (--only with --json), whose rows replace those of the first."""
+    """Merges results: rows of partial runs (--only with --json) replace those of the first file."""
     parts = [json.loads(f.read_text()) for f in files]
     rows = {(r["method"], r["concept"]): r for p in parts for r in p["rows"]}
     return {**parts[0], "rows": list(rows.values())}
@@ -186,7 +170,7 @@ def main() -> None:
 
 
 def measured(args: argparse.Namespace, concepts: list[str]) -> dict:
-    """Searches, measures and, in a whole run, draws."""
+    """All figures of a run. A whole run also writes forget.png."""
     world, search, rate = World(), [], args.published_rate
     if rate is None:
         rate, search = best_published_rate(world, concepts[:1] if args.quick else concepts[::2])

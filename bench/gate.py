@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.forget import RESULTS, machine, markdown_table
 from bench.methods import concept_of
+from bench.results_page import RESULTS, machine, markdown_table
 from bench.style import THINGS
 from bench.world import World, other_concepts
 from fmn_core.compose.gate import ConceptGate, GateSettings

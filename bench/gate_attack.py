@@ -21,9 +21,9 @@ import torch
 
 from bench.attack import PICTURES, SEARCH_BATCH, SEARCH_STEPS, attackers_pictures, sampled_with, trials
 from bench.concept_bench.concepts import MINIATURE, load_list
-from bench.forget import RESULTS, machine, markdown_table
 from bench.judged import share
 from bench.methods import closed_form, concept_of, gate_of
+from bench.results_page import RESULTS, machine, markdown_table
 from bench.world import World
 from fmn_core.attacks.search import Budget, attack_settings
 from fmn_core.compose.gate import ConceptGate
@@ -51,7 +51,7 @@ class Gated:
     put: Any
 
     def similarity(self, context: torch.Tensor) -> torch.Tensor:
-        """As ConceptGate.cosine finds it of one chunk (77, dim), with gradients."""
+        """The gate's cosine of one chunk (77, dim) with gradients, equal to ConceptGate.cosine."""
         return (self.gate.background.units(context[-1:].cpu()) @ self.gate.directions.T).amax()
 
 
@@ -63,7 +63,7 @@ def gated_patch(world: World, concept: str) -> Gated:
 
 
 def evading(inverter_class: type, gated: Gated) -> type:
-    """An inverter whose loss grows with the gate's similarity, as the encoded prompt has it."""
+    """An inverter whose loss also penalises the similarity that the gate measures on the encoded prompt."""
 
     class Evading(inverter_class):
         def encoded(self, template: str) -> Any:
@@ -79,7 +79,7 @@ def evading(inverter_class: type, gated: Gated) -> type:
 
 
 def search(world: World, gated: Gated, start: str, steps: int, evades: bool) -> Any:
-    """The vectors that are found on the untouched model, as many as the name has tokens."""
+    """The embedding that a search on the untouched model finds, with as many vectors as the name has tokens."""
     adapter = world.adapter()
     words = gated.concept if start == "name" else load_list(MINIATURE)[gated.concept].neighbours[0]
     count = max(map(len, adapter.phrase_tokens(gated.concept).values()))

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from bench.copies import CASES
-from bench.forget import RESULTS, machine, markdown_table
+from bench.results_page import RESULTS, machine, markdown_table
 from tools.comfy_host import REPOSITORY, activate
 
 CONFIGURATIONS = ("all on the device", "fp16 weights", "bf16 weights", "manual cast", "partial load", "no VRAM")
@@ -62,7 +62,7 @@ class Rows:
 
 
 def device_text(device: str) -> str:
-    """The device's name and the versions that a result hangs on."""
+    """The device's name, and the versions that results depend on."""
     if device != "cuda":
         return f"{device} ({machine()})"
     return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, torch {torch.__version__}, Python {sys.version.split()[0]}"
@@ -103,7 +103,7 @@ def run_cases(device: str, name: str, cases: list[str], rows: Rows, folder: Path
 
 
 def _limit(management: Any, configuration: Any) -> None:
-    """Makes a real card as small as the configuration says, by what the host keeps free of it."""
+    """Limits a real card to the configuration's memory, through the amount that the host keeps free."""
     management.vram_state = management.set_vram_to = management.VRAMState[configuration.state]
     if configuration.vram < 1e9:
         management.EXTRA_RESERVED_VRAM += torch.cuda.mem_get_info()[0] - configuration.capacity()
@@ -113,7 +113,7 @@ def _limit(management: Any, configuration: Any) -> None:
 
 
 def table_methods() -> dict[str, Any]:
-    """What is measured, by name; inference first, which the others' memory is compared with."""
+    """The methods to measure, by name. Inference comes first: the others' memory is compared with it."""
     from bench.speed_methods import by_gradient, closed_form, inference, inversion, visual_denoising
 
     return {
@@ -148,13 +148,13 @@ def run_table(device: str, model: str, rows: Rows) -> None:
 
 
 def parts(shapes: list[str]) -> list[tuple[str, str]]:
-    """(cases, configuration) and (table, model) in order of their worth, should the time not last."""
+    """Parts of a run, the most informative first, since time may end early: (cases, configuration) and (table, model)."""
     first, *others = CONFIGURATIONS
     return [("cases", first), *(("table", model) for model in shapes), *(("cases", name) for name in others)]
 
 
 def run_part(arguments: list[str], seconds: float) -> bool:
-    """Runs a part in a process of its own, which is ended with all that it started when the time is up; whether it came to its end."""
+    """Runs a part in its own process, ended with all its children at the time limit. Returns whether it finished."""
     process = subprocess.Popen([sys.executable, "-m", "bench.gpu", *arguments], cwd=REPOSITORY, start_new_session=True)
     try:
         return process.wait(timeout=seconds) == 0

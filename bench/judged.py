@@ -1,4 +1,4 @@
-"""Figures from the judge's answers."""
+"""Shares of right pictures, from the judge's answers, and drift of pictures."""
 
 from __future__ import annotations
 

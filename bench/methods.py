@@ -1,4 +1,4 @@
-"""The methods that the bench compares: each applies itself to one concept for as long as its context lasts."""
+"""The ways to forget that the bench compares, each a context manager: the model is changed while it is open."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mini_sd.concepts import BY_NAME
 
 @dataclass
 class Applied:
-    """A method applied to a concept: what to sample with, and what it cost."""
+    """An applied method: the MODEL or sampler to draw with, its cost, and the patch where there is one."""
 
     model: Any = None
     sampler: Callable | None = None
@@ -44,7 +44,7 @@ Method = Callable[..., contextlib.AbstractContextManager[Applied]]
 
 
 def patched(world: World, patch: Any) -> Applied:
-    """MODEL with the patch as its file holds it."""
+    """Applies a patch to the MODEL in the precision that its file stores."""
     with tempfile.TemporaryDirectory() as folder:
         size = save_patch(patch, Path(folder) / "patch.safetensors")
     model, _ = world.host.apply_patch(world.model, patch.as_stored(), 1.0)
@@ -91,7 +91,7 @@ def concept_of(world: World, adapter: Any, name: str, synonyms: bool = False) ->
 
 
 def closed_form(preserve: Callable[[str], list[str]], synonyms: bool = False, **settings) -> Method:
-    """The closed form as the node runs it, with these words preserved."""
+    """The closed form with the node's settings. `preserve(name)` lists the preserve prompts for a concept."""
 
     @contextlib.contextmanager
     def method(world: World, *names: str) -> Iterator[Applied]:
@@ -136,7 +136,7 @@ def by_gradient(
     end_token: str = "first",
     **settings,
 ) -> Method:
-    """Training by gradient, on noise alone or on pictures (and their masks); pairs for the visual loss."""
+    """Training by gradient with the node's settings, on noise or on pictures with masks; image pairs where the visual loss is on."""
 
     @contextlib.contextmanager
     def method(world: World, *names: str) -> Iterator[Applied]:
@@ -165,7 +165,7 @@ def made_pairs(world: World, adapter: Any, concepts: list[Any], count: int = 4) 
 
 
 def published(**settings) -> Method:
-    """The published loop; what it leaves behind is a whole UNet."""
+    """The published loop, whose result is a whole UNet and not a patch."""
 
     @contextlib.contextmanager
     def method(world: World, *names: str) -> Iterator[Applied]:

@@ -1,4 +1,4 @@
-"""The names of a world's concepts: their kinds, what a method is told to forget, and which others there are to keep.
+"""Names of a world's concepts: their kinds, the phrases to forget, and the other concepts to preserve.
 
 A world with concepts of its own has them as `names`; every other one is the miniature.
 """
@@ -12,7 +12,7 @@ from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, FALLBACK, STYLE_NAMES
 
 
 class Names(Protocol):
-    """Things (objects and identities) and styles; what is told to a method is the bare phrase, without an article."""
+    """Looks concepts up by name: things (objects and identities) and styles. Phrases are bare, without an article."""
 
     def kind(self, name: str) -> str:
         """object, identity or style."""
@@ -39,7 +39,7 @@ class Names(Protocol):
         ...
 
     def substitute(self, name: str) -> str:
-        """What the name shall mean where one substitute is chosen for it."""
+        """The phrase that takes the name's place where a method needs one substitute."""
         ...
 
 
@@ -47,7 +47,7 @@ class MiniatureNames:
     """The miniature's own words, which are phrases already."""
 
     def kind(self, name: str) -> str:
-        """What is in no table, as an invented word, is an object."""
+        """object, identity or style; a word that is in no table counts as an object."""
         return "style" if name in STYLE_NAMES else BY_NAME[name].kind if name in BY_NAME else "object"
 
     def phrase(self, name: str) -> str:

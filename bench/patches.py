@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from bench.forget import RESULTS, machine, markdown_table
-from bench.method import MANY
+from bench.losses_and_masks import MANY
 from bench.methods import closed_form, concept_of, gated
 from bench.pages import grid_page
+from bench.results_page import RESULTS, machine, markdown_table
 from bench.world import Evaluation, World, other_concepts
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings
@@ -62,7 +62,7 @@ def forgotten(count: int) -> tuple[str, ...]:
 
 
 def looked_at(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Those whose pictures are judged."""
+    """The concepts whose pictures are judged."""
     return FORGOTTEN[::3] if names == HUNDRED else names
 
 
@@ -76,7 +76,7 @@ def stored_bytes(world: World, patch: Any) -> int:
 
 
 def merged(world: World, patches: list[Any], case: str) -> tuple[Any, float]:
-    """The patches as one, and the seconds that took, with the cache of text embeddings that the node has, empty before."""
+    """The merged patch and the seconds it took, starting with an empty encoding cache as the node does."""
     references = world.node("adapter.references")
     references.cache().clear()
     text = references.with_cache(world.node("adapter.text").ComfyText(world.clip))
@@ -110,7 +110,7 @@ def mean_of(figures: list[dict], key: str) -> float:
 
 
 def alone_row(world: World, count: int, single: dict[str, Any]) -> dict:
-    """Every concept under its own patch: the mean of what each forgets and loses."""
+    """Means over the concepts, each measured under its own patch."""
     names, figures = forgotten(count), []
     for name in looked_at(names):
         model, _ = world.host.apply_patch(world.model, single[name], 1.0)
@@ -193,7 +193,7 @@ def strength_rows(world: World, quick: bool) -> list[dict]:
 
 
 def in_order(rows: Iterable[dict]) -> list[dict]:
-    """By the number of patches; gate and strengths, which are of one patch, last."""
+    """Sorts rows by the number of patches; gate and strengths, which concern one patch, come last."""
     return sorted(rows, key=lambda r: (0, r["patches"], CASES.index(r["case"])) if r["case"] in CASES else (1, 0, 0))
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from bench.attack import attacked
-from bench.forget import RESULTS, machine, markdown_table
 from bench.methods import concept_of, patched
+from bench.results_page import RESULTS, machine, markdown_table
 from bench.world import Evaluation, World, other_concepts
 from fmn_core.attention.queries import sampled_queries
 from fmn_core.closed_form.forget import forget_closed_form

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bench.forget import RESULTS, machine, markdown_table
+from bench.results_page import RESULTS, machine, markdown_table
 from bench.speed_growth import PAIRS, growth, import_seconds, plot_growth, sampling_ratio
 from bench.speed_methods import Method, by_gradient, closed_form, inference, published, train_lora_node
 from bench.speed_models import MINIATURE, SHAPES, device_of, dtype_of, model_of
@@ -27,7 +27,7 @@ COLUMNS = (
 )  # fmt: skip
 WARM_CLIP = "closed form, a second concept on the same CLIP"
 CLOSED_FORM, PUBLISHED = "closed form", "published loop, 35 x 2e-6"
-# The published loop's best single rate on the miniature, see bench/results/forget.md; its users search for theirs.
+# The published loop's best single rate on the miniature, found by bench.forget; its users search for theirs.
 EQUAL_RATE = 6e-5
 TEN = CONCEPT_NAMES[:10]
 QUICK_STEPS = 8  # of sampling what is looked at; of a third of the other concepts
@@ -151,7 +151,7 @@ def write_page(found: dict[str, Any]) -> None:
 
 Made by `python -m bench.speed` on {found["machine"]}, {time.strftime("%Y-%m-%d")}. One process a model; repeats of the methods in turn, medians.
 seconds: everything after the model is loaded. peak_mb: the most memory in use meanwhile, the model included (resident memory on a CPU,
-CUDA memory on a GPU), the largest of the repeats, and on a CPU with what earlier methods left. forget_after, keep_drop: as in [forget.md](forget.md), on the miniature. Full-size models have random weights:
+CUDA memory on a GPU), the largest of the repeats, and on a CPU with what earlier methods left. forget_after, keep_drop: as in `python -m bench.forget`, on the miniature. Full-size models have random weights:
 times and memory only. patch_bytes: the file; of the published loop a whole UNet in fp16. On a
 CPU only SD 1.5 is trained: on SDXL the published loop's parameters, gradients and two moments of AdamW in fp32 are 41 GB.
 

@@ -1,4 +1,4 @@
-"""What the speed bench compares: each makes a model forget concepts, and says what that cost."""
+"""The methods of the speed bench: each makes a model forget concepts and reports its cost."""
 
 from __future__ import annotations
 

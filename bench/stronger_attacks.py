@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.attack import SEARCH_STEPS, one_attack
-from bench.concept_bench.methods import all_methods
-from bench.concept_bench.untouched import BenchWorld
-from bench.forget import RESULTS, machine, markdown_table
+from bench.concept_bench.method_registry import all_methods
+from bench.concept_bench.miniature_world import BenchWorld
+from bench.results_page import RESULTS, machine, markdown_table
 
 METHODS = ("closed form", "closed form, hardened", "FMN as released", "ESD-x", "MACE")
 CONCEPTS = ("cat", "car", "wizard")

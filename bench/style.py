@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.forget import RESULTS, machine, markdown_table
 from bench.judged import share
 from bench.methods import closed_form
+from bench.results_page import RESULTS, machine, markdown_table
 from bench.world import Ask, World
 from mini_sd.concepts import STYLE_NAMES, drawn_styles, with_article
 from mini_sd.generate import generate

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench.concept_bench.methods import NOTHING, all_methods
+from bench.concept_bench.method_registry import NOTHING, all_methods
 from bench.concept_bench.provenance import this_command
 from bench.concept_bench.report import found_in, tables, write, write_json
 from bench.concept_bench.run import DATABASE, add_arguments, chosen_methods, parsed_concepts, run

@@ -1,4 +1,4 @@
-"""The miniature inside this process, the judge, and what a concept's evaluation consists of."""
+"""The miniature in this process, its judge, and the evaluation of one concept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STEPS = 12  # of sampling, where no other number is given, to save time; before 
 
 @dataclass
 class Ask:
-    """What is sampled, and what the judge should see in it."""
+    """Prompts and seeds to sample, and the concept and style that the judge should see in each picture."""
 
     prompts: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)

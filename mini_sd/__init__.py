@@ -1,0 +1,1 @@
+"""The miniature Stable Diffusion: its world of concepts, its training, its judge."""

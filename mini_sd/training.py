@@ -1,4 +1,4 @@
-"""What every training script of the miniature shares: seeds, resumable checkpoints, EMA, learning rate, log, data."""
+"""Shared by the miniature's training scripts: seeds, resumable checkpoints, EMA, learning rate, log, data."""
 
 from __future__ import annotations
 

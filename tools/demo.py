@@ -1,4 +1,4 @@
-"""`make demo`: forgets a concept of the miniature in a real ComfyUI and shows what came of it.
+"""`make demo`: forgets a concept of the miniature in a real ComfyUI, and leaves pictures and a report.
 
 python -m tools.demo [--concept "santa claus"] [--out out/demo]
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from bench.forget import RESULTS, machine, markdown_table
+from bench.results_page import RESULTS, machine, markdown_table
 from fmn_core.errors import ForgetError
 from fmn_core.patch.file import load_patch
 from fmn_core.patch.patch import ForgetPatch
@@ -39,7 +39,7 @@ def same(patch: ForgetPatch, good: ForgetPatch) -> bool:
 
 
 def outcome(path: Path, good: ForgetPatch) -> str:
-    """What became of a file; one of the columns."""
+    """The outcome of loading a file: one of the columns."""
     try:
         patch = load_patch(path)
     except ForgetError:

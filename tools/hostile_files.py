@@ -1,4 +1,4 @@
-"""Patch files as a stranger, a broken disk or a broken download could leave them: mutations of a good one."""
+"""Mutations of a good patch file, as an attacker, a broken disk or a broken download could produce them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Graph format (what a user opens) -> API format (what the server runs)."""
+"""Converts a workflow from the graph format, which users open, to the API format, which the server runs."""
 
 from __future__ import annotations
 

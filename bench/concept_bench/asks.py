@@ -1,4 +1,4 @@
-"""What is sampled for a task on the miniature, and what the judge should see: unseen seeds, templates that no solve holds.
+"""The prompts of a task on the miniature, and what the judge should see in each picture. No solve or training used these seeds and templates.
 
 A thing (object or identity): `target` its name in every style it was drawn in, `synonym` its synonym, `others` half of the other
 things, turn about with the seed, and its neighbours. A style: `target` eight subjects in it, `others` subjects in the other styles.

@@ -1,4 +1,4 @@
-"""One task: a method forgets, and everything is scored before and after."""
+"""Runs one cell of ConceptBench: a method forgets, and pictures before and after are scored."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ import torch
 
 from bench.attack import one_attack
 from bench.concept_bench.asks import FIRST_SEED, SEED_STEP, SIZES
-from bench.concept_bench.checkpoint import CheckpointWorld
+from bench.concept_bench.checkpoint_world import CheckpointWorld
 from bench.concept_bench.concepts import BenchConcept, list_of, load_list
-from bench.concept_bench.methods import all_methods
+from bench.concept_bench.method_registry import all_methods
+from bench.concept_bench.miniature_world import BenchWorld
 from bench.concept_bench.optional_scores import clip_scores, distances, m_scores
 from bench.concept_bench.tasks import Task
-from bench.concept_bench.untouched import BenchWorld
 from bench.cost import measured
 from bench.judged import drift
 from bench.world import Ask
 from fmn_core.scores.accuracies import harmonic_mean_of_erasure, retain_accuracy
 from tools.comfy_host import REPOSITORY
 
-# Of several concepts at once so many are attacked, which ones turns with the seed.
+# How many of several concepts are attacked; the seed decides which.
 ATTACKED_OF_SEVERAL = 2
+# A change of one of these makes the attacks on the untouched model again.
+ATTACK_SOURCES = ("bench/attack.py", "fmn_core/attacks/search.py", "fmn_core/training/inversion.py")
 
 
 @dataclass
 class Pictures:
-    """Of one ask: what was asked, the pictures before and after (B, H, W, 3), and what the judge sees in both."""
+    """Pictures of one ask before and after forgetting, (B, H, W, 3) each, and the concepts and styles that the judge sees in them."""
 
     ask: Ask
     before: torch.Tensor
@@ -111,7 +113,7 @@ def _right(pictures: Pictures, when: str) -> list[Any]:
 
 
 def _beside(world: Any, shown: dict[str, Pictures]) -> dict[str, Any]:
-    """What needs pictures only: drift, distances, CLIP scores."""
+    """Scores that need pictures only: drift, distances, CLIP scores."""
     others, target = shown["others"], shown["target"]
     found = {"drift": drift(others.before, others.after), "pictures": {n: len(p.ask.prompts) for n, p in shown.items()}}
     for name, pictures in (("target", target), ("others", others)):
@@ -131,7 +133,7 @@ def _attacks(world: BenchWorld, task: Task, model: Any) -> dict[str, float]:
     if len(names) > 1:
         names = [names[(task.seed * ATTACKED_OF_SEVERAL + k) % len(names)] for k in range(ATTACKED_OF_SEVERAL)]
     seed = FIRST_SEED + SEED_STEP * task.seed + 500
-    about = [world.steps, world.guidance, seed, *_attack_sources()]
+    about = [world.steps, world.guidance, seed, *attack_sources()]
     base = [
         world.kept.figures("attack", [n, *about], lambda n=n: one_attack(world, n, world.untouched, seed=seed))
         for n in names
@@ -140,6 +142,6 @@ def _attacks(world: BenchWorld, task: Task, model: Any) -> dict[str, float]:
     return {"attacked": sum(after) / len(after), "attacked_base": sum(base) / len(base)}
 
 
-def _attack_sources() -> list[str]:
-    files = ("bench/attack.py", "fmn_core/attacks/search.py", "fmn_core/training/inversion.py")
-    return [(REPOSITORY / f).read_text() for f in files if (REPOSITORY / f).exists()]
+def attack_sources() -> list[str]:
+    """The text of every module that an attack's figures depend on. Raises FileNotFoundError when one was moved."""
+    return [(REPOSITORY / path).read_text(encoding="utf-8") for path in ATTACK_SOURCES]

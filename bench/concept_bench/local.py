@@ -1,4 +1,4 @@
-"""Tasks on this machine: in this process, or in several of one torch thread each."""
+"""Runs tasks on this machine, in this process or in several with one torch thread each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks on Ray: the same work, seeds and rows; workers give rows back, the driver alone writes them.
+"""Runs tasks on Ray with the seeds and rows of a local run. Workers return rows, and only the driver writes them.
 
 `pip install ray` is needed for this only. Every machine of a cluster needs this checkout at the same path, with its environment.
 """

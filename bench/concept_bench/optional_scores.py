@@ -9,9 +9,13 @@ import torch
 
 from bench.concept_bench.tasks import Task
 from bench.world import Ask, World
+from fmn_core.concepts.templates import default_templates
 from fmn_core.errors import ForgetError
 from fmn_core.scores.clip_score import ImageTextModel, clip_score
 from fmn_core.scores.distances import distance
+from fmn_core.scores.m_score import m_score
+from fmn_core.training.inversion import InversionSettings
+from fmn_core.training.references import References
 from mini_sd.concepts import STYLE_NAMES, drawn_styles
 from mini_sd.image_text import MiniatureImageText
 
@@ -55,16 +59,16 @@ def m_scores(world: World, task: Task, model: Any) -> dict[str, float]:
     if model is None or not measured_here:
         return {}
     [name] = task.concepts
-    core, kind = world.core, "style" if name in STYLE_NAMES else "object"
+    kind = "style" if name in STYLE_NAMES else "object"
     original, forgetting = (
         world.adapter_class(m, world.clip) for m in (getattr(world, "untouched", world.model), model)
     )
     with torch.inference_mode(False):
         images = world.sample(_probes(name)).clone()
-        references = core("references").References(original.encode_images(world.vae, images))
-        arguments = (original, forgetting, references, name, core("templates").default_templates(kind)[:4])
-        settings = core("inversion").InversionSettings(**M_SCORE)
-        found = core("scores.m_score").m_score(*arguments, settings, ready=lambda m: m.ready_for_gradients(text=True))
+        references = References(original.encode_images(world.vae, images))
+        arguments = (original, forgetting, references, name, default_templates(kind)[:4])
+        settings = InversionSettings(**M_SCORE)
+        found = m_score(*arguments, settings, ready=lambda m: m.ready_for_gradients(text=True))
     return {"m_score_before": found.before, "m_score_after": found.after}
 
 

@@ -1,4 +1,4 @@
-"""H_o against the seconds of forgetting, one panel for each group of concepts."""
+"""Plots H_o against the seconds of forgetting, one panel for each group of concepts."""
 
 from __future__ import annotations
 

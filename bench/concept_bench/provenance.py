@@ -1,4 +1,4 @@
-"""What it takes to repeat a result: the command, the pack's version and commit, the machine and its torch."""
+"""Records what is needed to repeat a result: command, version and commit of the pack, machine, torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bench.forget import machine
+from bench.results_page import machine
 from fmn_core import __version__
 from tools.comfy_host import REPOSITORY
 

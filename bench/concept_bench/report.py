@@ -1,7 +1,7 @@
 """Tables and a plot of a ConceptBench database: python -m bench.concept_bench.report DATABASE [--model LABEL] [--ask ASK] [--json FILE]
 
 One model and one way of asking it a page: --model and --ask choose where the database holds several (of the miniature "full" if it is there). Writes
-bench/results/concept_bench.md, .png and .json, of a checkpoint concept_bench-LABEL.md and so on; with --json FILE only that file, and the tables go to the terminal. Rows: method, kind, concepts (how many
+bench/results/concept_bench.md and .png, of a checkpoint concept_bench-LABEL.md and so on; with --json FILE only that file, and the tables go to the terminal. Rows: method, kind, concepts (how many
 at once), H_o, UA, IRA, CRA, attacked, drift, seconds, artefact_bytes and the rest, means with `_low` and `_high` (95 %); `results` holds every cell as it
 was measured, with seed, command, version, commit and machine.
 """
@@ -18,7 +18,7 @@ from bench.concept_bench.concepts import GROUPS, MINIATURE
 from bench.concept_bench.plot import plot_seconds
 from bench.concept_bench.store import Store
 from bench.concept_bench.summary import FIRST, concept_rows, summaries
-from bench.forget import RESULTS
+from bench.results_page import RESULTS
 
 FULL = "full"
 BASE_COLUMNS = (*FIRST, "generality", "neighbours", "context_kept", "peak_mb")
@@ -41,7 +41,7 @@ def found_in(database: Path, ask: str | None = FULL, model: str | None = MINIATU
         raise FileNotFoundError(
             f"Expected a database in {database}, found none. Run python -m bench.concept_bench.run first."
         )
-    with Store(database) as store:
+    with Store(database, read_only=True) as store:
         results, failures = store.results(), store.failures()
     model = _chosen("model", model, results)
     results = [r for r in results if r["model"] == model]
@@ -173,10 +173,9 @@ def _stem(found: dict[str, Any]) -> str:
 
 
 def write(found: dict[str, Any], folder: Path = RESULTS) -> None:
-    """The page, its plot and its figures."""
+    """Writes the page and its plot. The figures stay in the database."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{_stem(found)}.md").write_text(page(found))
-    write_json(found, folder / f"{_stem(found)}.json")
     plot_seconds(found["rows"], folder / f"{_stem(found)}.png")
 
 

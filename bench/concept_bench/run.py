@@ -14,8 +14,8 @@ import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bench.concept_bench.baseline_cache import digest_of
 from bench.concept_bench.concepts import MINIATURE, STABLE_DIFFUSION, load_list
-from bench.concept_bench.kept import digest_of
 from bench.concept_bench.local import in_processes, in_this_process
 from bench.concept_bench.provenance import this_command
 from bench.concept_bench.store import Store
@@ -69,7 +69,7 @@ def run(tasks: Sequence[Task], database: Path, command: str, workers: int = 1, r
 
 def chosen_methods(text: str | None) -> list[str]:
     """Names joined by "," as they are registered (some hold ", " themselves). Raises ValueError on one that is not."""
-    from bench.concept_bench.methods import all_methods
+    from bench.concept_bench.method_registry import all_methods
 
     known = all_methods()
     if text is None:

@@ -1,4 +1,4 @@
-"""Results in a local SQLite file: one row a task, kept as soon as it is there, and none without what it takes to repeat it."""
+"""Results in one SQLite file: a row for each task, written as soon as the task ends, with all that it takes to repeat it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS failures (key TEXT NOT NULL, error TEXT NOT NULL, com
 
 
 def complete(row: dict[str, Any]) -> bool:
-    """Whether a row holds everything that a printed result must tell."""
+    """Whether a row has its figures and all that is needed to repeat it."""
     numbers = isinstance(row.get("seed"), int) and isinstance(row.get("seconds"), int | float)
     return (
         numbers
@@ -45,14 +45,29 @@ def complete(row: dict[str, Any]) -> bool:
 
 
 class Store:
-    """The file; one process writes at a time, any number may read."""
+    """The results of ConceptBench in a SQLite file. One process writes at a time, any number may read.
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._base = sqlite3.connect(path, timeout=60)
+    Parameters
+    ----------
+    path
+        The file; a new one is made unless `read_only`.
+    read_only
+        Opens an existing file without writing to it or beside it. Raises sqlite3.OperationalError where there is none.
+
+    Notes
+    -----
+    The journal mode is DELETE: in WAL mode even a reader leaves two files beside a database that is kept in git.
+    """
+
+    def __init__(self, path: Path, read_only: bool = False) -> None:
+        if read_only:
+            self._base = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=60)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._base = sqlite3.connect(path, timeout=60)
+            self._base.execute("PRAGMA journal_mode=DELETE")
+            self._base.executescript(_SCHEMA)
         self._base.row_factory = sqlite3.Row
-        self._base.execute("PRAGMA journal_mode=WAL")
-        self._base.executescript(_SCHEMA)
 
     def __enter__(self) -> Store:
         return self

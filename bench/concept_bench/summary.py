@@ -1,4 +1,4 @@
-"""Results put together: one row for each method, group of concepts and number of concepts forgotten at once."""
+"""Summarises cells: one row for each method, group of concepts and number of concepts forgotten at once."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def erasure_interval(cells: Sequence[dict[str, float]], seed: int = 0) -> tuple[
 
 
 def concept_rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """H_o of every method on every concept: a row each, over the seeds."""
+    """H_o by method and concept, each a mean over the seeds."""
     parts: dict[tuple, list[dict]] = {}
     for row in results:
         parts.setdefault((row["method"], ", ".join(row["concepts"])), []).append(row["figures"])

@@ -11,7 +11,7 @@ from pathlib import Path
 class Checkpoint:
     """A Stable Diffusion model in one file, how its pictures are made, and the folder of the CLIP that judges them.
 
-    `sha256`: of the file; `size`: width and height in pixels; `pictures`: of the concept by its name, see listed_asks.
+    `sha256`: of the file; `size`: width and height in pixels; `pictures`: of the concept by its name, see checkpoint_asks.
     """
 
     file: str

@@ -1,4 +1,4 @@
-"""A task as any process does it: its world is loaded once, and the answer is a row for the store or an error."""
+"""Runs one task in any process. The model is loaded once for each process; the outcome is a row for the store or an error."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Outcome:
 
 @lru_cache(maxsize=1)
 def _world(checkpoint: Checkpoint | None) -> Any:
-    from bench.concept_bench.checkpoint import CheckpointWorld
-    from bench.concept_bench.untouched import BenchWorld
+    from bench.concept_bench.checkpoint_world import CheckpointWorld
+    from bench.concept_bench.miniature_world import BenchWorld
 
     return BenchWorld() if checkpoint is None else CheckpointWorld(checkpoint)
 
 
 def work(task: Task, command: str) -> Outcome:
-    """Does a task. Whatever goes wrong with it is its own failure: the run goes on."""
+    """Runs a task. An exception becomes the outcome's error, so that the other tasks go on."""
     try:
         return Outcome(task.key, row_of(task, command), process=os.getpid())
     except Exception:

@@ -1,4 +1,4 @@
-"""The peers' results in ComfyUI, as bench.methods has them."""
+"""Applies the peers' results in ComfyUI, with the interface of bench.methods."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from bench.methods import Applied
 from bench.peers import spm
 from bench.peers.adapters import Adapters
-from bench.peers.concepts import forgotten, preserved
+from bench.peers.peer_prompts import forgotten, preserved
 from bench.world import Ask, World
 from mini_sd.generate import BATCH
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from bench.peers.concepts import Forgotten, neighbour, paired_prompts
 from bench.peers.denoising import latent_size, output_error, predicted
+from bench.peers.peer_prompts import Forgotten, neighbour, paired_prompts
 from bench.peers.weights import in_training, is_key_or_value
 from fmn_core.model.sampler import sample_seeds
 

@@ -1,4 +1,4 @@
-"""What the training peers share: pictures half way through their sampling, and the error of a prediction."""
+"""Shared by the peers that train: partly denoised latents, and the error of a prediction."""
 
 from __future__ import annotations
 

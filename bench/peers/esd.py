@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from bench.peers.concepts import Forgotten, prompt_of
 from bench.peers.denoising import output_error, partly_sampled, predicted
+from bench.peers.peer_prompts import Forgotten, prompt_of
 from bench.peers.weights import in_training
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bench.peers.concepts import Forgotten
+from bench.peers.peer_prompts import Forgotten
 from bench.published_loop import published_loop
 
 

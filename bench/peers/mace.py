@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from bench.peers.concepts import Forgotten
 from bench.peers.mace_attention import make_pictures, phrase_columns, train_lora
+from bench.peers.peer_prompts import Forgotten
 from bench.peers.uce import Rows, input_edit
 from bench.peers.weights import in_place, keys_and_values
 from fmn_core.concepts.templates import default_templates

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from bench.peers.adapters import Adapters
-from bench.peers.concepts import Forgotten
 from bench.peers.denoising import latent_size, predicted
+from bench.peers.peer_prompts import Forgotten
 from bench.peers.weights import is_key_or_value
 from fmn_core.attention.hooks import attention_probe
 from fmn_core.attention.mask_from_attention import MaskSettings, mask_from_heat, noise_levels, picture_attention

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from bench.peers.adapters import Adapters
-from bench.peers.concepts import Forgotten, prompt_of
 from bench.peers.denoising import output_error, partly_sampled, predicted
 from bench.peers.esd import steered
+from bench.peers.peer_prompts import Forgotten, prompt_of
 from fmn_core.model.tokens import strip_special
 
 

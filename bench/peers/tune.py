@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from bench.forget import machine
 from bench.peers import PEERS
 from bench.peers.settings import FILE, PUBLISHED
+from bench.results_page import machine
 from bench.world import Evaluation, World, other_concepts
 
 CONCEPTS = ("frog", "umbrella")

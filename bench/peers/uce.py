@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench.peers.concepts import Forgotten
+from bench.peers.peer_prompts import Forgotten
 from bench.peers.weights import keys_and_values
 from fmn_core.model.tokens import first_end
 

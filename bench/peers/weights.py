@@ -1,4 +1,4 @@
-"""Weights that a method trains in place: changed for a while, and put back to the bit."""
+"""Trains weights in place, and restores every bit of them afterwards."""
 
 from __future__ import annotations
 

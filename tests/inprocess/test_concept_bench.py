@@ -9,11 +9,13 @@ import time
 import psutil
 import pytest
 
+from bench.concept_bench import optional_scores
 from bench.concept_bench.local import in_processes, in_this_process
 from bench.concept_bench.on_ray import STORE_BYTES, on_ray
 from bench.concept_bench.run import keep
 from bench.concept_bench.store import Store
-from bench.concept_bench.tasks import tasks_of
+from bench.concept_bench.tasks import Task, tasks_of
+from bench.world import World
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray")
 TASKS = tasks_of(["nothing forgotten", "closed form"], [("cat",), ("noto",), ("wizard",)], 1, "tiny")
@@ -52,6 +54,15 @@ def test_a_cell_says_what_was_forgotten_and_what_it_cost(reference):
             assert figures["drift"] < 1e-6 and figures["UA"] == figures["UA_before"] and figures["artefact_bytes"] == 0
         else:
             assert figures["drift"] > 0 and figures["artefact_bytes"] > 10_000
+
+
+def test_the_m_score_of_an_unchanged_model_is_that_of_the_original(monkeypatch):
+    world = World(steps=2)
+    monkeypatch.setattr(optional_scores, "M_SCORE", {**optional_scores.M_SCORE, "steps": 2, "warmup": 1})
+    task = Task("miniature", "nothing forgotten", ("cat",), 0)
+    scores = optional_scores.m_scores(world, task, world.model)
+    assert scores["m_score_before"] == pytest.approx(scores["m_score_after"], abs=1e-3)
+    assert optional_scores.m_scores(world, task, None) == {}
 
 
 def test_two_processes_give_the_rows_of_one(reference, tmp_path):

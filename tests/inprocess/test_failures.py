@@ -18,9 +18,9 @@ from forget_me_not.nodes.scores.attack_patch import AttackForgetPatch
 from forget_me_not.nodes.training.invert_concept import InvertConcept
 from forget_me_not.nodes.training.visual_pairs import VisualDenoisingPairs
 from forget_me_not.nodes.ui.destination import check_folder
+from model_state import assert_untouched, state
 from prompts import correct, invert, pairs, train_inputs
 from torch.utils._python_dispatch import TorchDispatchMode
-from untouched import assert_untouched, state
 
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings

@@ -15,8 +15,8 @@ from forget_me_not.nodes.ui.patch_source import PatchFileNode
 from forget_me_not.nodes.ui.reports import forgotten
 from forget_me_not.nodes.web.patch_list import connected, listed
 from inprocess.sampling import sample
+from model_state import assert_untouched, state
 from safetensors.torch import save_file
-from untouched import assert_untouched, state
 
 from fmn_core.concepts.concept import packed_vectors
 from fmn_core.errors import ForgetError

@@ -15,7 +15,7 @@ from forget_me_not.nodes.scores.forget_accuracies import ForgetAccuracies
 from forget_me_not.nodes.scores.m_score import MScoreNode
 from forget_me_not.nodes.scores.picture_distance import PictureDistance
 from inprocess.interrupting import interrupted
-from untouched import assert_untouched, state
+from model_state import assert_untouched, state
 
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.concepts.concept import make_concept

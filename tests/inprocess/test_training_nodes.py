@@ -11,8 +11,8 @@ from forget_me_not.nodes.training.training_options import TrainingOptions
 from forget_me_not.nodes.training.visual_pairs import VisualDenoisingPairs
 from forget_me_not.nodes.ui.forget_options import ForgetOptions
 from inprocess.interrupting import interrupted
+from model_state import assert_untouched, state
 from prompts import INVERSION, correct, invert, options, pairs, train_inputs
-from untouched import assert_untouched, state
 
 from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.errors import ForgetError

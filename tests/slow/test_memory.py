@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from bench.memory import measure
+from bench.server_memory import measure
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(14400)]
 CYCLES = 60

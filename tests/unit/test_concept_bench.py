@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from bench.concept_bench.asks import asks_of
-from bench.concept_bench.cell import Pictures, accuracies_of
+from bench.concept_bench.cell import Pictures, accuracies_of, attack_sources
 from bench.concept_bench.concepts import GROUPS, LISTS, load_list
 from bench.concept_bench.local import in_this_process
-from bench.concept_bench.report import found_in, page, table, write
+from bench.concept_bench.report import found_in, page, table, write, write_json
 from bench.concept_bench.run import chosen_methods, default_concepts, keep, outcomes
 from bench.concept_bench.store import TEXTS, Store
 from bench.concept_bench.summary import erasure_interval, summaries
 from bench.concept_bench.tasks import Task, tasks_of
 from bench.concept_bench.worker import Outcome
+from bench.results_page import RESULTS
 from bench.world import Ask
 from fmn_core.concepts.templates import default_templates
 from mini_sd.concepts import BY_NAME, STYLE_NAMES, drawn_styles
@@ -126,6 +127,36 @@ def test_sqlite_itself_refuses_a_row_without_a_command(tmp_path):
     with pytest.raises(sqlite3.IntegrityError):
         base.execute("UPDATE results SET command = ''")
     base.close()
+
+
+def test_a_reader_writes_nothing_and_needs_a_file(tmp_path):
+    path = tmp_path / "a.sqlite"
+    with Store(path) as store:
+        store.put(row(TASKS[0]))
+    before = path.read_bytes()
+    path.chmod(0o444)
+    with Store(path, read_only=True) as store:
+        assert len(store.results()) == 1 and [p.name for p in tmp_path.iterdir()] == ["a.sqlite"]
+        with pytest.raises(sqlite3.OperationalError):
+            store.put(row(TASKS[1]))
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.sqlite"]
+    with pytest.raises(sqlite3.OperationalError):
+        Store(tmp_path / "none.sqlite", read_only=True)
+
+
+def test_the_page_in_the_repository_is_of_its_database_which_a_reader_leaves_alone():
+    path, beside = RESULTS / "concept_bench.sqlite", set(RESULTS.iterdir())
+    # Bytes 18 and 19 of a SQLite file: 1 for a rollback journal, 2 for WAL.
+    assert path.read_bytes()[18:20] == b"\x01\x01"
+    assert page(found_in(path)) == (RESULTS / "concept_bench.md").read_text()
+    assert set(RESULTS.iterdir()) == beside
+
+
+def test_attacks_are_made_again_when_a_source_changes_and_a_moved_source_is_an_error(monkeypatch):
+    assert all("def " in text for text in attack_sources())
+    monkeypatch.setattr("bench.concept_bench.cell.ATTACK_SOURCES", ("fmn_core/no_such_module.py",))
+    with pytest.raises(FileNotFoundError):
+        attack_sources()
 
 
 def test_an_interrupted_run_goes_on_to_the_same_rows(tmp_path):
@@ -237,7 +268,8 @@ def database(tmp_path):
 def test_the_report_shows_scores_with_intervals_provenance_and_failures(database, tmp_path):
     found = found_in(database)
     write(found, tmp_path / "results")
-    text, kept = page(found), json.loads((tmp_path / "results" / "concept_bench.json").read_text())
+    write_json(found, tmp_path / "found.json")
+    text, kept = page(found), json.loads((tmp_path / "found.json").read_text())
     assert "| closed form | 0.65 |" in text and "out of luck" in text
     [line] = text[text.index("## Made by") :].splitlines()[2:]
     assert line.startswith("- 7 cells, from ") and "`python -m x`; version" in line and ", abc; " in line

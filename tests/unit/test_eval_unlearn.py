@@ -1,8 +1,10 @@
 """The technique for eval-unlearn on the miniature's folder: alone, as pip installs it, and in the package's own runner."""
 
+import ast
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -225,7 +227,7 @@ def run_installed(installed: Path, cwd: Path, *arguments: str) -> str:
 def test_pip_installs_the_method_its_data_and_the_entry_point(installed, tmp_path):
     assert {p.name for p in installed.iterdir()} - {"bin"} == {"fmn_core", next(installed.glob("*.dist-info")).name}
     code = """
-import fmn_core, fmn_core.preserve, fmn_core.presets
+import fmn_core, fmn_core.concepts.preserve, fmn_core.concepts.presets
 from importlib.metadata import entry_points
 (point,) = [e for e in entry_points(group="eval_unlearn.techniques") if e.name == "forget_me_not"]
 print(fmn_core.__file__, point.load().__name__)
@@ -244,8 +246,27 @@ def test_the_host_still_reads_the_project():
     from comfy_config.config_parser import extract_node_configuration
 
     found = extract_node_configuration(str(comfy_host.REPOSITORY))
-    assert (found.project.name, found.project.dependencies) == ("forget-me-not", [])
-    assert found.tool_comfy.publisher_id == "forget-me-not"
+    assert found.project.name == "forget-me-not" and found.tool_comfy.publisher_id == "forget-me-not"
+
+
+def imported_packages() -> set[str]:
+    """Top-level packages outside the standard library that fmn_core imports, in functions too."""
+    found = set()
+    for path in (comfy_host.REPOSITORY / "fmn_core").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(str(node.module).split(".")[0])
+    return found - set(sys.stdlib_module_names)
+
+
+def test_pip_is_told_all_that_is_imported(installed):
+    metadata = next(installed.glob("*.dist-info/METADATA")).read_text()
+    required = set(re.findall(r"^Requires-Dist: ([\w-]+)(?![^\n]*extra ==)", metadata, re.MULTILINE))
+    # A pipeline's own packages, and what a score asks for by name when it is missing.
+    optional = {"diffusers", "transformers", "torchmetrics"}
+    assert imported_packages() - optional - {"pydantic_core"} == required
 
 
 # --- in eval-unlearn --------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import torch
 
 from bench.peers import concept_ablation, esd, fmn, mace, mace_attention, rece, spm, uce
 from bench.peers.adapters import Adapters
-from bench.peers.concepts import Forgotten, paired_prompts
 from bench.peers.denoising import output_error, partly_sampled, predicted
+from bench.peers.peer_prompts import Forgotten, paired_prompts
 from bench.peers.weights import in_place, in_training, keys_and_values
 from fmn_core.adapters.diffusers_model import DiffusersModel
 from fmn_core.model.tokens import EncodedPrompt, Vocabulary

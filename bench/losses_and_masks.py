@@ -1,8 +1,8 @@
-"""Losses, masks and several concepts on the miniature: python -m bench.method [--quick] [--only TEXT] [--json FILE]
+"""Losses, masks and several concepts on the miniature: python -m bench.losses_and_masks [--quick] [--only TEXT] [--json FILE]
 
 Rows: part, method, concepts, forget_before, forget_after, keep_drop, style_after, drift, monitor, seconds, patch_bytes.
 forget: share of pictures in which the judge sees what was to be forgotten, mean over the concepts; keep_drop: share that
-concepts not forgotten lose; monitor: what the drift monitor said at the end of a training. Writes bench/results/method.md, method.png,
+concepts not forgotten lose; monitor: what the drift monitor said at the end of a training. Writes bench/results/losses_and_masks.md, losses_and_masks.png,
 pairs.png and mask_overlay.png (not with --quick).
 """
 
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from bench.forget import RESULTS, machine, markdown_table
 from bench.methods import Method, by_gradient, closed_form, concept_of, made_pairs, published
 from bench.pages import grid_page, to_pil
+from bench.results_page import RESULTS, machine, markdown_table
 from bench.world import Ask, Evaluation, World, other_concepts
 
 COLUMNS = (
@@ -65,7 +65,7 @@ def loss_methods() -> dict[str, Method]:
 
 
 def several_methods() -> dict[str, Method]:
-    """What forgets several concepts in one go, and the published loop beside it."""
+    """Methods that forget several concepts in one training, and the published loop for comparison."""
     return {
         "closed form": closed_form(other_concepts),
         "re-steering, 60 steps": by_gradient(other_concepts, steps=60),
@@ -77,7 +77,7 @@ def several_methods() -> dict[str, Method]:
 def row(
     world: World, part: str, name: str, method: Method, concepts: tuple[str, ...], quick: bool
 ) -> tuple[dict, torch.Tensor]:
-    """One row: every concept's target pictures, and what is not forgotten, once."""
+    """One row and its first picture: means over the forgotten concepts; the kept concepts are measured once."""
     kept = [n for n in other_concepts(concepts[0]) if n not in concepts]
     small = quick or len(concepts) > 1
     measured, picture = [], None
@@ -117,7 +117,7 @@ def composite(world: World, left: str, right: str, count: int = 4) -> tuple[torc
 
 
 def mask_rows(world: World, quick: bool) -> list[dict]:
-    """Re-steering on pictures that the concept covers a part of, with and without the mask."""
+    """Rows for re-steering, with and without a mask, on pictures of which the concept covers one half."""
     found = []
     for left, right in (("zebra", "pizza"), ("pizza", "zebra")):
         images, mask = composite(world, left, right)
@@ -178,7 +178,7 @@ def write_results(world: World, rows: list[dict], pictures: dict) -> None:
     tables = {p: markdown_table([r for r in rows if keep(r)], COLUMNS[1:]) for p, keep in sections.items()}
     text = f"""# Losses, masks and several concepts on the miniature
 
-Made by `python -m bench.method` on {machine()}, {time.strftime("%Y-%m-%d")}. Sampling: Euler, 12 steps, guidance 3; unseen seeds and
+Made by `python -m bench.losses_and_masks` on {machine()}, {time.strftime("%Y-%m-%d")}. Sampling: Euler, 12 steps, guidance 3; unseen seeds and
 templates. monitor: the drift monitor's last figure.
 
 ## Losses
@@ -197,15 +197,15 @@ The training pictures show the concept in their left half and something else in 
 
 {tables["several"]}
 
-![one picture a row of the first concept](method.png)
+![one picture a row of the first concept](losses_and_masks.png)
 """
-    (RESULTS / "method.md").write_text(text)
+    (RESULTS / "losses_and_masks.md").write_text(text)
     save_pairs(world, RESULTS / "pairs.png")
     save_mask_overlay(world, RESULTS / "mask_overlay.png")
     several = {(n, len(c)): p for (part, n, c), p in pictures.items() if part == "several"}
     names, counts = list(dict.fromkeys(n for n, _ in several)), sorted({k for _, k in several})
     grid = torch.cat([several[n, k] for n in names for k in counts])
-    grid_page(grid, names, [f"{k} concepts" for k in counts], cell=96, left=260).save(RESULTS / "method.png")
+    grid_page(grid, names, [f"{k} concepts" for k in counts], cell=96, left=260).save(RESULTS / "losses_and_masks.png")
 
 
 def main() -> None:

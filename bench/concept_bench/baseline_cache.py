@@ -1,4 +1,4 @@
-"""Pictures and figures of an untouched model: made once, kept on disk for every process and the next run."""
+"""A cache on disk for pictures and figures of the untouched model, shared by processes and later runs."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def digest_of(*files: Path) -> str:
 
 
 class Kept:
-    """A folder of them. `about`: what all of them depend on; `in_memory`: how many batches of pictures are not read again."""
+    """The cache's folder. `about`: what all entries depend on; `in_memory`: how many batches of pictures stay in memory."""
 
     def __init__(self, folder: Path, about: list[Any], in_memory: int = 8) -> None:
         self.folder, self.about, self.in_memory = folder, about, in_memory
         self._recent: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     def images(self, about: list[Any], make: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """What `make` gives, a tensor of any type, made once for what it is `about`."""
+        """The tensor that `make` returns, computed once for each value of `about`."""
         key = self._key("pictures", about)
         if key not in self._recent:
             path = self.folder / f"{key}.safetensors"
@@ -51,7 +51,7 @@ class Kept:
         return self._recent[key]
 
     def figures(self, name: str, about: list[Any], make: Callable[[], Any]) -> Any:
-        """What `make` gives, a JSON value, made once for what it is `about`."""
+        """The JSON value that `make` returns, computed once for each value of `about`."""
         path = self.folder / f"{self._key(name, about)}.json"
         if not path.exists():
             _write_whole(path, lambda file: file.write_text(json.dumps(make())))

@@ -1,4 +1,4 @@
-"""What must be as it was after any node has run, failed or been interrupted."""
+"""Compares a MODEL and a CLIP with their state before a node ran, failed or was interrupted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is sampled for a task on a checkpoint, and the labels that its judge chooses from.
+"""The prompts of a task on a checkpoint, and the labels that its judge chooses from.
 
 A thing (object or identity): `target` its name in its group's prompts in turn, `synonym` half as many with its synonyms, `others` its neighbours,
 then the other names of its group. A style: `target` its subjects in turn, `synonym` half as many that call the painter by a work, in the
@@ -9,8 +9,8 @@ pictures as of the concept, and as many of each of several concepts forgotten at
 from __future__ import annotations
 
 from bench.concept_bench.asks import FIRST_SEED, SEED_STEP
+from bench.concept_bench.checkpoint_names import concepts_named, others
 from bench.concept_bench.concepts import BenchConcept
-from bench.concept_bench.listed import concepts_named, others
 from bench.concept_bench.tasks import Task
 from bench.world import Ask
 

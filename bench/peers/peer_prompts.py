@@ -1,4 +1,4 @@
-"""What the peers are asked to forget and to keep, in words that every method understands."""
+"""Phrases and prompts for the peers: what to forget and what to preserve."""
 
 from __future__ import annotations
 

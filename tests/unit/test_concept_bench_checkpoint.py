@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from bench.concept_bench import concepts as lists
+from bench.concept_bench.baseline_cache import Kept
 from bench.concept_bench.cell import Pictures, accuracies_of
-from bench.concept_bench.checkpoint import CheckpointWorld
-from bench.concept_bench.kept import Kept
-from bench.concept_bench.listed import ListedNames, bare, known_concepts, others
-from bench.concept_bench.listed_asks import PHOTOGRAPH, listed_asks, style_labels, thing_labels
+from bench.concept_bench.checkpoint_asks import PHOTOGRAPH, listed_asks, style_labels, thing_labels
+from bench.concept_bench.checkpoint_names import ListedNames, bare, known_concepts, others
+from bench.concept_bench.checkpoint_world import CheckpointWorld
 from bench.concept_bench.report import found_in, page, write
 from bench.concept_bench.run import checkpoint_of, chosen_methods, default_concepts, parsed_concepts
 from bench.concept_bench.store import Store
 from bench.concept_bench.tasks import Checkpoint, Task, tasks_of
 from bench.names import MINIATURE, names_of
-from bench.peers.concepts import forgotten, neighbour, preserved
+from bench.peers.peer_prompts import forgotten, neighbour, preserved
 from bench.peers.settings import PUBLISHED, miniature, settings_of
 from bench.world import Ask
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLE_NAMES
@@ -293,9 +293,7 @@ def test_a_page_is_of_one_model(database, tmp_path):
     [thing] = [r for r in found["rows"] if r["kind"] == "object"]
     assert math.isclose(thing["UA"], 0.5) and thing["CRA"] is None
     write(found, tmp_path / "results")
-    assert {f.name for f in (tmp_path / "results").iterdir()} == {
-        f"concept_bench-v1-5.{e}" for e in ("md", "json", "png")
-    }
+    assert {f.name for f in (tmp_path / "results").iterdir()} == {f"concept_bench-v1-5.{e}" for e in ("md", "png")}
     text = page(found)
     assert "# ConceptBench on v1-5\n" in text and "the CLIP vit-l" in text and "out of luck" in text
     assert "elsewhere" not in text and "a dog" not in text and "miniature" not in text

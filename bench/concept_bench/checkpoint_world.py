@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from bench.concept_bench import sampling
-from bench.concept_bench.kept import FOLDER, Kept, digest_of
-from bench.concept_bench.listed import ListedNames
-from bench.concept_bench.listed_asks import listed_asks, style_labels, thing_labels
+from bench.concept_bench.baseline_cache import FOLDER, Kept, digest_of
+from bench.concept_bench.checkpoint_asks import listed_asks, style_labels, thing_labels
+from bench.concept_bench.checkpoint_names import ListedNames
 from bench.concept_bench.tasks import Checkpoint, Task
 from bench.speed_models import storage
 from bench.world import Ask, Pack

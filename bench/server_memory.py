@@ -1,4 +1,4 @@
-"""Memory of a real server over many trainings: python -m bench.memory [--cycles 100] [--json FILE]
+"""Memory of a real server over many trainings: python -m bench.server_memory [--cycles 100] [--json FILE]
 
 Every cycle trains a patch (closed form and re-steering in turn), applies it, draws a picture and frees everything through the host's
 own /free. Rows: cycle, megabytes (resident memory of the server). Writes bench/results/memory.md when all 100 cycles ran.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.forget import RESULTS, machine, markdown_table
+from bench.results_page import RESULTS, machine, markdown_table
 from tools.comfy_server import ComfyServer
 
 PROMPT = "a picture of a zebra in noto style"
@@ -80,7 +80,7 @@ def main() -> None:
     if args.cycles >= 100:
         text = f"""# Memory of a server over 100 trainings
 
-Made by `python -m bench.memory` on {machine()}, {time.strftime("%Y-%m-%d")}. Every cycle loads the miniature, trains a patch (closed form and
+Made by `python -m bench.server_memory` on {machine()}, {time.strftime("%Y-%m-%d")}. Every cycle loads the miniature, trains a patch (closed form and
 re-steering in turn), applies it, draws a picture, and frees everything. Resident memory of the server:
 
 {table}

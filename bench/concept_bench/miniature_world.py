@@ -1,4 +1,4 @@
-"""The miniature's world: the miniature twice, and its judge."""
+"""The miniature for ConceptBench: one copy for methods to change, one untouched, and the judge."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bench.concept_bench.asks import SIZES, asks_of
-from bench.concept_bench.kept import FOLDER, Kept, digest_of
+from bench.concept_bench.baseline_cache import FOLDER, Kept, digest_of
 from bench.concept_bench.tasks import Task
 from bench.world import Ask, World
 from mini_sd.generate import generate
@@ -16,7 +16,7 @@ from tools.comfy_host import REPOSITORY
 
 
 class BenchWorld(World):
-    """The miniature twice: `model` for methods to change, in place too, and an untouched one that base pictures are made with."""
+    """The miniature twice: methods may change `model`, even in place; base pictures are drawn with `untouched`."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class BenchWorld(World):
         self.kept = Kept(folder, [digest_of(weights, REPOSITORY / "mini_sd" / "generate.py"), torch.__version__])
 
     def asks(self, task: Task) -> dict[str, Ask]:
-        """What is sampled for a task, from now on with as many steps as it wants."""
+        """The asks of a task. Sets the sampling steps to those of the task."""
         self.steps = SIZES[task.ask].steps
         return asks_of(task)
 

@@ -1,4 +1,4 @@
-"""The concepts of the list for Stable Diffusion models as bench.names has them; placeholders are left out."""
+"""Names and phrases of the list for Stable Diffusion models, with the interface of bench.names; placeholders are left out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def concepts_named(names: Sequence[str]) -> list[BenchConcept]:
 
 
 def others(names: Sequence[str]) -> list[str]:
-    """What is kept beside them, as prompts name it: their neighbours first, then the other names of their groups."""
+    """The concepts to keep, as prompts name them: neighbours first, then the other names of the same groups."""
     concepts = concepts_named(names)
     groups = {c.group for c in concepts}
     beside = [n for c in concepts for n in c.neighbours]

@@ -1,4 +1,4 @@
-"""The methods of the table by name: this pack's, and the peers of bench/peers where that package is there."""
+"""Every method of ConceptBench by name: this pack's, and the peers of bench/peers where that package exists."""
 
 from __future__ import annotations
 

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import torch
 
+from .errors import ForgetError
+
+# The length of a header in 8 bytes, and the brace that every header begins with.
+HEAD_BYTES = 9
 _PREFIX, _SUFFIX = ".fmn-", ".tmp"
 # What a process that was killed left behind may go; what another one is writing now may not.
 _STALE_SECONDS = 86_400
@@ -34,6 +38,27 @@ def canonical_header(data: bytes) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data[8 + size :]
+
+
+def refuse_pickle(name: str, head: bytes, suffixes: tuple[str, ...] = ()) -> None:
+    """Raises ForgetError when a file is a pickle, which can run code when it is loaded.
+
+    Parameters
+    ----------
+    name
+        The file's name, without its folder.
+    head
+        The first HEAD_BYTES bytes of the file.
+    suffixes
+        Suffixes of names that count as a pickle whatever the file begins with, in lower case.
+    """
+    # A safetensors header can start with the same two bytes as a pickle, because they are its length. A brace follows it.
+    looks_like_one = head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] <= b"\x05")
+    if name.lower().endswith(suffixes) or (looks_like_one and head[8:] != b"{"):
+        raise ForgetError(
+            f"Expected a safetensors file, got a pickle in {name}, which can run code. It was not opened. "
+            "Convert it to safetensors, or choose another file."
+        )
 
 
 def probe_folder(folder: Path) -> None:

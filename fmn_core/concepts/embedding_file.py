@@ -12,9 +12,9 @@ import torch
 
 from ..errors import ForgetError, plain_text
 from ..model.tokens import LearnedEmbedding
-from ..patch.schema import read_base
-from ..safetensors_file import safetensors_bytes, write_whole
+from ..safetensors_file import HEAD_BYTES, refuse_pickle, safetensors_bytes, write_whole
 from .concept import MAX_PHRASE_TOKENS, check_word
+from .file_fields import read_base
 from .limits import LONGEST_PHRASE
 from .templates import KINDS
 
@@ -29,7 +29,7 @@ ENCODER_KEYS = {"clip_l": "l", "clip_h": "h", "clip_g": "g"}
 KNOWN_WIDTHS = {"l": 768, "h": 1024, "g": 1280}
 _FAMILIES = (("l",), ("h",), ("g",), ("g", "l"))
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+_PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 # A prompt ends an embedding's name at white space, and reads brackets and colons as weights.
 _NAME = re.compile(r"[\w.+-]+")
 
@@ -124,11 +124,8 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise ForgetError(
             f"Expected an embedding of at most {MOST_BYTES // 10**6} MB, {path.name} has {size:,} bytes. Choose another file."
         )
-    if _is_pickle(path):
-        raise ForgetError(
-            f"Expected a safetensors file, got a pickle in {path.name}, which can run code. It was not opened. "
-            "Convert it to safetensors, or choose another file."
-        )
+    with path.open("rb") as file:
+        refuse_pickle(path.name, file.read(HEAD_BYTES), _PICKLE_SUFFIXES)
     try:
         with safe_open(path, framework="pt") as f:
             tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 (safe_open is no dict)
@@ -138,14 +135,6 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             f"Expected a safetensors file, but {path.name} is corrupt, cut short or of another format ({error}). "
             "Choose another file."
         ) from error
-
-
-def _is_pickle(path: Path) -> bool:
-    with path.open("rb") as f:
-        head = f.read(9)
-    # A safetensors header can start with the same two bytes as a pickle: they are its length. Then a brace follows.
-    looks_like_one = head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] <= b"\x05")
-    return path.suffix.lower() in _PICKLES or (looks_like_one and head[8:] != b"{")
 
 
 def _word(tensors: dict[str, torch.Tensor], widths: dict[str, int] | None, file: str) -> LearnedEmbedding:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from ..concepts.concept import concept_from_dict
+from ..concepts.file_fields import read_base
 from ..errors import ForgetError, plain_text
-from ..safetensors_file import safetensors_bytes, write_whole
-from . import schema as patch_schema
+from ..safetensors_file import HEAD_BYTES, refuse_pickle, safetensors_bytes, write_whole
+from . import schema
 from .patch import PREFIX, Factors, ForgetPatch, check_finite
 from .size import largest_entry
 
@@ -105,20 +106,20 @@ def _opened(path: Path, longest_header: int) -> Iterator[Any]:
 
 
 def _patch(factors: dict[str, Factors], metadata: dict[str, str]) -> ForgetPatch:
-    """What a file holds; metadata of another form than this tool writes counts as absent, see patch_schema."""
+    """What a file holds; metadata of another form than this tool writes counts as absent, see schema."""
 
     def said(field: str) -> str:
         return metadata.get(f"fmn.{field}", "")
 
     return ForgetPatch(
         factors=factors,
-        concepts=patch_schema.read_concepts(said("concepts")),
-        base=patch_schema.read_base(said("base")),
-        settings=patch_schema.read_settings(said("settings")),
-        figures=patch_schema.read_figures(said("figures")),
-        about=patch_schema.read_about(metadata),
+        concepts=schema.read_concepts(said("concepts")),
+        base=read_base(said("base")),
+        settings=schema.read_settings(said("settings")),
+        figures=schema.read_figures(said("figures")),
+        about=schema.read_about(metadata),
         tool=plain_text(said("tool") or "unknown", 200),
-        parts=patch_schema.read_parts(said("parts")),
+        parts=schema.read_parts(said("parts")),
     )
 
 
@@ -130,16 +131,12 @@ def _check_kind(path: Path, longest_header: int) -> None:
         )
     try:
         with path.open("rb") as f:
-            head, size = f.read(9), os.fstat(f.fileno()).st_size
+            head, size = f.read(HEAD_BYTES), os.fstat(f.fileno()).st_size
     except OSError as error:
         raise ForgetError(
             f"Expected a patch file that can be read, but {path.name} cannot: {plain_text(error, 200)}."
         ) from error
-    # A safetensors header can start with the same two bytes as a pickle: they are its length. Then a brace follows.
-    if head[8:] != b"{" and (head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] <= b"\x05")):
-        raise ForgetError(
-            f"Expected a safetensors file, got a pickle in {path.name}, which can run code. It was not opened."
-        )
+    refuse_pickle(path.name, head)
     header = int.from_bytes(head[:8], "little")
     if longest_header < header <= size:
         raise ForgetError(

@@ -72,7 +72,7 @@ def test_equal_content_has_one_key():
 
 
 def test_keys_are_the_same_in_another_process():
-    code = "from fmn_core.content_key import content_key; print(content_key('a', {'b': [1, 2.5], 'a': None}))"
+    code = "from fmn_core.model.content_key import content_key; print(content_key('a', {'b': [1, 2.5], 'a': None}))"
     out = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == content_key("a", {"b": [1, 2.5], "a": None})
 

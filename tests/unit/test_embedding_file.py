@@ -31,7 +31,7 @@ def same(a, b):
 @pytest.mark.parametrize("family", WORDS)
 def test_round_trip(tmp_path, family):
     path = tmp_path / "zebra.safetensors"
-    base = {"architecture": "stable-diffusion-v1", "norms": [1.5]}
+    base = {"architecture": "stable-diffusion-v1", "shapes": [[320, 768]], "norms": [1.5]}
     saved = Embedding(WORDS[family], "zebra", "identity", 40, base)
     assert save_embedding(saved, path) == path.stat().st_size
     assert set(load_file(path)) == KEYS[family]

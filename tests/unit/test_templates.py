@@ -84,7 +84,7 @@ def test_a_phrase_is_put_in_as_it_is():
 
 def test_no_template_is_a_format_string():
     """str.format runs what stands between the brackets: three gigabytes of padding, or attributes of what is put in."""
-    root = Path(templates.__file__).parent.parent
+    root = Path(templates.__file__).parents[2]
     files = [*root.glob("fmn_core/**/*.py"), *root.glob("nodes/**/*.py")]
     found = [
         f"{f.name}: {line}" for f in files for line in f.read_text().splitlines() if re.search(r"\.format\(", line)

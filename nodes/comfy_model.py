@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..fmn_core.errors import ForgetError
+from ..fmn_core.hooks import checkpointed
 from ..fmn_core.model import CrossAttention
 from ..fmn_core.tokens import EncodedPrompt
 from . import host
@@ -136,7 +137,8 @@ class ComfyModel(ComfyText):
     def ready_for_gradients(self, text: bool = False):
         """Loads the model, and with `text` the text encoders too, and keeps them loaded and fit for autograd.
 
-        Values stay bit-identical. Raises ForgetError on quantised weights.
+        Values stay bit-identical. With `text`, where a pass always goes through the whole UNet, blocks that have to be are recomputed
+        already, see recomputed_blocks. Raises ForgetError on quantised weights.
         """
         host.require_floats(self.unet)
         before = self._loaded
@@ -146,6 +148,8 @@ class ComfyModel(ComfyText):
                 stack.enter_context(_kept_for_backward(self.clip.cond_stage_model))
             try:
                 self._loaded.refresh()
+                if text:
+                    stack.enter_context(checkpointed(self.recomputed_blocks()))
                 yield self
             finally:
                 self._loaded.release()

@@ -9,7 +9,6 @@ import torch
 from ..fmn_core.augment import AugmentSettings
 from ..fmn_core.concept import Concept, concept_from_text
 from ..fmn_core.embedding_file import Embedding, load_embedding
-from ..fmn_core.hooks import checkpointed
 from ..fmn_core.inversion import START_CHOICES, Inversion, InversionSettings, invert_concept
 from ..fmn_core.patch import fingerprint
 from . import destination, host, pictures, references, reports, shared_inputs
@@ -161,11 +160,7 @@ def invert(
         bar.update(done, total, picture)
         return monitor.update(done, figures)
 
-    with (
-        Monitor("inversion", settings.steps) as monitor,
-        adapter.ready_for_gradients(text=True),
-        checkpointed(adapter.recomputed_blocks()),
-    ):
+    with Monitor("inversion", settings.steps) as monitor, adapter.ready_for_gradients(text=True):
         return invert_concept(adapter, made, templates, settings, start, progress)
 
 

@@ -11,7 +11,6 @@ from ..fmn_core.augment import AugmentSettings
 from ..fmn_core.concept import Concept, concept_from_text
 from ..fmn_core.embedding_file import Embedding
 from ..fmn_core.errors import ForgetError
-from ..fmn_core.hooks import checkpointed
 from ..fmn_core.patch import fingerprint
 from ..fmn_core.scores.attack import Budget, search_embedding, search_tokens
 from ..fmn_core.templates import default_templates
@@ -136,11 +135,7 @@ def _search(
         return monitor.update(done, figures)
 
     arguments = (adapter, made, templates, phrase, budget)
-    with (
-        Monitor("attack", budget.steps) as monitor,
-        adapter.ready_for_gradients(text=True),
-        checkpointed(adapter.recomputed_blocks()),
-    ):
+    with Monitor("attack", budget.steps) as monitor, adapter.ready_for_gradients(text=True):
         if attack == "tokens":
             return search_tokens(*arguments, host.spelled_tokens(adapter.clip), progress)
         return search_embedding(*arguments, progress)

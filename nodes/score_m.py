@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,7 +9,6 @@ import torch
 from ..fmn_core.augment import AugmentSettings
 from ..fmn_core.concept import Concept
 from ..fmn_core.errors import ForgetError
-from ..fmn_core.hooks import checkpointed
 from ..fmn_core.scores.m_score import MScore, TextFeatures, m_score, pooled_features
 from ..fmn_core.templates import default_templates
 from . import host, pictures, references, reports, score_rows, shared_inputs
@@ -90,7 +87,16 @@ class MScoreNode(io.ComfyNode):
             templates = default_templates(kind)[:TEMPLATES]
             settings = inversion_settings(options, "noise", "")
             bar = host.Progress(2 * settings.steps)
-            found = m_score(*adapters, made, phrase, templates, settings, features, _ready, _told(bar))
+            found = m_score(
+                *adapters,
+                made,
+                phrase,
+                templates,
+                settings,
+                features,
+                lambda adapter: adapter.ready_for_gradients(text=True),
+                _told(bar),
+            )
         rows = rows_of(
             found, "the miniature's text projection" if image_text is not None else "CLIP's pooled output", label
         )
@@ -116,12 +122,6 @@ def _features(clip: Any, image_text: Any) -> TextFeatures:
             "Disconnect it: the CLIP's own pooled output is used then."
         )
     return lambda prompt, word: project(pooled(prompt, word)[None])[0]
-
-
-@contextlib.contextmanager
-def _ready(adapter: ComfyModel) -> Iterator[None]:
-    with adapter.ready_for_gradients(text=True), checkpointed(adapter.recomputed_blocks()):
-        yield
 
 
 def _told(bar: host.Progress) -> Any:

@@ -15,7 +15,6 @@ from ..fmn_core.errors import ForgetError
 from ..fmn_core.gradient import forget_by_gradient
 from ..fmn_core.gradient_settings import TRAIN_CHOICES, GradientSettings, check_settings
 from ..fmn_core.hardening import Hardening, check_hardening, forget_hardened
-from ..fmn_core.hooks import checkpointed
 from ..fmn_core.losses import LOSS_FORMS
 from ..fmn_core.patch import ForgetPatch
 from ..fmn_core.references import Pairs, References
@@ -240,11 +239,7 @@ def _hardened(
     ]
     total = hardening.rounds * hardening.searches * hardening.budget.steps * len(concepts)
     title = f"attacks on {', '.join(c.label() for c in concepts)}"
-    with (
-        Monitor(title, total) as monitor,
-        adapter.ready_for_gradients(text=True),
-        checkpointed(adapter.recomputed_blocks()),
-    ):
+    with Monitor(title, total) as monitor, adapter.ready_for_gradients(text=True):
         told = _told(monitor, adapter, title)
         return forget_hardened(references.with_cache(adapter), concepts, made, settings, hardening, told, size)
 

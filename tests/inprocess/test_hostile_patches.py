@@ -13,6 +13,7 @@ from untouched import assert_untouched, state
 pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 
 FIRST = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v"
+OTHER_NAMES = tuple(f"lora_unet_{block}_block" for block in ("input", "middle", "output"))
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,9 @@ def folder(pack, monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def shapes(pack, miniature):
-    """The shape of every layer that a patch can name."""
-    return pack.host.layer_shapes(miniature[0])
+    """The shape of every layer by its diffusers name; the host knows each by a second name too."""
+    found = pack.host.layer_shapes(miniature[0])
+    return {n: s for n, s in found.items() if not n.startswith(OTHER_NAMES)}
 
 
 @pytest.fixture
@@ -99,6 +101,14 @@ def test_kernels_and_matrices_of_the_right_shape_change_every_layer(pack, miniat
         weight = clone.model.state_dict()[keys[name]]
         moved = pack.host.patches.comfy.lora.calculate_weight(clone.patches[keys[name]], weight.clone().float(), name)
         assert not torch.equal(moved, weight.float())
+
+
+def test_two_names_of_one_weight_are_refused(pack, miniature, patch_of):
+    """The host would let the second take the first's place: half of what the patch says."""
+    found = {n: s for n, s in pack.host.layer_shapes(miniature[0]).items() if n.endswith("attn2_to_v")}
+    assert any(n.startswith(OTHER_NAMES) for n in found) and FIRST in found
+    with pytest.raises(pack.errors.ForgetError, match=f"Expected {len(found)} layers .* but {len(found) // 2} did"):
+        pack.host.apply_patch(miniature[0], patch_of(found), 1.0)
 
 
 def test_one_by_one_kernels_are_matrices(pack, miniature, shapes, patch_of):

@@ -131,6 +131,7 @@ BAD_NAMES = {
     "after words, another width": ("a embedding:wide, zebra", "got 768 in embedding:wide"),
     "not safetensors": ("embedding:broken", "found none for embedding:broken"),
     "no name": ("zebra embedding:", "Expected a name after 'embedding:'"),
+    "a lone surrogate": ("embedding:\ud800", "lone surrogate"),
 }
 
 
@@ -284,7 +285,7 @@ def truncated(path):
 
 BAD_FILES = {
     "another architecture": (other_architecture, "layers of other shapes (stable-diffusion-v1)"),
-    "none of the layers": (other_layers, "no layer of that name"),
+    "none of the layers": (other_layers, "1 of 1 layers that this model lacks (unknown base)"),
     "NaN": (nan_factors, "NaN or infinity"),
     "truncated": (truncated, "corrupt, cut short"),
     "not safetensors": (lambda p: p.write_text("hello"), "corrupt, cut short or of another format"),

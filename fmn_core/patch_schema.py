@@ -172,11 +172,9 @@ def read_parts(text: str) -> list[dict[str, Any]]:
 def read_base(text: str) -> dict[str, Any]:
     """The fingerprint in `fmn.base`: those of its fields that are well-formed."""
     found = _fields(_json(text), _BASE, None)
-    return (
-        found
-        if len(found.get("norms", [])) in (0, len(found.get("shapes", [])))
-        else {k: found[k] for k in found if k != "norms"}
-    )
+    if "shapes" in found and len(found.get("norms", [])) not in (0, len(found["shapes"])):
+        del found["norms"]
+    return found
 
 
 def read_settings(text: str) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Mutated patch files, listed, loaded and applied one by one: python -m bench.fuzz [--files 10000] [--json FILE]
+"""Mutated patch files, listed, loaded and applied one by one: python -m bench.fuzz [--files 10000] [--json FILE] [--page FILE]
 
 Rows: kind, files, refused, same, changed, wrong, slowest_ms, most_mb (by which the process's peak memory rose at one file). same: loaded as what
 the good file holds; changed: loaded, fits the model whole, and changes its weights as its factors say, with other contents than the good
 file (a flipped bit of a weight cannot be told from a weight); wrong: anything else, an exception of another kind, a message that cannot
 be encoded, a part of a patch, a file that appeared, a file that takes longer than SLOWEST or more memory than MOST_MEMORY. Fails when there is
-one. Writes bench/results/fuzz.md with 5,000 files or more.
+one. Writes the page, bench/results/fuzz.md, with 5,000 files or more.
 """
 
 from __future__ import annotations
@@ -129,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", type=Path, default=RESULTS / "fuzz.md")
     args = parser.parse_args()
     before = memory()
     rows = measure(args.files)
@@ -147,7 +148,7 @@ contents (a flipped bit of a weight cannot be told from a weight), {total["wrong
 
 {table}
 """
-        (RESULTS / "fuzz.md").write_text(text)
+        args.page.write_text(text)
 
     if any(row["wrong"] for row in rows):
         raise SystemExit(1)

@@ -1,6 +1,6 @@
 """Mutated patch files, listed, loaded and applied one by one: python -m bench.fuzz [--files 10000] [--json FILE] [--page FILE]
 
-Rows: kind, files, refused, same, changed, wrong, slowest_ms, most_mb (by which the process's peak memory rose at one file). same: loaded as what
+Rows: kind, files, refused, same, changed, wrong, slowest_ms (CPU time), most_mb (by which the process's peak memory rose at one file). same: loaded as what
 the good file holds; changed: loaded, fits the model whole, and changes its weights as its factors say, with other contents than the good
 file (a flipped bit of a weight cannot be told from a weight); wrong: anything else, an exception of another kind, a message that cannot
 be encoded, a part of a patch, a file that appeared, a file that takes longer than SLOWEST or more memory than MOST_MEMORY. Fails when there is
@@ -31,7 +31,7 @@ from fmn_core.patch_fit import check_fit
 from fmn_core.templates import fill_template
 
 COLUMNS = ("kind", "files", "refused", "same", "changed", "wrong", "slowest_ms", "most_mb")
-# Bounds of a single file: seconds, after which it counts as wrong or as a hang, and MB beside 25 times its size.
+# Bounds of a single file: seconds of CPU time, which other processes do not lengthen, after which it counts as wrong or as a hang, and MB beside 25 times its size.
 SLOWEST, HANGS, MOST_MEMORY = 5.0, 120, 100
 
 
@@ -109,11 +109,11 @@ def measure(files: int) -> list[dict]:
             row = dict.fromkeys(COLUMNS[2:], 0) | {"kind": kind, "files": len(seeds)}
             for seed in seeds:
                 path.write_bytes(hostile_files.mutated(data, kind, seed))
-                started, before = time.perf_counter(), memory()
+                started, before = time.process_time(), memory()
                 faulthandler.dump_traceback_later(HANGS, exit=True)
                 row[outcome(path, good)] += 1
                 faulthandler.cancel_dump_traceback_later()
-                seconds = time.perf_counter() - started
+                seconds = time.process_time() - started
                 row["slowest_ms"] = max(row["slowest_ms"], round(1000 * seconds))
                 row["most_mb"] = max(row["most_mb"], round(memory() - before))
                 if seconds > SLOWEST or memory() - before > MOST_MEMORY + 25 * path.stat().st_size / 1e6:

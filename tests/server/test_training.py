@@ -114,7 +114,7 @@ def test_a_chain_of_two_and_the_nodes_own_phrase_in_closed_form(server, patches)
     prompt = train(phrase="guitar", concepts=["b", 0], preserve_prompts="horse\ndog\nrobot") | chain
     names = ("zebra", "pizza", "guitar", "horse")
     for name in names:
-        prompt |= sampled(name, ["train", 0], f"a picture of a {name} in noto style", batch=3, steps=20)
+        prompt |= sampled(name, ["train", 0], f"a picture of a {name} in noto style", batch=3, steps=12)
     outputs = server.run(prompt)
     assert "forgets: zebra, striped horse; pizza; guitar" in report(outputs)
     phrases = [c["phrases"] for c in metadata(patches / "forget_zebra.safetensors", "concepts")]
@@ -220,7 +220,7 @@ def test_concept_correction_of_apple(server, patches):
             previews.append(len(data["data"]))
 
     prompt = miniature() | reference("a picture of a red apple in noto style", 4) | correct()
-    prompt |= sampled("pizza", ["correct", 0], "a picture of a pizza in noto style", batch=4, steps=20)
+    prompt |= sampled("pizza", ["correct", 0], "a picture of a pizza in noto style", batch=4, steps=12)
     outputs = server.run(prompt, on_event)
     text = report(outputs, "correct")
     assert "2 vectors, 6 steps" in text and "the dominant meaning of apple; led to green apple" in text

@@ -18,7 +18,7 @@ def pack():
         **{n: sys.modules[f"forget_me_not.nodes.{n}"] for n in ("host", "comfy_model")},
         **{
             n: sys.modules[f"forget_me_not.fmn_core.{n}"]
-            for n in ("cache", "cached_encoding", "closed_form", "concept")
+            for n in ("cache", "cached_encoding", "closed_form", "concept", "content_key")
         },
     )
 
@@ -26,7 +26,7 @@ def pack():
 def key(pack, patcher, clip):
     with torch.inference_mode():
         pack.host.load(patcher)
-        return pack.cache.model_key(pack.comfy_model.ComfyModel(patcher, clip))
+        return pack.content_key.model_key(pack.comfy_model.ComfyModel(patcher, clip))
 
 
 def test_a_forget_patch_changes_the_key_of_the_model_and_taking_it_off_restores_it(pack, miniature):
@@ -48,18 +48,20 @@ def test_the_clip_layer_counts_for_the_text_key(pack, miniature):
     skipped = clip.clone()
     skipped.clip_layer(-2)
     with torch.inference_mode():
-        one, two, again = (pack.cache.text_key(pack.comfy_model.ComfyModel(model, c)) for c in (clip, skipped, clip))
+        one, two, again = (
+            pack.content_key.text_key(pack.comfy_model.ComfyModel(model, c)) for c in (clip, skipped, clip)
+        )
     assert one == again != two
 
 
-def test_cached_encodings_equal_the_hosts(pack, miniature, tmp_path):
+def test_cached_encodings_equal_the_hosts(pack, miniature):
     prompts = [f"a picture of a {thing}" for thing in ("zebra", "horse", "dog", "fox", "cat", "pizza", "tiger")]
     prompts.append(" ".join(["zebra and horse"] * 40))
     with torch.inference_mode():
         adapter = pack.comfy_model.ComfyModel(miniature[0], miniature[1])
         wanted = adapter.encode(prompts)
+        cache = pack.cache.Cache()
         for _ in range(2):
-            cache = pack.cache.Cache(tmp_path)
             found = pack.cached_encoding.CachedEncoding(adapter, cache).encode(prompts)
             assert cache.size() > 0
             for a, b in zip(found, wanted, strict=True):

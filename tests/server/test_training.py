@@ -131,14 +131,11 @@ def test_a_chain_with_pictures_and_an_empty_phrase_by_gradient(server, patches, 
     assert "forgets: zebra; noto" in report(outputs) and "steps: 3" in report(outputs)
 
 
-def test_pairs_come_from_the_cache_and_train_like_those_made_while_training(server, patches):
-    cache = server.base / "temp" / "forget_me_not"
+def test_pairs_are_the_same_again_and_train_like_those_made_while_training(server, patches):
     prompt = miniature() | pairs(seed=5, steps=20, phrase="dog")
     first = pictures(server, server.run(prompt), "pairs.show")
-    files = sorted(p.name for p in cache.rglob("*"))
     again = uncached(prompt)
     second = pictures(server, server.run(again), next(k for k in again if k.endswith("pairs.show")))
-    assert files and sorted(p.name for p in cache.rglob("*")) == files
     assert torch.equal(first, second) and first.shape == (1, 256, 256, 3)
     kept, zeroed = first[0].float().chunk(2)
     assert (kept - zeroed).abs().mean() > 5

@@ -8,6 +8,7 @@ ended. Writes bench/results/gpu.md and gpu.json; for another device than cuda, o
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import json
 import os
@@ -71,18 +72,20 @@ def device_text(device: str) -> str:
 # --- the cases of tests/device ----------------------------------------------------------------------------------------
 
 
-def run_cases(device: str, name: str, cases: list[str], rows: Rows, folder: Path) -> None:
+def run_cases(device: str, name: str, cases: list[str], rows: Rows) -> None:
     """Runs the cases of one configuration that have no row yet, and compares them with the CPU's results."""
     part = {n: importlib.import_module(f"tests.device.{n}") for n in ("configuration", "runs", "run_cases", "world")}
-    import dataclasses
-
     missing = [case for case in cases if not rows.has(kind="case", configuration=name, case=case)]
     configuration = dataclasses.replace(part["configuration"].CONFIGURATIONS[name], device=device)
+    if not missing:
+        return
     expected = part["runs"].reference(missing)
-    activate(cpu=device == "cpu")
+    activate(cpu=device != "cuda")
     registered = importlib.import_module("tests.device.cases").CASES
     with torch.inference_mode():
-        world = part["world"].World(configuration, folder / "world" / name.replace(" ", "_"))
+        # Beside the CPU's runs, which drew the pictures that all train on.
+        folder = part["runs"].OUT / "runs" / f"gpu-{name.replace(' ', '-')}"
+        world = part["world"].World(configuration, folder)
         if device == "cuda":
             _limit(world.management, configuration)
         world.pictures()
@@ -235,7 +238,7 @@ def main() -> int:
         return run_all(args, folder)
     kind, name = args.part
     if kind == "cases":
-        run_cases(args.device, name, args.cases.split(","), Rows(folder), folder if args.folder else REPOSITORY / "out")
+        run_cases(args.device, name, args.cases.split(","), Rows(folder))
     else:
         run_table(args.device, name, Rows(folder))
     return 0

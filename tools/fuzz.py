@@ -1,13 +1,17 @@
-"""Mutated patch files, loaded one by one: python -m tools.fuzz [--files 10000] [--json FILE]
+"""Mutated patch files, listed, loaded and applied one by one: python -m tools.fuzz [--files 10000] [--json FILE] [--page FILE]
 
-Rows: kind, files, refused, same, changed, wrong, slowest_ms. same: loaded as what the good file holds; changed: loaded, whole and usable,
-with other contents than the good file (a flipped bit of a weight cannot be told from a weight); wrong: anything else, an
-exception of another kind, a part of a patch, a file that appeared. Writes bench/results/fuzz.md with 10,000 files or more.
+Rows: kind, files, refused, same, changed, wrong, slowest_ms (CPU time), most_mb (by which the process's peak memory rose at one file). same: loaded as what
+the good file holds; changed: loaded, fits the model whole, and changes its weights as its factors say, with other contents than the good
+file (a flipped bit of a weight cannot be told from a weight); wrong: anything else, an exception of another kind, a message that cannot
+be encoded, a part of a patch, a file that appeared, a file that takes longer than SLOWEST or more memory than MOST_MEMORY. Fails when there is
+one. Writes the page, bench/results/fuzz.md, with 5,000 files or more.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import faulthandler
 import json
 import resource
 import tempfile
@@ -17,19 +21,44 @@ from pathlib import Path
 import torch
 
 from bench.results_page import RESULTS, machine, markdown_table
-from fmn_core.errors import ForgetError
-from fmn_core.patch.file import load_patch
-from fmn_core.patch.patch import ForgetPatch
+from fmn_core.concepts.concept import concept_from_dict
+from fmn_core.concepts.templates import fill_template
+from fmn_core.errors import LONGEST_MESSAGE, ForgetError
+from fmn_core.patch.file import load_metadata, load_patch
+from fmn_core.patch.fit import check_fit
+from fmn_core.patch.parts import parts_of
+from fmn_core.patch.patch import ForgetPatch, base_difference
 from tools import hostile_files
 
-COLUMNS = ("kind", "files", "refused", "same", "changed", "wrong", "slowest_ms")
+COLUMNS = ("kind", "files", "refused", "same", "changed", "wrong", "slowest_ms", "most_mb")
+# Bounds of a single file: seconds of CPU time, which other processes do not lengthen, after which it counts as wrong or as a hang, and MB beside 25 times its size.
+SLOWEST, HANGS, MOST_MEMORY = 5.0, 120, 100
 
 
-def usable(patch: ForgetPatch) -> bool:
-    """Whether every layer can be multiplied out and all metadata written again."""
-    fits = all(f.up.shape[1] == f.down.shape[0] == f.rank >= 1 for f in patch.factors.values())
-    patch.metadata()
-    return fits and all(bool(torch.isfinite(f.delta()).all()) for f in patch.factors.values())
+def layer_shapes(good: ForgetPatch) -> dict[str, tuple[int, ...]]:
+    """The weights of the model that the good patch is for."""
+    return {name: f.shape for name, f in good.factors.items()}
+
+
+def usable(patch: ForgetPatch, shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Whether a patch that fits the model changes its weights as its factors say, in numbers that half precision holds, and its metadata
+    can be reported, listed and written again."""
+    for name, f in patch.factors.items():
+        weight = torch.zeros(shapes[name])
+        weight += f.delta().reshape(shapes[name])
+        changes = bool((f.up.float().flatten(1) @ f.down.float().flatten(1)).any())
+        if not torch.isfinite(weight.half()).all() or bool(weight.any()) != changes:
+            return False
+    json.dumps([patch.concepts, patch.base, patch.settings, patch.figures, patch.parts], allow_nan=False)
+    texts = [*patch.metadata().values(), patch.tool, base_difference(patch.base, {"shapes": [], "norms": [1.0]})]
+    for text in texts:
+        text.encode()
+    for saved in patch.concepts:
+        concept = concept_from_dict(saved)
+        for template in concept.templates if concept else ():
+            fill_template(template, "zebra")
+    parts_of(patch)
+    return all("\n" not in phrase for saved in patch.concepts for phrase in saved["phrases"])
 
 
 def same(patch: ForgetPatch, good: ForgetPatch) -> bool:
@@ -39,17 +68,33 @@ def same(patch: ForgetPatch, good: ForgetPatch) -> bool:
 
 
 def outcome(path: Path, good: ForgetPatch) -> str:
-    """The outcome of loading a file: one of the columns."""
+    """The outcome of listing, loading and fitting a file: one of the columns."""
+    shapes = layer_shapes(good)
     try:
+        load_listed(path)
         patch = load_patch(path)
-    except ForgetError:
-        return "refused"
+        check_fit(patch, shapes)
+    except ForgetError as error:
+        message = str(error)
+        message.encode()
+        return "refused" if len(message) <= LONGEST_MESSAGE and "\n" not in message else "wrong"
     except Exception as error:  # counted, and shown
         print(f"{path}: {type(error).__name__}: {error}", flush=True)
         return "wrong"
-    if same(patch, good):
-        return "same"
-    return "changed" if usable(patch) else "wrong"
+    if not usable(patch, shapes):
+        return "wrong"
+    return "same" if same(patch, good) else "changed"
+
+
+def load_listed(path: Path) -> None:
+    """What the patch browser reads of a file, which may refuse a header that loading takes."""
+    with contextlib.suppress(ForgetError):
+        load_metadata(path)
+
+
+def memory() -> float:
+    """The most that this process has ever had in memory, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def measure(files: int) -> list[dict]:
@@ -64,9 +109,16 @@ def measure(files: int) -> list[dict]:
             row = dict.fromkeys(COLUMNS[2:], 0) | {"kind": kind, "files": len(seeds)}
             for seed in seeds:
                 path.write_bytes(hostile_files.mutated(data, kind, seed))
-                started = time.perf_counter()
+                started, before = time.process_time(), memory()
+                faulthandler.dump_traceback_later(HANGS, exit=True)
                 row[outcome(path, good)] += 1
-                row["slowest_ms"] = max(row["slowest_ms"], round(1000 * (time.perf_counter() - started)))
+                faulthandler.cancel_dump_traceback_later()
+                seconds = time.process_time() - started
+                row["slowest_ms"] = max(row["slowest_ms"], round(1000 * seconds))
+                row["most_mb"] = max(row["most_mb"], round(memory() - before))
+                if seconds > SLOWEST or memory() - before > MOST_MEMORY + 25 * path.stat().st_size / 1e6:
+                    print(f"{kind} {seed}: {seconds:.1f} s, {memory() - before:.0f} MB", flush=True)
+                    row["wrong"] += 1
                 row["wrong"] += len(list(Path(folder).iterdir())) - 1
             rows.append({c: row[c] for c in COLUMNS})
             print(json.dumps(rows[-1]), flush=True)
@@ -77,25 +129,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", type=Path, default=RESULTS / "fuzz.md")
     args = parser.parse_args()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = memory()
     rows = measure(args.files)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000
+    grown = memory() - before
     table = markdown_table(rows, COLUMNS)
     print(table)
     if args.json:
         args.json.write_text(json.dumps({"rows": rows, "machine": machine()}, indent=2) + "\n")
-    if args.files >= 10_000:
-        total = {c: sum(r[c] for r in rows) for c in COLUMNS[1:-1]}
+    if args.files >= 5_000:
+        total = {c: sum(r[c] for r in rows) for c in COLUMNS[1:-2]}
         text = f"""# {total["files"]:,} mutated patch files
 
 Made by `python -m tools.fuzz --files {args.files}` on {machine()}, {time.strftime("%Y-%m-%d")}. A good patch of {len(hostile_files.good_file())} bytes, mutated and
-loaded by the code that every node uses. {total["refused"]:,} were refused with a message, {total["same"]:,} loaded as the good file, {total["changed"]:,} loaded whole with other
+listed, loaded and applied by the code that every node uses. {total["refused"]:,} were refused with a message, {total["same"]:,} loaded as the good file, {total["changed"]:,} loaded whole with other
 contents (a flipped bit of a weight cannot be told from a weight), {total["wrong"]} did anything else. Memory grew by {grown:.0f} MB over all of them.
 
 {table}
 """
-        (RESULTS / "fuzz.md").write_text(text)
+        args.page.write_text(text)
+
+    if any(row["wrong"] for row in rows):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

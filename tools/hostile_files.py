@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save
 
 from fmn_core.patch.patch import Factors, ForgetPatch
+from tools import hostile_layers, hostile_metadata
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v"
 KINDS = (
@@ -23,6 +24,8 @@ KINDS = (
     "dtype",
     "keys",
     "values",
+    *hostile_metadata.KINDS,
+    *hostile_layers.KINDS,
 )
 
 
@@ -54,7 +57,7 @@ def joined(header: dict | bytes, body: bytes) -> bytes:
 
 
 def mutated(data: bytes, kind: str, seed: int) -> bytes:
-    """One mutation of a good file."""
+    """One mutation of a good file; the same for the same seed."""
     rng = random.Random(f"{kind} {seed}")
     raw = bytearray(data)
     at = rng.randrange(len(raw))
@@ -69,6 +72,11 @@ def mutated(data: bytes, kind: str, seed: int) -> bytes:
         raw[at : at + rng.choice((8, 200, 4000))] = bytes(rng.choice((8, 200, 4000)))
     elif kind == "header length":
         raw[:8] = rng.choice((0, 1, 2**31, 2**63 - 1, 2**64 - 1, len(raw), rng.randrange(2**64))).to_bytes(8, "little")
+    elif kind in hostile_metadata.KINDS:
+        header, body = parts(data)
+        return joined(hostile_metadata.mutated(header, kind, rng), body)
+    elif kind in hostile_layers.KINDS:
+        return hostile_layers.mutated(data, kind, rng)
     else:
         return _mutated_header(data, kind, rng)
     return bytes(raw)

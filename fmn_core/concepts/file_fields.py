@@ -91,10 +91,10 @@ def read_base(text: str) -> dict[str, Any]:
 
     Returns
     -------
-    The well-formed fields of the fingerprint. The norms are left out unless there is one for each layer.
+    The well-formed fields of the fingerprint. Where there are shapes, the norms are left out unless there is one for each.
     """
     base = valid_fields(parse_json(text), _BASE)
-    if len(base.get("norms", [])) not in (0, len(base.get("shapes", []))):
+    if "shapes" in base and len(base.get("norms", [])) not in (0, len(base["shapes"])):
         del base["norms"]
     return base
 

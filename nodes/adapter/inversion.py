@@ -1,27 +1,18 @@
-"""Gradients into token embeddings, and textual inversion of a node's images."""
+"""Textual inversion of a node's images."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from ...fmn_core.attention.hooks import checkpointed
 from ...fmn_core.concepts.concept import Concept, concept_from_text
 from ...fmn_core.model.tokens import LearnedEmbedding
 from ...fmn_core.training.augmentation import AugmentSettings
 from ...fmn_core.training.inversion import Inversion, InversionSettings, invert_concept
 from .model import ComfyModel
 from .references import references_of
-
-
-@contextlib.contextmanager
-def text_gradients(adapter: ComfyModel) -> Iterator[ComfyModel]:
-    """Keeps UNet and text encoders loaded and fit for a backward pass into token embeddings."""
-    with adapter.ready_for_gradients(text=True), checkpointed(adapter.recomputed_blocks()):
-        yield adapter
 
 
 def invert_images(
@@ -48,5 +39,5 @@ def invert_images(
     concept = Concept([], kind, [], images=images, masks=mask)
     references = references_of(adapter, vae, concept, AugmentSettings(), settings.seed)
     templates = concept_from_text("it", kind).templates
-    with progress as report_progress, text_gradients(adapter):
+    with progress as report_progress, adapter.ready_for_gradients(text=True):
         return invert_concept(adapter, references, templates, settings, start, report_progress)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ...fmn_core.attention.hooks import checkpointed
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.model.protocol import CrossAttention
 from ...fmn_core.model.tokens import EncodedPrompt
@@ -29,7 +30,8 @@ class ComfyModel(ComfyText):
         self._names = host.diffusers_names(patcher)
         self._layers = self._find_layers()
         width = self.encode([""])[0].context.shape[1]
-        wanted = self._layers[0].projections["to_k"].weight.shape[1]
+        key_weight: Any = self._layers[0].projections["to_k"].weight
+        wanted = key_weight.shape[1]
         if width != wanted:
             raise ForgetError(
                 f"Expected a CLIP of width {wanted} for this MODEL, got {width}. Connect the CLIP that belongs to the MODEL."
@@ -90,7 +92,8 @@ class ComfyModel(ComfyText):
         The miniature's configuration carries its own size.
         """
         config = self.patcher.model.model_config.unet_config
-        width = self._layers[0].projections["to_k"].weight.shape[1]
+        key_weight: Any = self._layers[0].projections["to_k"].weight
+        width = key_weight.shape[1]
         if width == 2048:
             return 128
         return (
@@ -136,7 +139,8 @@ class ComfyModel(ComfyText):
     def ready_for_gradients(self, text: bool = False):
         """Loads the model, and with `text` the text encoders too, and keeps them loaded and fit for autograd.
 
-        Values stay bit-identical. Raises ForgetError on quantised weights.
+        Values stay bit-identical. With `text`, where a pass always goes through the whole UNet, blocks that have to be are recomputed
+        already, see recomputed_blocks. Raises ForgetError on quantised weights.
         """
         host.require_floats(self.unet)
         before = self._loaded
@@ -146,6 +150,8 @@ class ComfyModel(ComfyText):
                 stack.enter_context(_kept_for_backward(self.clip.cond_stage_model))
             try:
                 self._loaded.refresh()
+                if text:
+                    stack.enter_context(checkpointed(self.recomputed_blocks()))
                 yield self
             finally:
                 self._loaded.release()

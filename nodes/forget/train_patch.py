@@ -23,7 +23,6 @@ from ...fmn_core.training.references import ImagePairs, References
 from ...fmn_core.training.settings import TRAIN_CHOICES, GradientSettings, check_settings
 from .. import host
 from ..adapter import references
-from ..adapter.inversion import text_gradients
 from ..adapter.model import ComfyModel
 from ..host.node_api import CATEGORY, ForgetConceptType, ForgetPairsType, TrainingOptionsType, io
 from ..ui import destination, pictures, reports, shared_inputs
@@ -293,7 +292,7 @@ def _hardened(
     attacked = training.references(AugmentSettings(), ATTACKED_PICTURES)
     total = hardening.rounds * hardening.searches * hardening.budget.steps * len(concepts)
     title = f"attacks on {training.title}"
-    with Monitor(title, total) as monitor, text_gradients(adapter):
+    with Monitor(title, total) as monitor, adapter.ready_for_gradients(text=True):
         progress = progress_callback(monitor, adapter, title)
         model = references.with_cache(adapter)
         return forget_hardened(model, concepts, attacked, settings, hardening, progress, size)

@@ -16,7 +16,6 @@ from ...fmn_core.patch.patch import fingerprint
 from ...fmn_core.training.augmentation import AugmentSettings
 from .. import host
 from ..adapter import references
-from ..adapter.inversion import text_gradients
 from ..adapter.model import ComfyModel
 from ..host.node_api import CATEGORY, ForgetConceptType, io
 from ..ui import destination, pictures, reports, shared_inputs
@@ -131,7 +130,7 @@ def _search(
     concept = Concept([], kind, [], images=images)
     made = references.references_of(adapter, vae, concept, AugmentSettings(), budget.seed)
     arguments = (adapter, made, list(default_templates(kind)), phrase, budget)
-    with search_progress("attack", budget.steps, losses) as progress, text_gradients(adapter):
+    with search_progress("attack", budget.steps, losses) as progress, adapter.ready_for_gradients(text=True):
         if attack == "tokens":
             return search_tokens(*arguments, host.spelled_tokens(adapter.clip), progress)
         return search_embedding(*arguments, progress)

@@ -13,7 +13,6 @@ from ...fmn_core.scores.m_score import MScore, TextFeatures, m_score, pooled_fea
 from ...fmn_core.training.augmentation import AugmentSettings
 from .. import host
 from ..adapter import references
-from ..adapter.inversion import text_gradients
 from ..adapter.model import ComfyModel
 from ..adapter.text import ComfyText
 from ..host.node_api import CATEGORY, io
@@ -92,9 +91,7 @@ class MScoreNode(io.ComfyNode):
             templates = default_templates(kind)[:TEMPLATES]
             settings = inversion_settings(**inversion_widgets, seed=seed, start="noise")
             bar = host.Progress(2 * settings.steps)
-            found = m_score(
-                *adapters, made, phrase, templates, settings, features, text_gradients, _progress_callback(bar)
-            )
+            found = m_score(*adapters, made, phrase, templates, settings, features, _ready, _progress_callback(bar))
         rows = rows_of(
             found, "the miniature's text projection" if image_text is not None else "CLIP's pooled output", label
         )
@@ -120,6 +117,10 @@ def _features(clip: Any, image_text: Any) -> TextFeatures:
             "Disconnect it: the CLIP's own pooled output is used then."
         )
     return lambda prompt, word: project(pooled(prompt, word)[None])[0]
+
+
+def _ready(adapter: ComfyModel) -> Any:
+    return adapter.ready_for_gradients(text=True)
 
 
 def _progress_callback(bar: host.Progress) -> Any:

@@ -37,7 +37,7 @@ class ForgetOptions:
         Pictures of each concept that the model draws where no images are connected; 0: one zero latent.
     """
 
-    closed_form: ClosedFormSettings = field(default_factory=ClosedFormSettings)
+    closed_form: ClosedFormSettings = field(default_factory=lambda: ClosedFormSettings())
     attack_rounds: int = 0
     gradient: GradientSettings = field(default_factory=_both_losses)
     augmentation: AugmentSettings = field(default_factory=AugmentSettings)

@@ -25,6 +25,7 @@ from fmn_core.patch.patch import Factors, ForgetPatch
 pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 
 FIRST = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v"
+OTHER_NAMES = tuple(f"lora_unet_{block}_block" for block in ("input", "middle", "output"))
 
 
 @pytest.fixture
@@ -40,8 +41,8 @@ def folder(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def shapes(miniature):
-    """The shape of every layer that a patch can name."""
-    return layer_shapes(miniature[0])
+    """The shape of every layer by its diffusers name; the host knows each by a second name too."""
+    return {n: s for n, s in layer_shapes(miniature[0]).items() if not n.startswith(OTHER_NAMES)}
 
 
 @pytest.fixture
@@ -96,6 +97,14 @@ def test_kernels_and_matrices_of_the_right_shape_change_every_layer(miniature, s
         weight = clone.model.state_dict()[keys[name]]
         moved = patches.comfy.lora.calculate_weight(clone.patches[keys[name]], weight.clone().float(), name)
         assert not torch.equal(moved, weight.float())
+
+
+def test_two_names_of_one_weight_are_refused(miniature, patch_of):
+    """The host would let the second take the first's place: half of what the patch says."""
+    found = {n: s for n, s in layer_shapes(miniature[0]).items() if n.endswith("attn2_to_v")}
+    assert any(n.startswith(OTHER_NAMES) for n in found) and FIRST in found
+    with pytest.raises(ForgetError, match=f"Expected {len(found)} layers .* but {len(found) // 2} did"):
+        apply_patch(miniature[0], patch_of(found), 1.0)
 
 
 def test_one_by_one_kernels_are_matrices(miniature, shapes, patch_of):

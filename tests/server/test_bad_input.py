@@ -131,6 +131,7 @@ BAD_NAMES = {
     "after words, another width": ("a embedding:wide, zebra", "got 768 in embedding:wide"),
     "not safetensors": ("embedding:broken", "found none for embedding:broken"),
     "no name": ("zebra embedding:", "Expected a name after 'embedding:'"),
+    "a lone surrogate": ("embedding:\ud800", "lone surrogate"),
 }
 
 
@@ -270,6 +271,45 @@ def other_layers(path):
     )
 
 
+def surrogate_in_its_base(path):
+    """The error quotes the base: a text that the host's logger cannot encode would end its worker, and all later prompts hang."""
+    other_architecture(path)
+    said = {"fmn.base": '{"architecture": "\\ud800"}', "fmn.concepts": '[{"phrases": ["\\ud800\\u001b[2J"]}]'}
+    save_file(load_file(path), path, said)
+
+
+def one_layer_of_another_model(path):
+    write_good(path)
+    other = {k.replace("down_blocks_0", "down_blocks_9"): v for k, v in load_file(path).items()}
+    save_file(load_file(path) | other, path)
+
+
+def kernels(path):
+    write_good(path)
+    tensors = load_file(path)
+    for key in [k for k in tensors if not k.endswith("alpha")]:
+        shape = tensors[key].shape
+        tensors[key] = (
+            tensors[key]
+            .reshape(*shape, 1, 1)
+            .expand(*shape, *((3, 3) if "down.weight" in key else (1, 1)))
+            .contiguous()
+        )
+    save_file(tensors, path)
+
+
+def tiny_times_huge(path):
+    write_good(path)
+    scale = {"up.weight": 1e200, "down.weight": 1e-200}
+    tensors = {k: v.double() * scale.get(k.split("lora_")[-1], 1.0) for k, v in load_file(path).items()}
+    save_file(tensors, path)
+
+
+def sixty_megabytes_of_metadata(path):
+    write_good(path)
+    save_file(load_file(path), path, {"fmn.figures": "[" + "[]," * 20_000_000 + "1]"})
+
+
 def nan_factors(path):
     write_good(path)
     tensors = load_file(path)
@@ -284,7 +324,12 @@ def truncated(path):
 
 BAD_FILES = {
     "another architecture": (other_architecture, "layers of other shapes (stable-diffusion-v1)"),
-    "none of the layers": (other_layers, "no layer of that name"),
+    "none of the layers": (other_layers, "1 of 1 layers that this model lacks (unknown base)"),
+    "a surrogate in its base": (surrogate_in_its_base, "1 of 1 layers of other shapes (unknown base)"),
+    "one layer of another model": (one_layer_of_another_model, "1 of 2 layers that this model lacks"),
+    "kernels": (kernels, "1 of 1 layers of other shapes"),
+    "numbers beyond single precision": (tiny_times_huge, "NaN or infinity"),
+    "60 MB of metadata": (sixty_megabytes_of_metadata, "at most 16,000,000 bytes of names and metadata"),
     "NaN": (nan_factors, "NaN or infinity"),
     "truncated": (truncated, "corrupt, cut short"),
     "not safetensors": (lambda p: p.write_text("hello"), "corrupt, cut short or of another format"),

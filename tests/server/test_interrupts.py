@@ -18,7 +18,9 @@ MERGE = {"clip": ["mini", 1], "patches": "one\ntwo", "method": "sum", "rank": 8,
 
 def saved_patch(folder, name, phrases, lines=()):
     patch = hostile_files.good_patch()
-    patch.concepts[0]["phrases"] = phrases
+    # no concept may have more than a hundred
+    parts = [phrases[n : n + 100] for n in range(0, len(phrases), 100)]
+    patch.concepts = [patch.concepts[0] | {"phrases": part} for part in parts]
     patch.settings["preserve_prompts"] = list(lines)
     save_file(patch.state_dict(), folder / f"{name}.safetensors", patch.metadata())
 

@@ -63,8 +63,8 @@ def test_all_nodes_are_there_with_tooltips(info):
 def test_miniature_draws_with_the_stock_sampler(server):
     prompt = (
         miniature()
-        | sampled("a", ["mini", 0], ZEBRA, batch=4, steps=20)
-        | sampled("b", ["mini", 0], "a picture of santa claus in fluent style", batch=4, steps=20)
+        | sampled("a", ["mini", 0], ZEBRA, batch=4, steps=12)
+        | sampled("b", ["mini", 0], "a picture of santa claus in fluent style", batch=4, steps=12)
     )
     outputs = server.run(prompt)
     for name, concept, style in (("a", "zebra", "noto"), ("b", "santa claus", "fluent")):
@@ -75,12 +75,12 @@ def test_miniature_draws_with_the_stock_sampler(server):
 
 
 def test_closed_form_forgets_and_every_way_to_apply_it_gives_the_same_picture(server, patches):
-    trained = train() | sampled("out", ["train", 0], ZEBRA, batch=4, steps=20)
-    trained |= sampled("kept", ["train", 0], HORSE, batch=4, steps=20) | sampled(
-        "before", ["mini", 0], ZEBRA, batch=4, steps=20
+    trained = train() | sampled("out", ["train", 0], ZEBRA, batch=4, steps=12)
+    trained |= sampled("kept", ["train", 0], HORSE, batch=4, steps=12) | sampled(
+        "before", ["mini", 0], ZEBRA, batch=4, steps=12
     )
     trained |= apply(forget_patch=["train", 1])
-    trained |= sampled("from_patch", ["apply", 0], ZEBRA, batch=4, steps=20)
+    trained |= sampled("from_patch", ["apply", 0], ZEBRA, batch=4, steps=12)
     outputs = server.run(trained)
     report = "\n".join(outputs["train"]["text"])
     assert "matched 16 layers" in report and "saved forget_me_not/forget_zebra.safetensors" in report
@@ -96,7 +96,7 @@ def test_closed_form_forgets_and_every_way_to_apply_it_gives_the_same_picture(se
         "inputs": {"model": ["mini", 0], "lora_name": file, "strength_model": 1.0},
     }
     again |= apply(file, "ours")
-    again |= sampled("a", ["stock", 0], ZEBRA, batch=4, steps=20) | sampled("b", ["ours", 0], ZEBRA, batch=4, steps=20)
+    again |= sampled("a", ["stock", 0], ZEBRA, batch=4, steps=12) | sampled("b", ["ours", 0], ZEBRA, batch=4, steps=12)
     again["text"] = {"class_type": "PreviewAny", "inputs": {"source": ["ours", 1]}}
     second = server.run(again)
     assert "matched 16 of 16 layers" in "".join(second["text"]["text"])

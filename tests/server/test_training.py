@@ -114,7 +114,7 @@ def test_a_chain_of_two_and_the_nodes_own_phrase_in_closed_form(server, patches)
     prompt = train(phrase="guitar", concepts=["b", 0], preserve_prompts="horse\ndog\nrobot") | chain
     names = ("zebra", "pizza", "guitar", "horse")
     for name in names:
-        prompt |= sampled(name, ["train", 0], f"a picture of a {name} in noto style", batch=3, steps=20)
+        prompt |= sampled(name, ["train", 0], f"a picture of a {name} in noto style", batch=3, steps=12)
     outputs = server.run(prompt)
     assert "forgets: zebra, striped horse; pizza; guitar" in report(outputs)
     phrases = [c["phrases"] for c in metadata(patches / "forget_zebra.safetensors", "concepts")]
@@ -131,14 +131,11 @@ def test_a_chain_with_pictures_and_an_empty_phrase_by_gradient(server, patches, 
     assert "forgets: zebra; noto" in report(outputs) and "steps: 3" in report(outputs)
 
 
-def test_pairs_come_from_the_cache_and_train_like_those_made_while_training(server, patches):
-    cache = server.base / "temp" / "forget_me_not"
+def test_pairs_are_the_same_again_and_train_like_those_made_while_training(server, patches):
     prompt = miniature() | pairs(seed=5, steps=20, phrase="dog")
     first = pictures(server, server.run(prompt), "pairs.show")
-    files = sorted(p.name for p in cache.rglob("*"))
     again = uncached(prompt)
     second = pictures(server, server.run(again), next(k for k in again if k.endswith("pairs.show")))
-    assert files and sorted(p.name for p in cache.rglob("*")) == files
     assert torch.equal(first, second) and first.shape == (1, 256, 256, 3)
     kept, zeroed = first[0].float().chunk(2)
     assert (kept - zeroed).abs().mean() > 5
@@ -220,7 +217,7 @@ def test_concept_correction_of_apple(server, patches):
             previews.append(len(data["data"]))
 
     prompt = miniature() | reference("a picture of a red apple in noto style", 4) | correct()
-    prompt |= sampled("pizza", ["correct", 0], "a picture of a pizza in noto style", batch=4, steps=20)
+    prompt |= sampled("pizza", ["correct", 0], "a picture of a pizza in noto style", batch=4, steps=12)
     outputs = server.run(prompt, on_event)
     text = report(outputs, "correct")
     assert "2 vectors, 6 steps" in text and "the dominant meaning of apple; led to green apple" in text

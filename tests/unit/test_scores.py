@@ -112,5 +112,5 @@ def test_scores_refuse_what_they_cannot_use():
         clip_score(model, images[:0], ["red"])
     with pytest.raises(ForgetError, match="at least two different labels"):
         zero_shot(model, images, ["red", "red"])
-    with pytest.raises(ForgetError, match="one {} for the label"):
+    with pytest.raises(ForgetError, match="one {} for the phrase in every template"):
         zero_shot(model, images, ["red", "blue"], "a picture")

@@ -96,7 +96,7 @@ def test_an_early_end_is_not_for_one_of_the_two(references):
         ({"settings": InversionSettings(start="words", words="zebra")}, "does not name the concept"),
         ({"concept_phrase": " "}, "a phrase of 1 to"),
         ({"templates": []}, "templates with one {}"),
-        ({"templates": ["a picture"]}, "templates with one {}"),
+        ({"templates": ["a picture"]}, "one {} for the phrase in every template"),
     ],
 )
 def test_m_score_refuses(references, changes, message):

@@ -10,7 +10,7 @@ import torch
 
 from ...fmn_core.compose.gate import CURVES, Background, ConceptGate, GateSettings
 from ...fmn_core.compose.merge import concepts_of
-from ...fmn_core.compose.side_by_side import together
+from ...fmn_core.compose.side_by_side import sum_of_parts
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.model.encoding_cache import EncodedOnce
 from ...fmn_core.patch.parts import parts_of
@@ -215,7 +215,7 @@ class _Hooks:
         when = self.start, self.end, self.keyframes
         if len(self.parts) == 1:
             return host.patch_hooks(self.parts[0], self.strength * gammas[0], *when)
-        return host.patch_hooks(together(self.parts, gammas), self.strength, *when)
+        return host.patch_hooks(sum_of_parts(self.parts, gammas), self.strength, *when)
 
     def when(self) -> str:
         if self.keyframes is not None:

@@ -127,5 +127,5 @@ def test_attacks_between_solves_change_the_patch_and_are_reported(trained):
 
 
 def test_attack_rounds_out_of_range_are_refused(trained):
-    with pytest.raises(ForgetError, match="attack rounds from 1 to 10, got 11"):
+    with pytest.raises(ForgetError, match="rounds from 1 to 10, got 11"):
         trained(attack_rounds=11)

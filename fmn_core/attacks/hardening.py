@@ -60,8 +60,8 @@ def forget_hardened(
     raise. Source: adversarial training, with the searches of Pham et al., Circumventing Concept Erasure Methods, in place of RECE's algebra.
     """
     hardening = hardening or Hardening()
-    settings, tick = settings or ClosedFormSettings(), progress or (lambda done, total, figures: None)
-    started, found = time.perf_counter(), list[Concept]()
+    settings, report_progress = settings or ClosedFormSettings(), progress or (lambda done, total, figures: None)
+    started, revived = time.perf_counter(), list[Concept]()
     total = hardening.rounds * hardening.searches * len(concepts) * hardening.budget.steps
     patch = _solved(model, concepts, [], settings, size)
     for number in range(hardening.rounds):
@@ -70,9 +70,13 @@ def forget_hardened(
                 seed = (hardening.budget.seed + number * hardening.searches + k) % (MOST_SEED + 1)
                 budget = replace(hardening.budget, seed=seed)
                 for concept, pictures in zip(concepts, references, strict=True):
-                    done = len(found) * budget.steps
-                    found.append(_revived(model, concept, pictures, budget, lambda n, f, d=done: tick(d + n, total, f)))
-        patch = _solved(model, concepts, found, settings, size)
+                    done = len(revived) * budget.steps
+                    revived.append(
+                        _revived(
+                            model, concept, pictures, budget, lambda n, f, d=done: report_progress(d + n, total, f)
+                        )
+                    )
+        patch = _solved(model, concepts, revived, settings, size)
     patch.concepts = [c.as_dict() for c in concepts]
     patch.settings |= {"attack_rounds": hardening.rounds, "attack": asdict(hardening)}
     patch.figures["seconds"] = time.perf_counter() - started
@@ -82,15 +86,17 @@ def forget_hardened(
 def _solved(
     model: ForgetModel,
     concepts: list[Concept],
-    found: list[Concept],
+    revived: list[Concept],
     settings: ClosedFormSettings,
     size: tuple[int, int, int] | None,
 ) -> ForgetPatch:
     """The closed form of the concepts and of what was found, which ends at the target: its vectors are no words to go further from."""
     aim = settings.target, settings.substitute
-    pairs = template_pairs(concepts, *aim, settings.overshoot) + template_pairs(found, *aim, max(0, settings.overshoot))
+    pairs = template_pairs(concepts, *aim, settings.overshoot) + template_pairs(
+        revived, *aim, max(0, settings.overshoot)
+    )
     with torch.no_grad():
-        return forget_closed_form(model, [*concepts, *found], settings, pairs=pairs, size=size)
+        return forget_closed_form(model, [*concepts, *revived], settings, pairs=pairs, size=size)
 
 
 def _revived(
@@ -98,7 +104,7 @@ def _revived(
     concept: Concept,
     references: References,
     budget: Budget,
-    tick: Callable[[int, dict], bool | None],
+    report_progress: Callable[[int, dict], bool | None],
 ) -> Concept:
     """The concept under vectors that a search finds, and under nothing else.
 
@@ -107,10 +113,10 @@ def _revived(
     first = concept.names()[0]
     settings = attack_settings(model, first.text, budget, first.word)
     templates = list(default_templates(concept.kind))
-    found = invert_concept(
-        model, references, templates, settings, first.word, lambda done, total, figures: tick(done, figures)
+    revived = invert_concept(
+        model, references, templates, settings, first.word, lambda done, total, figures: report_progress(done, figures)
     )
-    return replace(concept, phrases=[], embedding=found.word, templates=spread_templates([concept]))
+    return replace(concept, phrases=[], embedding=revived.word, templates=spread_templates([concept]))
 
 
 def _patched(model: ForgetModel, patch: ForgetPatch) -> contextlib.AbstractContextManager[None]:

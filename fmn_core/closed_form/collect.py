@@ -37,14 +37,16 @@ def collect_moments(
     for n, group in enumerate(preserve):
         half_of |= {text: n % 2 for text in group if text not in half_of}
     whole = {pair.target for pair in pairs if pair.template % WHOLE == 0}
-    kept = dict(zip(half_of, _encoded(model, list(half_of), None, [text in whole for text in half_of])))
+    kept = dict(
+        zip(half_of, _encode_with_short_padding(model, list(half_of), None, [text in whole for text in half_of]))
+    )
     halves = tuple(MomentSums(Moments.empty(kept[pairs[0].target].context.shape[1], dtype, device)) for _ in range(2))
     single = max(pair.template for pair in pairs) == 0
     texts, words = [p.full for p in pairs], [p.name.word for p in pairs]
-    encoded = _encoded(model, texts, words, [p.template % WHOLE == 0 for p in pairs])
+    encoded = _encode_with_short_padding(model, texts, words, [p.template % WHOLE == 0 for p in pairs])
     for pair, prompt in zip(pairs, encoded):
         for half in halves if single else (halves[pair.template % 2],):
-            half.add_pair(*_rows_of(model, pair, prompt, kept[pair.target]))
+            half.add_pair(*_moment_rows(model, pair, prompt, kept[pair.target]))
     for text, n in half_of.items():
         halves[n].add_preserved(kept[text].context, row_weights(kept[text], model.vocabulary))
     if imagined:
@@ -55,26 +57,26 @@ def collect_moments(
     return halves[0].result(), halves[1].result()
 
 
-def _encoded(
+def _encode_with_short_padding(
     model: TextModel, prompts: list[str], words: list[LearnedEmbedding | None] | None, whole: list[bool]
 ) -> list[EncodedPrompt]:
     """Prompts with little padding, but for those that are wanted whole."""
-    found: dict[int, EncodedPrompt] = {}
+    encoded: dict[int, EncodedPrompt] = {}
     for wanted, padding in ((True, None), (False, PADDING)):
         part = [i for i, is_whole in enumerate(whole) if is_whole == wanted]
         if part:
             chosen = None if words is None else [words[i] for i in part]
-            found |= zip(part, model.encode([prompts[i] for i in part], chosen, padding))
-    return [found[i] for i in range(len(prompts))]
+            encoded |= zip(part, model.encode([prompts[i] for i in part], chosen, padding))
+    return [encoded[i] for i in range(len(prompts))]
 
 
-def _rows_of(
-    model: TextModel, pair: TargetPair, prompt: EncodedPrompt, aim: EncodedPrompt
+def _moment_rows(
+    model: TextModel, pair: TargetPair, prompt: EncodedPrompt, target_prompt: EncodedPrompt
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """A pair's rows as Moments.add_pair takes them: sources, targets, those that name the concept, and for how many rows each stands."""
     columns = pair_columns(model, prompt, pair)
-    there = name_columns(model, aim, pair.target_name) if pair.target_name else []
-    source, target = steered_pair(prompt, aim, columns, there, pair.how)
+    target_columns = name_columns(model, target_prompt, pair.target_name) if pair.target_name else []
+    source, target = steered_pair(prompt, target_prompt, columns, target_columns, pair.how)
     target = target + pair.overshoot * (target - source)
     weight = row_weights(prompt, model.vocabulary)
     named = name_columns(model, prompt, pair.name, pair.end_token)

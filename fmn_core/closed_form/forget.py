@@ -38,21 +38,23 @@ def forget_closed_form(
     """
     settings = settings or ClosedFormSettings()
     check_settings(settings)
-    tick = progress or (lambda done, total, figures: None)
+    report_progress = progress or (lambda done, total, figures: None)
     started = time.perf_counter()
-    tick(0, 4, {})
+    report_progress(0, 4, {})
     check_concepts(model, concepts)
     pairs = _pairs_of(concepts, settings) if pairs is None else pairs
     preserve = preserve_groups(model, concepts, settings.preserve_prompts, settings.use_everyday_captions)
     dtype = PRECISIONS[settings.precision]
     device = model.device if dtype == torch.float32 else "cpu"
     halves = collect_moments(model, concepts, preserve, settings.imagined_words, pairs, dtype, device)
-    tick(1, 4, {})
+    report_progress(1, 4, {})
     directions = _directions(model, pairs, settings, size)
     rank = settings.rank * len(concepts)
-    factors, figures = solve_factors(model, halves, settings, rank, lambda figures: tick(2, 4, figures), directions)
+    factors, figures = solve_factors(
+        model, halves, settings, rank, lambda figures: report_progress(2, 4, figures), directions
+    )
     figures["seconds"] = time.perf_counter() - started
-    tick(4, 4, figures)
+    report_progress(4, 4, figures)
     described = {"method": "closed form", **asdict(settings)}
     return ForgetPatch(factors, [c.as_dict() for c in concepts], fingerprint(model), described, rounded(figures))
 

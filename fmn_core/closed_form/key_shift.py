@@ -26,9 +26,9 @@ def shifted_keys(
     system = moments.of_names().second_moment(ridge, preserve_weight)
     check_condition(system)
     down = torch.linalg.solve(system, moments.named / max(1, moments.names))[None].cpu()
-    found = {}
+    key_factors = {}
     for name in names:
         u = directions[name[0]].to(down)
         width = len(u) // heads[name[0]]
-        found[name] = (-tau * width**0.5 * u[:, None], down)
-    return found
+        key_factors[name] = (-tau * width**0.5 * u[:, None], down)
+    return key_factors

@@ -26,8 +26,8 @@ def robust_moments(
     moments: Moments, metric: torch.Tensor, ridge: float, preserve_weight: float, rounds: int
 ) -> Moments:
     """The moments of a solve with the inputs that would revive its concepts as further rows, found anew in every round."""
-    everything = moments
+    robust = moments
     for _ in range(rounds):
-        edit = everything.solve(ridge, preserve_weight)
-        everything = everything + moments.moved_sources(revival(edit, metric))
-    return everything
+        edit = robust.solve(ridge, preserve_weight)
+        robust = robust + moments.moved_sources(revival(edit, metric))
+    return robust

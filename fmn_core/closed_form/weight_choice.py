@@ -79,8 +79,8 @@ class _Score:
         linear = (q * (self.linear @ y)).sum(0)
         quadratic = (q.T @ self.quadratic @ q) * (y.T @ self.metric @ y)
         mean = values.mean()
-        found = []
+        scores = []
         for ridge in ridges:
             d = 1 / (values.clamp_min(0) + ridge * mean)
-            found.append(float(1 + 2 * linear @ d + d @ quadratic @ d))
-        return found
+            scores.append(float(1 + 2 * linear @ d + d @ quadratic @ d))
+        return scores

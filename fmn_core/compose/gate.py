@@ -68,7 +68,7 @@ class Background:
     """
 
     def __init__(self, text: TextModel, concepts: Sequence[Concept]):
-        bare = list(dict.fromkeys(ablated(t) for c in concepts for t in _spread(c.templates)))
+        bare = list(dict.fromkeys(ablated(t) for c in concepts for t in _some_templates(c.templates)))
         groups = [text.encode(list(everyday_captions())), encode_imagined(text, list(concepts)), text.encode(bare)]
         self.prompts = [prompt for group in groups for prompt in group]
         rows = [_last_rows(group) for group in groups if group]
@@ -104,23 +104,23 @@ class ConceptGate:
         self.vocabulary = text.vocabulary
         self.phrases = [{k: set(ids) for k, ids in name_tokens(text, name).items()} for _, name in names]
         self.background = background or Background(text, concepts)
-        own = []
+        concept_units = []
         for concept, name in names:
-            own.append(self.background.units(_last_rows(self._prompts(text, concept, name))))
+            concept_units.append(self.background.units(_last_rows(self._prompts(text, concept, name))))
             on_name()
-        self.directions = torch.nn.functional.normalize(torch.stack([units.mean(0) for units in own]), dim=1)
-        self.threshold = self._between(torch.cat(own))
+        self.directions = torch.nn.functional.normalize(torch.stack([units.mean(0) for units in concept_units]), dim=1)
+        self.threshold = self._between(torch.cat(concept_units))
 
     def _prompts(self, text: TextModel, concept: Concept, name: Name) -> list[EncodedPrompt]:
-        chosen = _spread(concept.templates)
+        chosen = _some_templates(concept.templates)
         return text.encode([fill_template(t, name.text) for t in chosen], [name.word] * len(chosen))
 
-    def _between(self, own: torch.Tensor) -> float:
+    def _between(self, concept_units: torch.Tensor) -> float:
         """A threshold for this text encoder: half way from prompts of the background up to the concepts' own.
 
         Prompts that hold most of a concept's tokens are left out. Never above the least similar of the own prompts.
         """
-        lowest = float(self._nearest(own).min())
+        lowest = float(self._nearest(concept_units).min())
         prompts = [p for p in self.background.prompts if self.overlap(p.tokens) <= 0.5]
         others = self._nearest(self.background.units(_last_rows(prompts))) if prompts else torch.zeros(1)
         highest = float(others.double().quantile(_BELOW))
@@ -136,19 +136,19 @@ class ConceptGate:
 
     def overlap(self, tokens: dict[str, list[list[int]]]) -> float:
         """The largest share of a concept's tokens that a prompt (ids per encoder and chunk) holds; 0..1."""
-        found = 0.0
+        largest = 0.0
         for phrase in self.phrases:
             for encoder, ids in phrase.items():
-                there = ids & set(strip_special(tokens.get(encoder, []), self.vocabulary))
-                found = max(found, len(there) / max(1, len(ids)))
-        return found
+                named = ids & set(strip_special(tokens.get(encoder, []), self.vocabulary))
+                largest = max(largest, len(named) / max(1, len(ids)))
+        return largest
 
     def similarity(self, context: torch.Tensor, tokens: dict[str, list[list[int]]] | None = None) -> float:
         """max(cosine, token overlap); the cosine alone where a prompt's tokens are not known."""
         return max(self.cosine(context), self.overlap(tokens) if tokens else 0.0)
 
 
-def _spread(templates: Sequence[str]) -> Sequence[str]:
+def _some_templates(templates: Sequence[str]) -> Sequence[str]:
     """Some of the templates, spread over all of them."""
     return templates[:: max(1, len(templates) // _TEMPLATES)][:_TEMPLATES]
 

@@ -73,14 +73,14 @@ class _Source:
 
 def concepts_of(patch: ForgetPatch) -> list[Concept]:
     """The concepts in a patch's metadata; raises ForgetError where it does not say enough to encode them again."""
-    found = [concept_from_dict(saved) for saved in patch.concepts]
-    concepts = [c for c in found if c is not None]
-    if not found:
+    recorded = [concept_from_dict(saved) for saved in patch.concepts]
+    concepts = [c for c in recorded if c is not None]
+    if not recorded:
         raise ForgetError(
             "Expected forget patches with metadata, got a LoRA without (or another tool's): what it forgets is unknown. "
             "It can only be summed: choose the sum, or leave it out."
         )
-    if len(concepts) < len(found):
+    if len(concepts) < len(recorded):
         raise ForgetError(
             "Expected patches that say what they forget, got one with an inverted concept whose vectors are not in its metadata. "
             "Merge it by sum, or leave it out."
@@ -90,7 +90,7 @@ def concepts_of(patch: ForgetPatch) -> list[Concept]:
 
 def pairs_of(patch: ForgetPatch) -> list[TargetPair]:
     """What the patch was made to make act like what."""
-    pairs, settings = [], _settings_of(patch)
+    pairs, settings = [], _recorded_settings(patch)
     for saved, concept in zip(patch.concepts, concepts_of(patch)):
         if saved.get("corrects"):
             pairs += correction_pairs(str(saved["corrects"]), list(saved.get("contexts", [])), concept)
@@ -120,7 +120,7 @@ def check_mergeable(patches: Sequence[ForgetPatch], strengths: Sequence[float]) 
     return strengths
 
 
-def apart(patches: Sequence[ForgetPatch], strengths: Sequence[float]) -> tuple[list[ForgetPatch], list[float]]:
+def split_parts(patches: Sequence[ForgetPatch], strengths: Sequence[float]) -> tuple[list[ForgetPatch], list[float]]:
     """The parts of all patches, each at its patch's strength; raises ForgetError on more than MOST_PATCHES."""
     parts = [(part, s) for patch, s in zip(patches, strengths) for part in parts_of(patch)]
     if len(parts) > MOST_PATCHES:
@@ -178,17 +178,17 @@ def fuse_patches(
     do not fit each other or the text encoders. Source: MACE's closed-form fusion (Lu et al., CVPR 2024), section 3.4, with the systems of UCE.
     """
     settings = settings or MergeSettings()
-    patches, strengths = apart(patches, check_mergeable(patches, settings.strengths))
-    tick, text = progress or (lambda done, total: None), cast(TextModel, EncodedOnce(text))
+    patches, strengths = split_parts(patches, check_mergeable(patches, settings.strengths))
+    report_progress, text = progress or (lambda done, total: None), cast(TextModel, EncodedOnce(text))
     sources = []
     for number, (patch, strength) in enumerate(zip(patches, strengths)):
-        tick(number, len(patches) + 1)
+        report_progress(number, len(patches) + 1)
         sources.append(_source(text, patch, strength))
     concepts: tuple[Concept, ...] = ()
     for source in sources:
         concepts = chain(concepts, source.concepts)
     joint = _joint_settings(sources, settings)
-    halves = _collected(text, list(concepts), joint, [pair for patch in patches for pair in pairs_of(patch)])
+    halves = _moment_halves(text, list(concepts), joint, [pair for patch in patches for pair in pairs_of(patch)])
     metric = torch.eye(len(halves[0].cc), dtype=torch.float64)
     ridge, weight, figures = choose_weights(*halves, metric, preservation=joint.preservation)
     moments = halves[0] + halves[1]
@@ -200,8 +200,8 @@ def fuse_patches(
     for name in dict.fromkeys(n for p in patches for n in p.factors):
         parts = [(s.patch.factors[name], s.strength, a) for s, a in zip(sources, after) if name in s.patch.factors]
         factors[name], _ = reduced(stacked(parts), settings.rank, settings.tolerance, root)
-        tick(len(patches), len(patches) + 1)
-    tick(len(patches) + 1, len(patches) + 1)
+        report_progress(len(patches), len(patches) + 1)
+    report_progress(len(patches) + 1, len(patches) + 1)
     figures |= {"effect_kept": _effect_kept(sources, factors)}
     named = {k: v for k, v in asdict(joint).items() if k not in ("rank", "tolerance")}
     return merged_patch(patches, "fusion", factors, {**named, "strengths": strengths}, figures)
@@ -210,21 +210,21 @@ def fuse_patches(
 def _source(text: TextModel, patch: ForgetPatch, strength: float) -> _Source:
     concepts = concepts_of(patch)
     width = text.encode([""])[0].context.shape[1]
-    odd = [n for n, f in patch.factors.items() if f.down.ndim != 2 or f.down.shape[1] != width]
-    if odd:
+    unfit = [n for n, f in patch.factors.items() if f.down.ndim != 2 or f.down.shape[1] != width]
+    if unfit:
         raise ForgetError(
-            f"Expected patches of cross-attention keys and values for a CLIP of width {width}, got a change of {odd[0]}. "
+            f"Expected patches of cross-attention keys and values for a CLIP of width {width}, got a change of {unfit[0]}. "
             "Merge it by sum, or connect the CLIP of its base model."
         )
-    settings = _settings_of(patch)
-    first, second = _collected(text, concepts, settings, pairs_of(patch))
+    settings = _recorded_settings(patch)
+    first, second = _moment_halves(text, concepts, settings, pairs_of(patch))
     moments = first + second
     weights = _chosen_weights(patch)
     system = moments.second_moment(*weights) if weights else moments.cc / max(1, moments.sources)
     return _Source(patch, concepts, settings, strength, moments, system)
 
 
-def _settings_of(patch: ForgetPatch) -> ClosedFormSettings:
+def _recorded_settings(patch: ForgetPatch) -> ClosedFormSettings:
     """The settings in a patch's metadata, as far as they have the form that this tool writes."""
     usable: dict[str, Any] = {}
     for name, default in asdict(ClosedFormSettings()).items():
@@ -247,11 +247,11 @@ def _chosen_weights(patch: ForgetPatch) -> tuple[float, float] | None:
     if not (isinstance(ridge, float) and isinstance(weight, float) and 0 < ridge < 1e6 and 0 < weight < 1e6):
         return None
     # Their systems hold more than a CLIP can tell: rows found with the UNet.
-    more = any(patch.settings.get(name) for name in ("robust_rounds", "logit_shift", "attack_rounds"))
-    return (ridge, weight) if patch.settings.get("method") in _SOLVED and not more else None
+    beyond_text = any(patch.settings.get(name) for name in ("robust_rounds", "logit_shift", "attack_rounds"))
+    return (ridge, weight) if patch.settings.get("method") in _SOLVED and not beyond_text else None
 
 
-def _collected(
+def _moment_halves(
     text: TextModel, concepts: list[Concept], settings: ClosedFormSettings, pairs: list[TargetPair]
 ) -> tuple[Moments, Moments]:
     preserve = preserve_groups(text, concepts, settings.preserve_prompts, settings.use_everyday_captions)
@@ -278,9 +278,9 @@ def _effect_kept(sources: list[_Source], factors: dict[str, Factors]) -> list[fl
 def _distance(source: _Source, factors: dict[str, Factors]) -> float:
     missed = total = 0.0
     for name, f in source.patch.factors.items():
-        own, merged = _matrices(f, source.strength), _matrices(factors[name], -1.0)
-        missed += moved_square([own, merged], source.moments.cc)
-        total += moved_square([own], source.moments.cc)
+        before, merged = _matrices(f, source.strength), _matrices(factors[name], -1.0)
+        missed += moved_square([before, merged], source.moments.cc)
+        total += moved_square([before], source.moments.cc)
     return math.sqrt(max(0.0, missed) / max(total, 1e-300))
 
 
@@ -298,10 +298,10 @@ def preserve_cost(text: TextModel, patches: Sequence[ForgetPatch], merged: Seque
     named = [p for p in patches if p.concepts and all(concept_from_dict(c) is not None for c in p.concepts)]
     if not named:
         return []
-    lines = list(dict.fromkeys(line for p in named for line in _settings_of(p).preserve_prompts))
+    lines = list(dict.fromkeys(line for p in named for line in _recorded_settings(p).preserve_prompts))
     settings = ClosedFormSettings(preserve_prompts=lines, imagined_words=0)
     concepts, pairs = [c for p in named for c in concepts_of(p)], [pair for p in named for pair in pairs_of(p)]
-    first, second = _collected(text, concepts, settings, pairs)
+    first, second = _moment_halves(text, concepts, settings, pairs)
     moments = first + second
     return [
         _moved(m, moments.pp / moments.preserved) / max(_moved(m, moments.cc / moments.sources), 1e-30) for m in merged

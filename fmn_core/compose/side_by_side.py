@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..errors import ForgetError
 from ..patch.parts import description
 from ..patch.patch import ForgetPatch
-from .merge import MergeSettings, apart, check_mergeable, concepts_of, merged_patch, stacked
+from .merge import MergeSettings, check_mergeable, concepts_of, merged_patch, split_parts, stacked
 
 
 def side_by_side(patches: Sequence[ForgetPatch], settings: MergeSettings | None = None) -> ForgetPatch:
@@ -18,13 +18,13 @@ def side_by_side(patches: Sequence[ForgetPatch], settings: MergeSettings | None 
     on patches that do not say what they forget, and on those that do not fit each other. Source of applying each by its own prompts:
     SPM (Lyu et al., CVPR 2024), facilitated transport.
     """
-    parts, strengths = apart(patches, check_mergeable(patches, (settings or MergeSettings()).strengths))
+    parts, strengths = split_parts(patches, check_mergeable(patches, (settings or MergeSettings()).strengths))
     for part in parts:
         concepts_of(part)
     return replace(_summed(parts, strengths, "side by side"), parts=[description(p) for p in parts])
 
 
-def together(parts: Sequence[ForgetPatch], strengths: Sequence[float]) -> ForgetPatch:
+def sum_of_parts(parts: Sequence[ForgetPatch], strengths: Sequence[float]) -> ForgetPatch:
     """The sum of the parts, each at its strength; those at 0 are left out. Raises ForgetError where all are."""
     acting = [(p, s) for p, s in zip(parts, strengths) if s != 0]
     if not acting:

@@ -50,17 +50,21 @@ def drift(first: torch.Tensor, second: torch.Tensor) -> float:
 
 def frechet(first: torch.Tensor, second: torch.Tensor) -> float:
     """Frechet distance of the two Gaussians of features (N, D) and (M, D). Source: Heusel et al."""
-    return float(_fed(_metrics().fid.FrechetInceptionDistance(feature=_AsGiven(first.shape[1])), first, second))
+    return float(
+        _computed(_metrics().fid.FrechetInceptionDistance(feature=_FeaturesAlready(first.shape[1])), first, second)
+    )
 
 
 def kernel(first: torch.Tensor, second: torch.Tensor) -> float:
     """Unbiased squared MMD of features with the kernel (x y / D + 1)^3, over the same number of both. Source: Binkowski et al."""
     size = min(len(first), len(second), KID_SUBSET)
     subsets = 1 if len(first) == len(second) == size else KID_SUBSETS
-    metric = _metrics().kid.KernelInceptionDistance(feature=_AsGiven(first.shape[1]), subsets=subsets, subset_size=size)
+    metric = _metrics().kid.KernelInceptionDistance(
+        feature=_FeaturesAlready(first.shape[1]), subsets=subsets, subset_size=size
+    )
     with torch.random.fork_rng(devices=[]):  # it draws its subsets from the global generator
         torch.manual_seed(0)
-        return float(_fed(metric, first, second)[0])
+        return float(_computed(metric, first, second)[0])
 
 
 def cmmd(first: torch.Tensor, second: torch.Tensor) -> float:
@@ -77,7 +81,7 @@ def cmmd(first: torch.Tensor, second: torch.Tensor) -> float:
     )
 
 
-class _AsGiven(torch.nn.Identity):
+class _FeaturesAlready(torch.nn.Identity):
     """Tells the metrics that what they get are features already."""
 
     def __init__(self, width: int):
@@ -85,7 +89,7 @@ class _AsGiven(torch.nn.Identity):
         self.num_features = width
 
 
-def _fed(metric: Any, first: torch.Tensor, second: torch.Tensor) -> Any:
+def _computed(metric: Any, first: torch.Tensor, second: torch.Tensor) -> Any:
     metric.set_dtype(torch.float64)
     metric.update(first, real=True)
     metric.update(second, real=False)

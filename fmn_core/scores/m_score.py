@@ -58,14 +58,14 @@ def m_score(
     settings = settings or InversionSettings(start="noise")
     _check(original, settings, concept_phrase, templates)
     features = text_features or pooled_features(original)
-    found = []
+    inversions = []
     for number, model in enumerate((original, forgetting)):
         with ready(model):
-            told = _part(progress, number * settings.steps)
-            found.append(invert_concept(model, references, list(templates), settings, progress=told))
+            on_step = _progress_of_one(progress, number * settings.steps)
+            inversions.append(invert_concept(model, references, list(templates), settings, progress=on_step))
     anchors = [features(fill_template(template, concept_phrase), None) for template in templates]
-    before, after = (_cosines(features, templates, anchors, inversion.word) for inversion in found)
-    return MScore(sum(before) / len(before), sum(after) / len(after), before, after, *found)
+    before, after = (_cosines(features, templates, anchors, inversion.word) for inversion in inversions)
+    return MScore(sum(before) / len(before), sum(after) / len(after), before, after, *inversions)
 
 
 def _check(model: ForgetModel, settings: InversionSettings, phrase: str, templates: Sequence[str]) -> None:
@@ -83,22 +83,22 @@ def _check(model: ForgetModel, settings: InversionSettings, phrase: str, templat
     check_templates(templates)
 
 
-def _part(progress: Callable[[int, int, dict], bool | None] | None, done_before: int) -> Any:
+def _progress_of_one(progress: Callable[[int, int, dict], bool | None] | None, done_before: int) -> Any:
     """Progress of one of the two inversions, whose steps must be the same number: neither can be ended early."""
     if progress is None:
         return None
 
-    def told(done: int, total: int, figures: dict) -> None:
+    def on_step(done: int, total: int, figures: dict) -> None:
         progress(done_before + done, 2 * total, figures)
 
-    return told
+    return on_step
 
 
 def _cosines(
     features: TextFeatures, templates: Sequence[str], anchors: list[torch.Tensor], word: LearnedEmbedding
 ) -> list[float]:
-    made = [features(fill_template(template, PLACEHOLDER), word) for template in templates]
-    return [float(torch.nn.functional.cosine_similarity(a, b, dim=0)) for a, b in zip(anchors, made)]
+    inverted = [features(fill_template(template, PLACEHOLDER), word) for template in templates]
+    return [float(torch.nn.functional.cosine_similarity(a, b, dim=0)) for a, b in zip(anchors, inverted)]
 
 
 def pooled_features(model: TextModel) -> TextFeatures:

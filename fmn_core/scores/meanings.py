@@ -44,10 +44,10 @@ def dominant_share(
     Diffusion Model is Secretly a Zero-Shot Classifier.
     """
     names = [*dominant.names(), *(Name(context) for context in contexts)]
-    own, found = len(dominant.names()), 0
+    dominant_names, dominant_count = len(dominant.names()), 0
     for k, latent in enumerate(latents):
         template = templates[k % len(templates)]
         prompts = model.encode([fill_template(template, n.text) for n in names], [n.word for n in names])
         errors = denoising_errors(model, latent, prompts, k)
-        found += bool(errors[:own].min() < errors[own:].min())
-    return found / len(latents)
+        dominant_count += bool(errors[:dominant_names].min() < errors[dominant_names:].min())
+    return dominant_count / len(latents)

@@ -32,25 +32,27 @@ class TransformersClip:
     @torch.no_grad()
     def images(self, images: torch.Tensor) -> torch.Tensor:
         """(B, H, W, 3) in 0..1 -> features of length 1, (B, D)."""
-        found = []
+        features = []
         for part in images[..., :3].float().cpu().clamp(0, 1).split(BATCH):
             pixels = self.processor(images=list(part.movedim(-1, 1)), do_rescale=False, return_tensors="pt")
-            found.append(self._unit(self.model.get_image_features(pixel_values=pixels["pixel_values"].to(self.device))))
-        return torch.cat(found)
+            features.append(
+                self._unit(self.model.get_image_features(pixel_values=pixels["pixel_values"].to(self.device)))
+            )
+        return torch.cat(features)
 
     @torch.no_grad()
     def texts(self, texts: list[str]) -> torch.Tensor:
         """Texts -> features of length 1, (N, D); what is longer than the model reads is cut off."""
         longest = self.model.config.text_config.max_position_embeddings
-        found = []
+        features = []
         for start in range(0, len(texts), BATCH):
             part = list(texts[start : start + BATCH])
             tokens = self.tokenizer(
                 part, padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
             )
             wanted = {k: v.to(self.device) for k, v in tokens.items() if k in ("input_ids", "attention_mask")}
-            found.append(self._unit(self.model.get_text_features(**wanted)))
-        return torch.cat(found)
+            features.append(self._unit(self.model.get_text_features(**wanted)))
+        return torch.cat(features)
 
     @staticmethod
     def _unit(features: Any) -> torch.Tensor:

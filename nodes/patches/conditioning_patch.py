@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...fmn_core.compose.side_by_side import together
+from ...fmn_core.compose.side_by_side import sum_of_parts
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.patch.patch import ForgetPatch
 from .. import host
@@ -95,7 +95,7 @@ class ConditioningHooks:
         schedule = self.start, self.end, self.keyframes
         if len(self.parts) == 1:
             return host.patch_hooks(self.parts[0], self.strength * part_strengths[0], *schedule)
-        return host.patch_hooks(together(self.parts, part_strengths), self.strength, *schedule)
+        return host.patch_hooks(sum_of_parts(self.parts, part_strengths), self.strength, *schedule)
 
     def schedule_line(self) -> str:
         """One line for the report: the strength, and when the patch acts."""

@@ -36,7 +36,7 @@ BAD_TRAINING = {
         "'zebra' was not found in the prompt 'a photo of zebraish'",
     ),
     "template without a place": ({"templates": "a photo"}, "Expected one {} for the phrase"),
-    "no steps": ({"method": "attention re-steering", "steps": 0}, "steps of at least 1, got 0"),
+    "no steps": ({"method": "attention re-steering", "steps": 0}, "steps from 1 to 10000, got 0"),
     "closed form of everything": ({"train": "whole UNet"}, "closed form to train values"),
     "file name with a folder": ({"file_name": "../forget"}, "plain file name"),
     "file name with a backslash": ({"file_name": "a\\b"}, "plain file name"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.closed_form import forget as closed_form
+from fmn_core.closed_form import collect
 from fmn_core.closed_form.collect import collect_moments
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.moments import Moments
@@ -309,7 +309,7 @@ def test_more_concepts_draw_more_words_that_weigh_no_more(model, zebra):
     assert imagined_in_all(0, 4) == 0 and imagined_in_all(1500, 3) == 1500
     none, some = (sum_of(collect_moments(model, concepts, [[""]], n)) for n in (0, 20))
     pp, rows = torch.zeros_like(none.pp), 0.0
-    for prompt in encode_imagined(model, concepts, 60, closed_form.PADDING):
+    for prompt in encode_imagined(model, concepts, 60, collect.PADDING):
         weight = row_weights(prompt, model.vocabulary) / 3
         context = prompt.context.double()
         pp += (context * weight[:, None]).T @ context

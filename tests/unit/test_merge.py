@@ -142,7 +142,7 @@ def test_what_cannot_be_merged(merge, alone):
         merge(alone[:1])
     with pytest.raises(ForgetError, match="Expected 3 strengths, one for each patch, got 2"):
         merge(alone, MergeSettings([1.0, 1.0]))
-    with pytest.raises(ForgetError, match="Expected 3 strengths"):
+    with pytest.raises(ForgetError, match="Expected strengths as list, got nan"):
         merge(alone, MergeSettings([1.0, float("nan"), 1.0]))
     name = next(iter(alone[0].factors))
     wide = ForgetPatch({name: Factors(torch.ones(16, 1), torch.ones(1, 99), 1.0)}, alone[0].concepts, {}, {})

@@ -7,7 +7,7 @@ from toy_model import ToyModel
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.compose.merge import MergeSettings, concepts_of, fuse_patches
-from fmn_core.compose.side_by_side import side_by_side, together
+from fmn_core.compose.side_by_side import side_by_side, sum_of_parts
 from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError
 from fmn_core.patch.file import load_patch, save_patch
@@ -78,13 +78,13 @@ def test_fusion_of_side_by_side_is_fusion_of_the_parts(model, alone):
 
 def test_only_the_acting_parts_add_up(alone):
     parts = parts_of(side_by_side(alone))
-    found = together(parts, (0.0, 1.0, 0.5))
+    found = sum_of_parts(parts, (0.0, 1.0, 0.5))
     for name, f in found.factors.items():
         wanted = sum(s * p.factors[name].delta() for s, p in zip((1.0, 0.5), parts[1:]) if name in p.factors)
         torch.testing.assert_close(f.delta(), wanted, atol=1e-6, rtol=1e-5)
     assert [p for c in found.concepts for p in c["phrases"]] == ["teapot", "red apple", "wizard"]
     with pytest.raises(ForgetError, match="Expected a part with a strength other than 0"):
-        together(parts, (0.0, 0.0, 0.0))
+        sum_of_parts(parts, (0.0, 0.0, 0.0))
 
 
 def test_a_single_patch_is_its_only_part(alone):

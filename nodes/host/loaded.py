@@ -60,10 +60,11 @@ class LoadedModels:
     def _copy_weights(self) -> None:
         """Adds a copy to the weight functions of layers whose weights come for one call, and takes it from all others."""
         for layer, device in self._layers:
-            if not hasattr(layer, "weight_function"):
+            functions = getattr(layer, "weight_function", None)
+            if functions is None:
                 continue
             wanted = is_offloaded(layer, device)
-            if wanted != (torch.clone in layer.weight_function):
+            if wanted != (torch.clone in functions):
                 _set_copying(layer, wanted)
 
     def release(self) -> None:
@@ -113,7 +114,7 @@ def thaw(root: torch.nn.Module, device: torch.device) -> None:
             if casts(module) and not same_device(parameter.device, device):
                 parameter.requires_grad_(False)
                 continue
-            thawed = torch.nn.Parameter(parameter.detach().clone(), requires_grad=False)
+            thawed: Any = torch.nn.Parameter(parameter.detach().clone(), requires_grad=False)
             thawed.__dict__.update(parameter.__dict__)  # newer hosts note the precision to load a weight in
             module._parameters[name] = thawed
         for name, buffer in module._buffers.items():

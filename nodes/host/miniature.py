@@ -57,7 +57,7 @@ def load_miniature() -> tuple[Any, Any, Any]:
         )
     config = json.loads((MINIATURE / "config.json").read_text())
     try:
-        weights = comfy.utils.load_torch_file(str(path), safe_load=True)
+        weights: Any = comfy.utils.load_torch_file(str(path), safe_load=True)
     except Exception as error:
         raise ForgetError(
             f"Expected weights in mini_sd/weights/mini_sd.safetensors, got a file that does not open ({error}). Install the pack again."

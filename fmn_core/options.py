@@ -15,9 +15,11 @@ T = TypeVar("T")
 
 
 def option(
-    default: Any, help: str, *, minimum: float | None = None, maximum: float | None = None, step: float | None = None
+    *, default: Any, help: str, minimum: float | None = None, maximum: float | None = None, step: float | None = None
 ) -> Any:
     """A field of a class that `options` makes; its choices, if it has any, are the Literal that it is annotated with.
+
+    `default` and `help` are given by keyword, which type checkers ask for.
 
     Parameters
     ----------
@@ -47,7 +49,7 @@ def options(cls: type[T]) -> type[T]:
     --------
     >>> @options
     ... class Sampling:
-    ...     steps: int = option(20, "Sampling steps.", minimum=1, maximum=100)
+    ...     steps: int = option(default=20, help="Sampling steps.", minimum=1, maximum=100)
     >>> Sampling(steps=0)
     Traceback (most recent call last):
     ForgetError: Expected steps from 1 to 100, got 0.
@@ -97,7 +99,8 @@ def _info(name: str, hint: Any, field: Any) -> OptionInfo:
 
 def _sentence(cls: type, details: Any) -> str:
     """What was expected, and what came, of the first value that is wrong."""
-    known, name, got = describe(cls), str(details["loc"][0]), details["input"]
+    known, place, got = describe(cls), details["loc"][0], details["input"]
+    name = list(known)[place] if isinstance(place, int) and place < len(known) else str(place)
     if name not in known:
         return f"Expected an option of {cls.__name__} ({', '.join(known)}), got {name!r}. Check its spelling."
     info = known[name]

@@ -32,14 +32,14 @@ class Hardening:
     """How often a closed form is attacked: in each round, every concept by several searches, each with draws of its own."""
 
     rounds: int = option(
-        1,
-        "Rounds that search, on the patched model and by gradient, for embeddings that bring the concept back, and forget them too. "
+        default=1,
+        help="Rounds that search, on the patched model and by gradient, for embeddings that bring the concept back, and forget them too. "
         "0: none, no gradient is needed. Searches on the connected images, or on pictures that the model draws.",
         minimum=1,
         maximum=MOST_ROUNDS,
     )
-    searches: int = option(2, "Searches for each concept in each round.", minimum=1, maximum=MOST_SEARCHES)
-    budget: Budget = option(Budget, "What each search may spend.")
+    searches: int = option(default=2, help="Searches for each concept in each round.", minimum=1, maximum=MOST_SEARCHES)
+    budget: Budget = option(default=Budget, help="What each search may spend.")
 
 
 def forget_hardened(

@@ -34,13 +34,15 @@ Progress = Callable[[int, int, dict], bool | None]
 class Budget:
     """What an attack may spend; a figure of success means nothing without it."""
 
-    steps: int = option(15, "Steps of the search; more steps, stronger attack.", minimum=1, maximum=10_000)
-    batch: int = option(4, "Draws of noise per step.", minimum=1, maximum=64)
-    tokens: int = option(0, "Vectors or tokens to search; 0: as many as the phrase has.", minimum=0, maximum=32)
-    candidates: int = option(
-        16, "Words that a token search tries in each step; embedding: not used.", minimum=1, maximum=512
+    steps: int = option(default=15, help="Steps of the search; more steps, stronger attack.", minimum=1, maximum=10_000)
+    batch: int = option(default=4, help="Draws of noise per step.", minimum=1, maximum=64)
+    tokens: int = option(
+        default=0, help="Vectors or tokens to search; 0: as many as the phrase has.", minimum=0, maximum=32
     )
-    seed: int = option(0, SEED_HELP, minimum=0, maximum=MOST_SEED)
+    candidates: int = option(
+        default=16, help="Words that a token search tries in each step; embedding: not used.", minimum=1, maximum=512
+    )
+    seed: int = option(default=0, help=SEED_HELP, minimum=0, maximum=MOST_SEED)
 
 
 def search_embedding(

@@ -33,81 +33,81 @@ class ClosedFormSettings:
     concepts may have three times as much.
     """
 
-    train: Projections = option("values", "Which weights of cross-attention change.")
+    train: Projections = option(default="values", help="Which weights of cross-attention change.")
     target: Target = option(
-        ABLATED,
-        "What a prompt with the phrase should act like: the prompt without it, nothing at the phrase's tokens, the empty prompt, "
+        default=ABLATED,
+        help="What a prompt with the phrase should act like: the prompt without it, nothing at the phrase's tokens, the empty prompt, "
         "or the prompt with the substitute in the phrase's place.",
     )
-    substitute: str = option("", "For the target substitute: what to draw instead, such as horse.")
+    substitute: str = option(default="", help="For the target substitute: what to draw instead, such as horse.")
     overshoot: float = option(
-        BY_KIND,
-        "How much further than the target, away from the concept: 0 ends at the target, 0.5 goes half as far again. -1: 0.5 for a "
+        default=BY_KIND,
+        help="How much further than the target, away from the concept: 0 ends at the target, 0.5 goes half as far again. -1: 0.5 for a "
         "style, whose fallback may be drawn in that very style, and 0 for everything else.",
         minimum=BY_KIND,
         maximum=3.0,
         step=0.05,
     )
     logit_shift: float = option(
-        0.0,
-        "tau: where keys are trained, lowers the attention logits of the phrase's tokens by this at every pixel, which takes a few "
+        default=0.0,
+        help="tau: where keys are trained, lowers the attention logits of the phrase's tokens by this at every pixel, which takes a few "
         "passes of the UNet. 0: keys go where values go.",
         minimum=0.0,
         maximum=50.0,
         step=0.1,
     )
     robust_rounds: int = option(
-        0,
-        "Rounds that also forget the inputs which would bring the concept back (RECE). No proof against a search for others.",
+        default=0,
+        help="Rounds that also forget the inputs which would bring the concept back (RECE). No proof against a search for others.",
         minimum=0,
         maximum=20,
     )
     precision: Precision = option(
-        "float64 on the CPU",
-        "Where the system is solved. float32 is meant for GPUs; the report tells the system's condition.",
+        default="float64 on the CPU",
+        help="Where the system is solved. float32 is meant for GPUs; the report tells the system's condition.",
     )
     preservation: float = option(
-        1.0,
-        "How much keeping counts against forgetting; 1 is balanced, more keeps more.",
+        default=1.0,
+        help="How much keeping counts against forgetting; 1 is balanced, more keeps more.",
         minimum=0.0,
         maximum=100.0,
         step=0.05,
     )
     ridge: float = option(
-        AUTO,
-        "lambda, relative to the mean eigenvalue of the system. 0: chosen on held-out templates and prompts.",
+        default=AUTO,
+        help="lambda, relative to the mean eigenvalue of the system. 0: chosen on held-out templates and prompts.",
         minimum=0.0,
         maximum=10.0,
         step=1e-6,
     )
     preserve_weight: float = option(
-        AUTO,
-        "Weight of preserve prompts against the concept. 0: chosen on held-out templates and prompts.",
+        default=AUTO,
+        help="Weight of preserve prompts against the concept. 0: chosen on held-out templates and prompts.",
         minimum=0.0,
         maximum=1000.0,
         step=0.1,
     )
     rank: int = option(
-        16,
-        "LoRA rank. Closed form: the upper bound for each concept; the smallest rank that suffices is used.",
+        default=16,
+        help="LoRA rank. Closed form: the upper bound for each concept; the smallest rank that suffices is used.",
         minimum=1,
         maximum=256,
     )
     tolerance: float = option(
-        1e-4,
-        "Share of energy that may be left behind where a lower rank will do.",
+        default=1e-4,
+        help="Share of energy that may be left behind where a lower rank will do.",
         minimum=0.0,
         maximum=0.5,
         step=0.001,
     )
     preserve_prompts: list[str] = option(
-        list,
-        "Prompts or words to keep as they are, one per line; neighbours of the concept help most. Everyday captions are always included.",
+        default=list,
+        help="Prompts or words to keep as they are, one per line; neighbours of the concept help most. Everyday captions are always included.",
     )
-    use_everyday_captions: bool = option(True, "Preserve the built-in everyday captions.")
+    use_everyday_captions: bool = option(default=True, help="Preserve the built-in everyday captions.")
     imagined_words: int = option(
-        IMAGINED_WORDS,
-        "Words that do not exist, preserved so that words in no list are kept too: so many for each concept, up to 1000 in all. Fewer are faster and keep less.",
+        default=IMAGINED_WORDS,
+        help="Words that do not exist, preserved so that words in no list are kept too: so many for each concept, up to 1000 in all. Fewer are faster and keep less.",
         minimum=0,
         maximum=4 * IMAGINED_WORDS,
     )

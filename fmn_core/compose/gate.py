@@ -38,15 +38,15 @@ class GateSettings:
     """From which similarity of prompt and concept on a patch acts, and how its strength grows from there to 1."""
 
     threshold: float = option(
-        AUTOMATIC,
-        "Similarity of prompt and concept up to which the patch stays off. 0: half way from prompts without the concept to those "
+        default=AUTOMATIC,
+        help="Similarity of prompt and concept up to which the patch stays off. 0: half way from prompts without the concept to those "
         "that name it, as this CLIP encodes them; the report says which.",
         minimum=0.0,
         maximum=0.99,
         step=0.01,
     )
     curve: Curve = option(
-        "step", "From the threshold on: full strength at once, or growing to it, straight or smoothly."
+        default="step", help="From the threshold on: full strength at once, or growing to it, straight or smoothly."
     )
 
     def resolved(self, gate: ConceptGate) -> GateSettings:

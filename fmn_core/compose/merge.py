@@ -6,12 +6,12 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 
+from ..closed_form.collect import collect_moments
 from ..closed_form.correction import correction_pairs
-from ..closed_form.forget import collect_moments
 from ..closed_form.moments import Moments
 from ..closed_form.settings import ClosedFormSettings
 from ..closed_form.targets import ABLATED, SUBSTITUTE, TargetPair, template_pairs
@@ -36,20 +36,23 @@ _SOLVED = ("closed form", "concept correction", "fusion")
 class MergeSettings:
     """Settings of a merge; a patch side by side, and a sum, use fewer of them."""
 
-    strengths: list[float] = option(list, "Strength of each patch, in their order; none: 1 each.")
+    strengths: list[float] = option(default=list, help="Strength of each patch, in their order; none: 1 each.")
     rank: int = option(
-        256, "Upper bound of the merged patch's LoRA rank; side by side the ranks add up.", minimum=1, maximum=1024
+        default=256,
+        help="Upper bound of the merged patch's LoRA rank; side by side the ranks add up.",
+        minimum=1,
+        maximum=1024,
     )
     tolerance: float = option(
-        1e-5,
-        "Share of energy that may be left behind where a lower rank will do.",
+        default=1e-5,
+        help="Share of energy that may be left behind where a lower rank will do.",
         minimum=0.0,
         maximum=0.5,
         step=0.001,
     )
     preservation: float = option(
-        1.0,
-        "How much keeping counts against forgetting; 1 is balanced, more keeps more.",
+        default=1.0,
+        help="How much keeping counts against forgetting; 1 is balanced, more keeps more.",
         minimum=0.0,
         maximum=100.0,
         step=0.05,
@@ -223,9 +226,9 @@ def _source(text: TextModel, patch: ForgetPatch, strength: float) -> _Source:
 
 def _settings_of(patch: ForgetPatch) -> ClosedFormSettings:
     """The settings in a patch's metadata, as far as they have the form that this tool writes."""
-    usable = {}
+    usable: dict[str, Any] = {}
     for name, default in asdict(ClosedFormSettings()).items():
-        value = patch.settings.get(name)
+        value: Any = patch.settings.get(name)
         if type(value) is type(default):
             if name == "imagined_words":
                 value = min(max(0, value), 4 * IMAGINED_WORDS)

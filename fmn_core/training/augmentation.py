@@ -21,14 +21,20 @@ Box = tuple[int, int, int, int]
 class AugmentSettings:
     """Augmentation of reference images; the defaults leave them as they are."""
 
-    copies: int = option(1, "Augmented copies of each image; the first is the image itself.", minimum=1, maximum=64)
-    crop: float = option(
-        0.0, "Largest share of each side that a random crop takes away.", minimum=0.0, maximum=0.9, step=0.01
+    copies: int = option(
+        default=1, help="Augmented copies of each image; the first is the image itself.", minimum=1, maximum=64
     )
-    flip: bool = option(False, "Mirror copies at random.")
+    crop: float = option(
+        default=0.0,
+        help="Largest share of each side that a random crop takes away.",
+        minimum=0.0,
+        maximum=0.9,
+        step=0.01,
+    )
+    flip: bool = option(default=False, help="Mirror copies at random.")
     bucket: int = option(
-        0,
-        "Resolution bucket: images are cut to its nearest aspect ratio. 0: their own size.",
+        default=0,
+        help="Resolution bucket: images are cut to its nearest aspect ratio. 0: their own size.",
         minimum=0,
         maximum=4096,
         step=8,

@@ -33,29 +33,32 @@ SNR_LIMIT = 5.0
 class InversionSettings:
     """Settings of textual inversion; the defaults are the released code's."""
 
-    tokens: int = option(4, "Vectors to learn. Published: 4.", minimum=1, maximum=32)
+    tokens: int = option(default=4, help="Vectors to learn. Published: 4.", minimum=1, maximum=32)
     start: Start = option(
-        "words", "Start from words, from noise as large as the vocabulary's vectors, or from the vocabulary's mean."
+        default="words",
+        help="Start from words, from noise as large as the vocabulary's vectors, or from the vocabulary's mean.",
     )
-    words: str = option("", "Words that describe the pictures, to start from.")
-    steps: int = option(500, "Steps of the inversion. Published: 500.", minimum=1, maximum=100_000)
-    warmup: int = option(100, "Steps over which the learning rate rises. Published: 100.", minimum=0, maximum=100_000)
+    words: str = option(default="", help="Words that describe the pictures, to start from.")
+    steps: int = option(default=500, help="Steps of the inversion. Published: 500.", minimum=1, maximum=100_000)
+    warmup: int = option(
+        default=100, help="Steps over which the learning rate rises. Published: 100.", minimum=0, maximum=100_000
+    )
     learning_rate: float = option(
-        1e-3,
-        "Learning rate of the inversion. Published: 1e-3, to continue 1e-4.",
+        default=1e-3,
+        help="Learning rate of the inversion. Published: 1e-3, to continue 1e-4.",
         minimum=1e-7,
         maximum=1.0,
         step=1e-7,
     )
     weight_decay: float = option(
-        0.1,
-        "Pull of the vectors' norms to those of the vocabulary. Published: 0.1.",
+        default=0.1,
+        help="Pull of the vectors' norms to those of the vocabulary. Published: 0.1.",
         minimum=0.0,
         maximum=1.0,
         step=0.01,
     )
-    batch: int = option(1, "Draws per step of the inversion. Published: 1.", minimum=1, maximum=64)
-    seed: int = option(0, SEED_HELP, minimum=0, maximum=MOST_SEED)
+    batch: int = option(default=1, help="Draws per step of the inversion. Published: 1.", minimum=1, maximum=64)
+    seed: int = option(default=0, help=SEED_HELP, minimum=0, maximum=MOST_SEED)
 
 
 @dataclass

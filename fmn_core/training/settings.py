@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -23,7 +24,7 @@ Optimiser = Literal["AdamW", "Adam", "RAdam", "Adafactor", "SGD"]
 Schedule = Literal["constant", "linear", "cosine"]
 TRAIN_CHOICES: tuple[TrainedWeights, ...] = get_args(TrainedWeights)
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
-OPTIMISERS: dict[Optimiser, type[torch.optim.Optimizer]] = {
+OPTIMISERS: dict[Optimiser, Callable[..., torch.optim.Optimizer]] = {
     "AdamW": torch.optim.AdamW,
     "Adam": torch.optim.Adam,
     "RAdam": torch.optim.RAdam,
@@ -50,76 +51,95 @@ class GradientSettings:
     values, times `preservation` and PRESERVATION_SCALE and what the loss begins with.
     """
 
-    train: TrainedWeights = option("keys and values", "Which weights change.")
+    train: TrainedWeights = option(default="keys and values", help="Which weights change.")
     weights: WeightForm = option(
-        "LoRA", "LoRA factors of the node's rank, or whole weights reduced to it by SVD afterwards."
+        default="LoRA", help="LoRA factors of the node's rank, or whole weights reduced to it by SVD afterwards."
     )
     loss: LossForm = option(
-        "paper", "Attention re-steering: sum of squares (paper) or one norm over all layers (released code)."
+        default="paper",
+        help="Attention re-steering: sum of squares (paper) or one norm over all layers (released code).",
     )
     attention_weight: float = option(
-        1.0, "Weight of the re-steering loss where both losses are used.", minimum=0.0, maximum=1000.0, step=0.05
+        default=1.0,
+        help="Weight of the re-steering loss where both losses are used.",
+        minimum=0.0,
+        maximum=1000.0,
+        step=0.05,
     )
     visual_weight: float = option(
-        0.0, "Weight of the visual denoising loss where both are used.", minimum=0.0, maximum=1000.0, step=0.05
+        default=0.0,
+        help="Weight of the visual denoising loss where both are used.",
+        minimum=0.0,
+        maximum=1000.0,
+        step=0.05,
     )
     visual_weighting: VisualWeighting = option(
-        "min-SNR", "Weight of noise levels in the visual loss: min-SNR damps the noisy ones."
+        default="min-SNR", help="Weight of noise levels in the visual loss: min-SNR damps the noisy ones."
     )
-    first_level: float = option(0.0, "Lowest noise level drawn, 0 is clean.", minimum=0.0, maximum=1.0, step=0.01)
-    last_level: float = option(1.0, "Highest noise level drawn, 1 is pure noise.", minimum=0.0, maximum=1.0, step=0.01)
-    steps: int = option(35, "By gradient: training steps. Published: 35.", minimum=1, maximum=10_000)
-    accumulation: int = option(1, "Draws whose gradients are averaged in one step.", minimum=1, maximum=256)
+    first_level: float = option(
+        default=0.0, help="Lowest noise level drawn, 0 is clean.", minimum=0.0, maximum=1.0, step=0.01
+    )
+    last_level: float = option(
+        default=1.0, help="Highest noise level drawn, 1 is pure noise.", minimum=0.0, maximum=1.0, step=0.01
+    )
+    steps: int = option(default=35, help="By gradient: training steps. Published: 35.", minimum=1, maximum=10_000)
+    accumulation: int = option(
+        default=1, help="Draws whose gradients are averaged in one step.", minimum=1, maximum=256
+    )
     learning_rate: float = option(
-        AUTO_RATE,
-        "By gradient: learning rate. 0: auto, on Stable Diffusion the pace of the published 2e-6 for full weights.",
+        default=AUTO_RATE,
+        help="By gradient: learning rate. 0: auto, on Stable Diffusion the pace of the published 2e-6 for full weights.",
         minimum=0.0,
         maximum=1.0,
         step=1e-7,
     )
-    optimiser: Optimiser = option("AdamW", "Optimiser from torch. Published: AdamW.")
-    schedule: Schedule = option("constant", "How the learning rate changes over the steps. Published: constant.")
-    weight_decay: float = option(
-        0.01, "Weight decay of the optimiser. Published: 0.01.", minimum=0.0, maximum=1.0, step=0.001
+    optimiser: Optimiser = option(default="AdamW", help="Optimiser from torch. Published: AdamW.")
+    schedule: Schedule = option(
+        default="constant", help="How the learning rate changes over the steps. Published: constant."
     )
-    clip: float = option(1.0, "Largest norm of the gradient. Published: 1.", minimum=0.001, maximum=1000.0, step=0.1)
-    rank: int = option(8, "LoRA rank.", minimum=1, maximum=256)
-    seed: int = option(0, SEED_HELP, minimum=0, maximum=MOST_SEED)
-    checkpointing: bool = option(False, "Gradient checkpointing: less memory, a third more time.")
+    weight_decay: float = option(
+        default=0.01, help="Weight decay of the optimiser. Published: 0.01.", minimum=0.0, maximum=1.0, step=0.001
+    )
+    clip: float = option(
+        default=1.0, help="Largest norm of the gradient. Published: 1.", minimum=0.001, maximum=1000.0, step=0.1
+    )
+    rank: int = option(default=8, help="LoRA rank.", minimum=1, maximum=256)
+    seed: int = option(default=0, help=SEED_HELP, minimum=0, maximum=MOST_SEED)
+    checkpointing: bool = option(default=False, help="Gradient checkpointing: less memory, a third more time.")
     preservation: float = option(
-        1.0,
-        "How much keeping counts against forgetting; 1 is balanced, more keeps more.",
+        default=1.0,
+        help="How much keeping counts against forgetting; 1 is balanced, more keeps more.",
         minimum=0.0,
         maximum=100.0,
         step=0.05,
     )
     target_mass: float = option(
-        0.0,
-        "By gradient: stop when the concept's attention has fallen to this share. 0: run all steps.",
+        default=0.0,
+        help="By gradient: stop when the concept's attention has fallen to this share. 0: run all steps.",
         minimum=0.0,
         maximum=1.0,
         step=0.01,
     )
     drift_every: int = option(
-        10, "Steps between two looks at the drift of preserve prompts; 0: never.", minimum=0, maximum=1000
+        default=10, help="Steps between two looks at the drift of preserve prompts; 0: never.", minimum=0, maximum=1000
     )
     drift_warning: float = option(
-        0.05, "Drift above which the report warns; 0: never.", minimum=0.0, maximum=10.0, step=0.001
+        default=0.05, help="Drift above which the report warns; 0: never.", minimum=0.0, maximum=10.0, step=0.001
     )
     drift_limit: float = option(
-        0.0, "Drift at which the training stops; 0: never.", minimum=0.0, maximum=10.0, step=0.001
+        default=0.0, help="Drift at which the training stops; 0: never.", minimum=0.0, maximum=10.0, step=0.001
     )
     preview_every: int = option(
-        0,
-        "Steps between two quick pictures of what the model still draws, shown while it trains; 0: never.",
+        default=0,
+        help="Steps between two quick pictures of what the model still draws, shown while it trains; 0: never.",
         minimum=0,
         maximum=1000,
     )
     preserve_prompts: list[str] = option(
-        list,
-        "Prompts or words to keep as they are, one per line; neighbours of the concept help most. Everyday captions are always included.",
+        default=list,
+        help="Prompts or words to keep as they are, one per line; neighbours of the concept help most. Everyday captions are always included.",
     )
-    use_everyday_captions: bool = option(True, "Preserve the built-in everyday captions.")
+    use_everyday_captions: bool = option(default=True, help="Preserve the built-in everyday captions.")
 
 
 def auto_learning_rate(context_dim: int, settings: GradientSettings) -> float:

@@ -92,7 +92,7 @@ def small(pack, monkeypatch):
     monkeypatch.setattr(pack.module("fmn_core.concepts.preserve"), "everyday_captions", lambda: captions)
     imagined = pack.module("fmn_core.concepts.preserve").encode_imagined
     few = lambda model, concepts, count: imagined(model, concepts, 4)  # noqa: E731
-    monkeypatch.setattr(pack.module("fmn_core.closed_form.forget"), "encode_imagined", few)
+    monkeypatch.setattr(pack.module("fmn_core.closed_form.collect"), "encode_imagined", few)
     monkeypatch.setattr(pack.adapter, "native_latent_size", lambda self: LATENT)
 
 

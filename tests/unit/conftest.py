@@ -22,5 +22,5 @@ def references():
 def whole_prompts():
     """Prompts encoded to their last row: the toy's padding differs from place to place, and references know every row."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fmn_core.closed_form.forget.PADDING", None)
+        patch.setattr("fmn_core.closed_form.collect.PADDING", None)
         yield

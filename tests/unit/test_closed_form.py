@@ -5,7 +5,8 @@ import torch
 from toy_model import ToyModel
 
 from fmn_core.closed_form import forget as closed_form
-from fmn_core.closed_form.forget import collect_moments, forget_closed_form
+from fmn_core.closed_form.collect import collect_moments
+from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.moments import Moments
 from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.closed_form.targets import steered_pair

@@ -156,9 +156,9 @@ def test_auto_rate_moves_weights_at_the_published_pace():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "steps of at least 1, got 0"),
-        ({"rank": 0}, "rank of at least 1"),
-        ({"learning_rate": -1.0}, "learning_rate of at least 0"),
+        ({"steps": 0}, "steps from 1 to 10000, got 0"),
+        ({"rank": 0}, "rank from 1"),
+        ({"learning_rate": -1.0}, "learning_rate from 0"),
         ({"train": "everything"}, "train to be one of values"),
         ({"loss": "mine"}, "loss to be one of paper"),
         ({"optimiser": "magic"}, "optimiser to be one of AdamW"),

@@ -96,14 +96,14 @@ def test_an_interrupted_search_leaves_the_model_as_it_was(model, references):
 
 
 @pytest.mark.parametrize(
-    ("hardening", "said"),
+    ("changes", "said"),
     [
-        (Hardening(0), "attack rounds from 1 to 10, got 0"),
-        (Hardening(11), "attack rounds from 1 to 10, got 11"),
-        (Hardening(1, 0), "attack searches from 1 to 16, got 0"),
-        (Hardening(1, 1, Budget(steps=0)), "steps from 1 to 100000, got 0"),
+        ({"rounds": 0}, "rounds from 1 to 10, got 0"),
+        ({"rounds": 11}, "rounds from 1 to 10, got 11"),
+        ({"searches": 0}, "searches from 1 to 16, got 0"),
+        ({"budget": 3}, "budget as Budget, got 3"),
     ],
 )
-def test_settings_out_of_range_are_refused(model, references, hardening, said):
+def test_settings_out_of_range_are_refused(changes, said):
     with pytest.raises(ForgetError, match=said):
-        forget_hardened(model, concepts()[:1], [references], SETTINGS, hardening)
+        Hardening(**changes)

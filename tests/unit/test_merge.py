@@ -69,7 +69,7 @@ def test_a_fused_patch_can_be_fused_again(model, alone):
 
 def test_fusion_of_trained_patches_minimises_what_it_says(model, alone):
     """Autograd, not algebra: the gradient of sum_i |(dW - dW_i) C_i|^2 / n + w |dW P|^2 + lambda |dW|^2 is zero there."""
-    from fmn_core.closed_form.forget import collect_moments
+    from fmn_core.closed_form.collect import collect_moments
     from fmn_core.concepts.preserve import preserve_groups
 
     given = [trained(p) for p in alone[:2]]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.closed_form.forget import collect_moments
+from fmn_core.closed_form.collect import collect_moments
 from fmn_core.closed_form.moments import Moments
 from fmn_core.concepts.concept import Concept
 from fmn_core.model.tokens import row_weights
@@ -46,6 +46,6 @@ def test_a_weight_is_that_many_rows():
 def test_short_contexts_count_as_many_rows_as_whole_ones(model, monkeypatch):
     concept = Concept(["zebra"], "object", ["a photo of a {} in the park", "a {} on a table", "{}"])
     short = collect_moments(model, [concept], [[""], ["a horse"]], 10)
-    monkeypatch.setattr("fmn_core.closed_form.forget.PADDING", None)
+    monkeypatch.setattr("fmn_core.closed_form.collect.PADDING", None)
     whole = collect_moments(model, [concept], [[""], ["a horse"]], 10)
     assert [(m.sources, m.preserved, m.names) for m in short] == [(m.sources, m.preserved, m.names) for m in whole]

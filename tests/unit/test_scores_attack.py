@@ -140,20 +140,24 @@ def test_progress_may_end_a_search(model, references, vocabulary):
 
 
 @pytest.mark.parametrize(
-    ("phrase", "budget", "message"),
+    ("changes", "message"),
     [
-        ("", Budget(), "the phrase that was forgotten"),
-        (PHRASE, Budget(steps=0), "steps from 1"),
-        (PHRASE, Budget(batch=0), "batch from 1"),
-        (PHRASE, Budget(tokens=33), "tokens from 1 to 32"),
-        (PHRASE, Budget(candidates=0), "candidates from 1"),
+        ({"steps": 0}, "steps from 1"),
+        ({"batch": 0}, "batch from 1"),
+        ({"tokens": 33}, "tokens from 0 to 32"),
+        ({"candidates": 0}, "candidates from 1"),
     ],
 )
-def test_searches_refuse(model, references, vocabulary, phrase, budget, message):
+def test_a_budget_out_of_range_is_refused(changes, message):
     with pytest.raises(ForgetError, match=message):
-        search_tokens(model, references, TEMPLATES, phrase, budget, vocabulary)
-    with pytest.raises(ForgetError, match=message):
-        search_embedding(model, references, TEMPLATES, phrase, budget)
+        Budget(**changes)
+
+
+def test_searches_refuse_a_phrase_without_tokens(model, references, vocabulary):
+    with pytest.raises(ForgetError, match="the phrase that was forgotten"):
+        search_tokens(model, references, TEMPLATES, "", Budget(), vocabulary)
+    with pytest.raises(ForgetError, match="the phrase that was forgotten"):
+        search_embedding(model, references, TEMPLATES, "", Budget())
 
 
 def test_a_loss_that_is_not_finite_is_refused(model, vocabulary):

@@ -97,7 +97,6 @@ def test_an_early_end_is_not_for_one_of_the_two(references):
         ({"concept_phrase": " "}, "a phrase of 1 to"),
         ({"templates": []}, "templates with one {}"),
         ({"templates": ["a picture"]}, "templates with one {}"),
-        ({"settings": InversionSettings(start="noise", steps=0)}, "steps from 1"),
     ],
 )
 def test_m_score_refuses(references, changes, message):

@@ -2,7 +2,8 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.closed_form.forget import collect_moments, forget_closed_form
+from fmn_core.closed_form.collect import collect_moments
+from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.closed_form.targets import TARGETS, steered_pair, template_pairs
 from fmn_core.compose.merge import pairs_of
@@ -101,13 +102,13 @@ def test_a_target_travels_in_the_metadata(model, zebra):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"target": "elsewhere"}, "one of the targets"),
+        ({"target": "elsewhere"}, "target to be one of ablated prompt"),
         ({"target": "substitute"}, "Type one, such as"),
         ({"logit_shift": 1.0}, "Expected to train keys for a logit shift, got 'values'"),
-        ({"logit_shift": -1.0, "train": "keys"}, "0 or more"),
-        ({"robust_rounds": -1}, "0 or more"),
+        ({"logit_shift": -1.0, "train": "keys"}, "logit_shift from 0"),
+        ({"robust_rounds": -1}, "robust_rounds from 0"),
         ({"precision": "float16"}, "precision to be one of"),
-        ({"train": "everything"}, "to train one of"),
+        ({"train": "everything"}, "train to be one of"),
         ({"train": "keys", "logit_shift": 1.0}, "size of a latent"),
     ],
 )

@@ -37,10 +37,10 @@ class ForgetOptions:
         Pictures of each concept that the model draws where no images are connected; 0: one zero latent.
     """
 
-    closed_form: ClosedFormSettings = field(default_factory=ClosedFormSettings)
+    closed_form: ClosedFormSettings = field(default_factory=lambda: ClosedFormSettings())
     attack_rounds: int = 0
     gradient: GradientSettings = field(default_factory=_both_losses)
-    augmentation: AugmentSettings = field(default_factory=AugmentSettings)
+    augmentation: AugmentSettings = field(default_factory=lambda: AugmentSettings())
     precision: str = host.PRECISIONS[0]
     pairs: int = 4
     own_images: int = 0

@@ -30,8 +30,7 @@ class ComfyModel(ComfyText):
         self._names = host.diffusers_names(patcher)
         self._layers = self._find_layers()
         width = self.encode([""])[0].context.shape[1]
-        key_weight: Any = self._layers[0].projections["to_k"].weight
-        wanted = key_weight.shape[1]
+        wanted = self._context_width()
         if width != wanted:
             raise ForgetError(
                 f"Expected a CLIP of width {wanted} for this MODEL, got {width}. Connect the CLIP that belongs to the MODEL."
@@ -78,6 +77,11 @@ class ComfyModel(ComfyText):
         paths = (self._names[".".join(name)] for name in names)
         return host.effective_weights(self.patcher, [f"diffusion_model.{path}.weight" for path in paths], device)
 
+    def _context_width(self) -> int:
+        """Width d of the text conditioning that the UNet takes."""
+        weight: Any = self._layers[0].projections["to_k"].weight
+        return weight.shape[1]
+
     # --- denoising ---
 
     def sigmas(self) -> torch.Tensor:
@@ -92,8 +96,7 @@ class ComfyModel(ComfyText):
         The miniature's configuration carries its own size.
         """
         config = self.patcher.model.model_config.unet_config
-        key_weight: Any = self._layers[0].projections["to_k"].weight
-        width = key_weight.shape[1]
+        width = self._context_width()
         if width == 2048:
             return 128
         return (

@@ -60,10 +60,10 @@ class LoadedModels:
     def _copy_weights(self) -> None:
         """Adds a copy to the weight functions of layers whose weights come for one call, and takes it from all others."""
         for layer, device in self._layers:
-            if not hasattr(layer, "weight_function"):
+            functions = getattr(layer, "weight_function", None)
+            if functions is None:
                 continue
             wanted = is_offloaded(layer, device)
-            functions: Any = layer.weight_function
             if wanted != (torch.clone in functions):
                 _set_copying(layer, wanted)
 

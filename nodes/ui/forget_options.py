@@ -40,7 +40,7 @@ class ForgetOptions:
     closed_form: ClosedFormSettings = field(default_factory=lambda: ClosedFormSettings())
     attack_rounds: int = 0
     gradient: GradientSettings = field(default_factory=_both_losses)
-    augmentation: AugmentSettings = field(default_factory=AugmentSettings)
+    augmentation: AugmentSettings = field(default_factory=lambda: AugmentSettings())
     precision: str = host.PRECISIONS[0]
     pairs: int = 4
     own_images: int = 0

@@ -9,6 +9,7 @@ import inspect
 import math
 import shutil
 import zlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -141,11 +142,9 @@ def assert_fits_diffusers(factors, name):
 
 def training(pack, method, **options):
     """Inputs of Train Forget Patch for one short training."""
-    chosen = pack.module("nodes.training.training_options").DEFAULTS | {
-        "drift_every": 0,
-        "checkpointing": True,
-        "pairs": 1,
-    }
+    defaults = pack.module("nodes.ui.forget_options").DEFAULTS
+    gradient = replace(defaults.gradient, drift_every=0, checkpointing=True)
+    chosen = replace(defaults, gradient=gradient, pairs=1)
     return {
         "method": method, "phrase": "zebra", "templates": TEMPLATES, "steps": 1, "rank": 4, "preserve_prompts": "a horse",
         "file_name": "", "options": chosen, **options,

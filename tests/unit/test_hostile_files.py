@@ -156,8 +156,8 @@ MEASURED = """
 import resource, sys
 from pathlib import Path
 import torch, safetensors, safetensors.torch
-from fmn_core.patch_file import load_patch
-from bench import hostile_files
+from fmn_core.patch.file import load_patch
+from tools import hostile_files
 from fmn_core.errors import ForgetError
 load_patch(Path(sys.argv[1]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

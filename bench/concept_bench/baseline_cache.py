@@ -29,7 +29,7 @@ def digest_of(*files: Path) -> str:
     return found.hexdigest()
 
 
-class Kept:
+class BaselineCache:
     """The cache's folder. `about`: what all entries depend on; `in_memory`: how many batches of pictures stay in memory."""
 
     def __init__(self, folder: Path, about: list[Any], in_memory: int = 8) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bench.concept_bench import sampling
-from bench.concept_bench.baseline_cache import FOLDER, Kept, digest_of
+from bench.concept_bench.baseline_cache import FOLDER, BaselineCache, digest_of
 from bench.concept_bench.checkpoint_asks import listed_asks, style_labels, thing_labels
 from bench.concept_bench.checkpoint_names import ListedNames
 from bench.concept_bench.tasks import Checkpoint, Task
@@ -40,7 +40,7 @@ class CheckpointWorld(Pack):
         }
         device, made_by = str(self.model.load_device), digest_of(Path(sampling.__file__))
         about = [checkpoint.sha256, made_by, torch.__version__, device]
-        self.kept = Kept(folder, about, in_memory=3)
+        self.kept = BaselineCache(folder, about, in_memory=3)
 
     def asks(self, task: Task) -> dict[str, Ask]:
         return listed_asks(task)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bench.concept_bench.asks import SIZES, asks_of
-from bench.concept_bench.baseline_cache import FOLDER, Kept, digest_of
+from bench.concept_bench.baseline_cache import FOLDER, BaselineCache, digest_of
 from bench.concept_bench.tasks import Task
 from bench.world import Ask, World
 from mini_sd.generate import generate
@@ -23,7 +23,9 @@ class BenchWorld(World):
         with torch.inference_mode():
             self.untouched = self.host.load_miniature()[0]
         weights = REPOSITORY / "mini_sd" / "weights" / "mini_sd.safetensors"
-        self.kept = Kept(folder, [digest_of(weights, REPOSITORY / "mini_sd" / "generate.py"), torch.__version__])
+        self.kept = BaselineCache(
+            folder, [digest_of(weights, REPOSITORY / "mini_sd" / "generate.py"), torch.__version__]
+        )
 
     def asks(self, task: Task) -> dict[str, Ask]:
         """The asks of a task. Sets the sampling steps to those of the task."""

@@ -56,7 +56,7 @@ def activate(configuration: Configuration, folder: Path) -> Any:
 
 
 def pack_module(name: str) -> Any:
-    """A module of the pack, such as nodes.train_patch."""
+    """A module of the pack, such as nodes.forget.train_patch."""
     comfy_host.load_pack()
     return sys.modules[f"{comfy_host.PACK_NAME}.{name}"]
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from bench.concept_bench import concepts as lists
-from bench.concept_bench.baseline_cache import Kept
 from bench.concept_bench.cell import Pictures, accuracies_of
 from bench.concept_bench.checkpoint_asks import PHOTOGRAPH, listed_asks, style_labels, thing_labels
 from bench.concept_bench.checkpoint_names import ListedNames, bare, known_concepts, others
@@ -237,19 +236,6 @@ def test_arguments_become_a_checkpoint_or_a_sentence(arguments, tmp_path):
             with pytest.raises(ValueError, match="Expected"):
                 checkpoint_of(SimpleNamespace(**{**vars(arguments), name: value}))
     assert checkpoint_of(SimpleNamespace(model=None)) is None
-
-
-def test_kept_pictures_are_made_once_and_depend_on_the_model(tmp_path):
-    made = []
-
-    def make() -> torch.Tensor:
-        made.append(1)
-        return torch.full((1, 2, 2, 3), len(made), dtype=torch.uint8)
-
-    first, same, other = (Kept(tmp_path, about) for about in (["a"], ["a"], ["b"]))
-    found = [kept.images([20, ["p"]], make) for kept in (first, first, same, other)]
-    assert [int(images[0, 0, 0, 0]) for images in found] == [1, 1, 1, 2] and found[0].dtype == torch.uint8
-    assert int(first.images([30, ["p"]], make)[0, 0, 0, 0]) == 3
 
 
 # --- the report ---

@@ -72,7 +72,7 @@ def run(pack, miniature, made, folders):
     nodes = {
         "closed form": (pack.train_patch.TrainForgetPatch, train_inputs(preserve_prompts="horse")),
         RESTEERING: (pack.train_patch.TrainForgetPatch, train_inputs(method=RESTEERING, steps=2)),
-        VISUAL: (pack.train_patch.TrainForgetPatch, train_inputs(method=VISUAL, steps=1)),
+        VISUAL: (pack.train_patch.TrainForgetPatch, train_inputs(method=VISUAL, steps=1) | {"options": {"pairs": 2}}),
         "pairs": (pack.visual_pairs.VisualDenoisingPairs, pairs(steps=2)["pairs"]["inputs"]),
         "inversion": (
             pack.invert_concept.InvertConcept,

@@ -7,7 +7,7 @@ import torch
 from tools import comfy_host
 
 
-def sample(model, positive, negative, size=(16, 16), batch=1, steps=3, seed=0):
+def sample(model, positive, negative, size=(16, 16), batch=1, steps=2, seed=0):
     """Latents in the model's scale."""
     import comfy.sample
 

@@ -18,6 +18,7 @@ from forget_me_not.nodes.scores.attack_patch import AttackForgetPatch
 from forget_me_not.nodes.training.invert_concept import InvertConcept
 from forget_me_not.nodes.training.visual_pairs import VisualDenoisingPairs
 from forget_me_not.nodes.ui.destination import check_folder
+from forget_me_not.nodes.ui.forget_options import ForgetOptions
 from model_state import assert_untouched, state
 from prompts import correct, invert, pairs, train_inputs
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -60,7 +61,7 @@ def run(miniature, made, folders):
     nodes = {
         "closed form": (TrainForgetPatch, train_inputs(preserve_prompts="horse")),
         RESTEERING: (TrainForgetPatch, train_inputs(method=RESTEERING, steps=2)),
-        VISUAL: (TrainForgetPatch, train_inputs(method=VISUAL, steps=1)),
+        VISUAL: (TrainForgetPatch, train_inputs(method=VISUAL, steps=1) | {"options": ForgetOptions(pairs=2)}),
         "pairs": (VisualDenoisingPairs, pairs(steps=2)["pairs"]["inputs"]),
         "inversion": (
             InvertConcept,

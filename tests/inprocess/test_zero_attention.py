@@ -320,7 +320,7 @@ def test_hooks_of_single_conditionings(miniature, zero, encode, core, patch):
     plain = sample(miniature[0], [*encode("a zebra and a horse"), *encode(ZEBRA)], negative)
     assert (sample(miniature[0], positive, negative) - plain).abs().max() > 1e-2
     prompts = [(hooked[0][0][0], [2]), (positive[1][0][0], [5]), (negative[0][0][0], [2])]
-    check(miniature, zero(), [Stage(prompts)], positive, negative)
+    check(miniature, zero(), [Stage(prompts)], positive, negative, steps=3)
 
 
 @pytest.mark.parametrize("listed", [False, True])

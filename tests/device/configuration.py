@@ -16,13 +16,14 @@ class Configuration:
     `device`: "fake", or "cpu" for the run to compare with. `weights`: fp32, fp16 or bf16, of the UNet. `compute`: another precision
     to compute in (the host's manual cast). `vram`: bytes of the card; below 1e9, bytes beyond what the host keeps free. `state`: a
     name of the host's VRAMState. `dynamic`: newer hosts' DynamicVRAM; `patcher`: whether the miniature's MODEL is loaded as a
-    checkpoint loader would ("checkpoint") or as its node does ("node"). `resident`: bytes that may be resident at once under DynamicVRAM.
+    checkpoint loader would ("checkpoint") or as its node does ("node"). `stored`: the precision that its file seems to have. `resident`: bytes that may be resident at once under DynamicVRAM.
     `streams`: weights are offloaded through two streams, as on NVIDIA: nothing runs at once here, but buffers are used again as there.
     """
 
     device: str = "fake"
     weights: str = "fp32"
     compute: str = ""
+    stored: str = ""
     vram: float = 8 * GIB
     state: str = "NORMAL_VRAM"
     dynamic: bool = False
@@ -52,4 +53,5 @@ DYNAMIC = {
     "DynamicVRAM": Configuration(dynamic=True),
     "DynamicVRAM, 14 MB resident": Configuration(dynamic=True, resident=14e6),
     "DynamicVRAM, streams": Configuration(dynamic=True, streams=True, resident=14e6),
+    "DynamicVRAM, fp32 file as bf16": Configuration(dynamic=True, weights="bf16", stored="fp32"),
 }

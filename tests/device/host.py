@@ -44,6 +44,8 @@ def activate(configuration: Configuration, folder: Path) -> Any:
         management.unet_manual_cast = lambda *a, **k: None if same else DTYPES[configuration.compute]
     if configuration.device == "fake":
         _pretend(management, args, configuration)
+    if configuration.stored:
+        _store_as(DTYPES[configuration.stored])
     if configuration.streams:
         _offload_through_streams(management)
     if configuration.dynamic:
@@ -53,6 +55,21 @@ def activate(configuration: Configuration, folder: Path) -> Any:
         if configuration.patcher == "checkpoint":
             module.load_miniature = dynamic_vram.dynamic_miniature(module.load_miniature)
     return management
+
+
+def _store_as(dtype: torch.dtype) -> None:
+    """The miniature's file is read as if its weights were in another precision."""
+    import comfy.utils
+
+    read = comfy.utils.load_torch_file
+
+    def converted(path, *args, **kwargs):
+        found = read(path, *args, **kwargs)
+        if not str(path).endswith("mini_sd.safetensors"):
+            return found
+        return {name: w.to(dtype) if w.is_floating_point() else w for name, w in found.items()}
+
+    comfy.utils.load_torch_file = converted
 
 
 def pack_module(name: str) -> Any:

@@ -7,7 +7,15 @@ from tests.device.configuration import CONFIGURATIONS
 
 pytestmark = [pytest.mark.usefixtures("device"), pytest.mark.timeout(runs.MOST_SECONDS)]
 
-CASES = ("visual_pairs", "invert", "resteering", "resteering_checkpointing", "offloaded_weights_stay", "sampling")
+CASES = (
+    "visual_pairs",
+    "invert",
+    "resteering",
+    "resteering_checkpointing",
+    "offloaded_weights_stay",
+    "sampling",
+    "gradients_offloaded_between_steps",
+)
 
 
 @pytest.fixture(scope="module")

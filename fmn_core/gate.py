@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .concept import Concept, Name, name_tokens
+from .concept import Concept, Name, check_concepts, name_tokens
 from .errors import ForgetError
 from .model import EncodedPrompt, TextModel
 from .preserve import encode_imagined
@@ -91,6 +91,7 @@ class ConceptGate:
     def __init__(self, text: TextModel, concepts: Sequence[Concept], background: Background | None = None):
         if not concepts:
             raise ForgetError("Expected a patch that says what it forgets, got none. Gate a patch with metadata.")
+        check_concepts(text, concepts)
         names = [(c, name) for c in concepts for name in c.names()]
         self.vocabulary = text.vocabulary
         self.phrases = [{k: set(ids) for k, ids in name_tokens(text, name).items()} for _, name in names]

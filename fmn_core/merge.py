@@ -11,10 +11,11 @@ import torch
 
 from .cached_encoding import EncodedOnce
 from .closed_form import ClosedFormSettings, collect_moments, rounded
-from .concept import Concept, chain, concept_from_dict
+from .concept import Concept, chain, check_concepts, concept_from_dict
 from .correction import correction_pairs
 from .errors import ForgetError
 from .factors import matrix_root, moved_square
+from .limits import MOST_LINES, MOST_NAMES, check_lines
 from .model import TextModel
 from .moments import Moments
 from .parts import parts_of
@@ -185,6 +186,7 @@ def fuse_patches(
 
 def _source(text: TextModel, patch: ForgetPatch, strength: float) -> _Source:
     concepts = concepts_of(patch)
+    check_concepts(text, concepts)
     width = text.encode([""])[0].context.shape[1]
     odd = [n for n, f in patch.factors.items() if f.down.ndim != 2 or f.down.shape[1] != width]
     if odd:
@@ -232,6 +234,7 @@ def _collected(
 def _joint_settings(sources: list[_Source], settings: MergeSettings) -> ClosedFormSettings:
     """What a training on all the concepts would have been asked for."""
     lines = list(dict.fromkeys(line for s in sources for line in s.settings.preserve_prompts))
+    check_lines(lines, "preserve prompts of all patches together")
     return replace(
         ClosedFormSettings(),
         preservation=settings.preservation,
@@ -269,7 +272,7 @@ def preserve_cost(text: TextModel, patches: Sequence[ForgetPatch], merged: Seque
     named = [p for p in patches if p.concepts and all(concept_from_dict(c) is not None for c in p.concepts)]
     if not named:
         return []
-    lines = list(dict.fromkeys(line for p in named for line in _settings_of(p).preserve_prompts))
+    lines = list(dict.fromkeys(line for p in named for line in _settings_of(p).preserve_prompts))[:MOST_LINES]
     settings = ClosedFormSettings(preserve_prompts=lines, imagined_words=0)
     concepts, pairs = [c for p in named for c in concepts_of(p)], [pair for p in named for pair in pairs_of(p)]
     first, second = _collected(text, concepts, settings, pairs)
@@ -293,5 +296,10 @@ def merged_patch(
 ) -> ForgetPatch:
     """A patch with everything that is known of its parts."""
     concepts = [c for p in patches for c in p.concepts]
+    count = sum(max(1, len(c["phrases"])) for c in concepts)
+    if count > MOST_NAMES:
+        raise ForgetError(
+            f"Expected patches of at most {MOST_NAMES:,} phrases together, got {count:,}. Merge fewer patches into one file."
+        )
     base = next((p.base for p in patches if p.base), {})
     return ForgetPatch(factors, concepts, base, {"method": method, **settings}, rounded(figures))

@@ -28,7 +28,7 @@ from .templates import KINDS, check_templates
 from .tokens import END_TOKEN_CHOICES
 
 # Characters of a field's JSON: the vectors of inverted concepts are long, and so are the losses of a long training.
-LONGEST_FIELD = 4_000_000
+LONGEST_FIELD, LONGEST_CONCEPTS = 4_000_000, 12_000_000
 LONGEST_PREVIEW = 1_000_000
 LARGEST_NUMBER = 1e30
 DEEPEST = 8
@@ -158,7 +158,7 @@ _FIGURES = {
 
 def read_concepts(text: str) -> list[dict[str, Any]]:
     """The concepts in `fmn.concepts`; empty unless every one of them is well-formed, so that none goes unmentioned."""
-    records = _validated(_CONCEPTS, _json(text), [])
+    records = _validated(_CONCEPTS, _json(text, LONGEST_CONCEPTS), [])
     if sum(max(1, len(record.phrases)) for record in records) > MOST_NAMES:
         return []
     return [record.model_dump(exclude_unset=True) for record in records]
@@ -213,9 +213,9 @@ def _validated(adapter: TypeAdapter, value: Any, default: Any) -> Any:
         return default
 
 
-def _json(text: str) -> Any:
+def _json(text: str, longest: int = LONGEST_FIELD) -> Any:
     """The value of a JSON text; None where it is none, too long, or holds lone surrogates."""
-    if len(text) > LONGEST_FIELD:
+    if len(text) > longest:
         return None
     try:
         return from_json(text)

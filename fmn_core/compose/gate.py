@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from ..closed_form.targets import ablated
-from ..concepts.concept import Concept, Name, name_tokens
+from ..concepts.concept import Concept, Name, check_concepts, name_tokens
 from ..concepts.preserve import encode_imagined
 from ..concepts.templates import everyday_captions, fill_template
 from ..errors import ForgetError
@@ -100,6 +100,7 @@ class ConceptGate:
     ):
         if not concepts:
             raise ForgetError("Expected a patch that says what it forgets, got none. Gate a patch with metadata.")
+        check_concepts(text, concepts)
         names = [(c, name) for c in concepts for name in c.names()]
         self.vocabulary = text.vocabulary
         self.phrases = [{k: set(ids) for k, ids in name_tokens(text, name).items()} for _, name in names]

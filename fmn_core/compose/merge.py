@@ -16,7 +16,8 @@ from ..closed_form.moments import Moments
 from ..closed_form.settings import ClosedFormSettings
 from ..closed_form.targets import ABLATED, SUBSTITUTE, TargetPair, template_pairs
 from ..closed_form.weight_choice import choose_weights
-from ..concepts.concept import Concept, chain, concept_from_dict
+from ..concepts.concept import Concept, chain, check_concepts, concept_from_dict
+from ..concepts.limits import MOST_LINES, MOST_NAMES, check_lines
 from ..concepts.preserve import IMAGINED_WORDS, preserve_groups
 from ..errors import ForgetError
 from ..model.encoding_cache import EncodedOnce
@@ -209,6 +210,7 @@ def fuse_patches(
 
 def _source(text: TextModel, patch: ForgetPatch, strength: float) -> _Source:
     concepts = concepts_of(patch)
+    check_concepts(text, concepts)
     width = text.encode([""])[0].context.shape[1]
     unfit = [n for n, f in patch.factors.items() if f.down.ndim != 2 or f.down.shape[1] != width]
     if unfit:
@@ -261,6 +263,7 @@ def _moment_halves(
 def _joint_settings(sources: list[_Source], settings: MergeSettings) -> ClosedFormSettings:
     """What a training on all the concepts would have been asked for."""
     lines = list(dict.fromkeys(line for s in sources for line in s.settings.preserve_prompts))
+    check_lines(lines, "preserve prompts of all patches together")
     return replace(
         ClosedFormSettings(),
         preservation=settings.preservation,
@@ -298,7 +301,7 @@ def preserve_cost(text: TextModel, patches: Sequence[ForgetPatch], merged: Seque
     named = [p for p in patches if p.concepts and all(concept_from_dict(c) is not None for c in p.concepts)]
     if not named:
         return []
-    lines = list(dict.fromkeys(line for p in named for line in _recorded_settings(p).preserve_prompts))
+    lines = list(dict.fromkeys(line for p in named for line in _recorded_settings(p).preserve_prompts))[:MOST_LINES]
     settings = ClosedFormSettings(preserve_prompts=lines, imagined_words=0)
     concepts, pairs = [c for p in named for c in concepts_of(p)], [pair for p in named for pair in pairs_of(p)]
     first, second = _moment_halves(text, concepts, settings, pairs)
@@ -322,5 +325,10 @@ def merged_patch(
 ) -> ForgetPatch:
     """A patch with everything that is known of its parts."""
     concepts = [c for p in patches for c in p.concepts]
+    count = sum(max(1, len(c["phrases"])) for c in concepts)
+    if count > MOST_NAMES:
+        raise ForgetError(
+            f"Expected patches of at most {MOST_NAMES:,} phrases together, got {count:,}. Merge fewer patches into one file."
+        )
     base = next((p.base for p in patches if p.base), {})
     return ForgetPatch(factors, concepts, base, {"method": method, **settings}, rounded(figures))

@@ -129,9 +129,9 @@ def valid_or(adapter: TypeAdapter, value: Any, default: Any) -> Any:
         return default
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, longest: int = LONGEST_FIELD) -> Any:
     """Parses JSON; returns None where the text is no JSON, is too long, or holds lone surrogates."""
-    if len(text) > LONGEST_FIELD:
+    if len(text) > longest:
         return None
     try:
         return from_json(text)

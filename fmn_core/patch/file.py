@@ -46,6 +46,11 @@ def patch_bytes(patch: ForgetPatch, dtype: torch.dtype = torch.float16, embeddin
     tensors = patch.state_dict(dtype) | (_embedding_tensors(patch) if embedding_keys else {})
     for key, tensor in tensors.items():
         check_finite(key, tensor)
+    size = len(patch.metadata()["fmn.concepts"])
+    if size > schema.LONGEST_CONCEPTS:
+        raise ForgetError(
+            f"Expected concepts of at most {schema.LONGEST_CONCEPTS:,} characters of metadata, got {size:,}. Merge fewer patches into one file."
+        )
     return safetensors_bytes(tensors, patch.metadata())
 
 

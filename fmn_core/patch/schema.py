@@ -27,6 +27,8 @@ from ..model.tokens import END_TOKEN_CHOICES
 from .patch import ABOUT
 
 LONGEST_PREVIEW = 1_000_000
+# Of concepts: the vectors of many inverted concepts are longer than any other field.
+LONGEST_CONCEPTS = 12_000_000
 
 
 def _valid_templates(templates: list[str]) -> list[str]:
@@ -89,7 +91,7 @@ _FIGURES = {
 
 def read_concepts(text: str) -> list[dict[str, Any]]:
     """The concepts in `fmn.concepts`; empty unless every one of them is well-formed, so that none goes unmentioned."""
-    records = valid_or(_CONCEPTS, parse_json(text), [])
+    records = valid_or(_CONCEPTS, parse_json(text, LONGEST_CONCEPTS), [])
     if sum(max(1, len(record.phrases)) for record in records) > MOST_NAMES:
         return []
     return [record.model_dump(exclude_unset=True) for record in records]

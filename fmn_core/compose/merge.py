@@ -17,7 +17,7 @@ from ..closed_form.settings import ClosedFormSettings
 from ..closed_form.targets import ABLATED, SUBSTITUTE, TargetPair, template_pairs
 from ..closed_form.weight_choice import choose_weights
 from ..concepts.concept import Concept, chain, check_concepts, concept_from_dict
-from ..concepts.limits import MOST_LINES, MOST_NAMES, check_lines
+from ..concepts.limits import MOST_NAMES, check_lines
 from ..concepts.preserve import IMAGINED_WORDS, preserve_groups
 from ..errors import ForgetError
 from ..model.encoding_cache import EncodedOnce
@@ -91,7 +91,7 @@ def concepts_of(patch: ForgetPatch) -> list[Concept]:
 
 def pairs_of(patch: ForgetPatch) -> list[TargetPair]:
     """What the patch was made to make act like what."""
-    pairs, settings = [], _recorded_settings(patch)
+    pairs, settings = [], recorded_settings(patch)
     for saved, concept in zip(patch.concepts, concepts_of(patch)):
         if saved.get("corrects"):
             pairs += correction_pairs(str(saved["corrects"]), list(saved.get("contexts", [])), concept)
@@ -189,7 +189,7 @@ def fuse_patches(
     for source in sources:
         concepts = chain(concepts, source.concepts)
     joint = _joint_settings(sources, settings)
-    halves = _moment_halves(text, list(concepts), joint, [pair for patch in patches for pair in pairs_of(patch)])
+    halves = moment_halves(text, list(concepts), joint, [pair for patch in patches for pair in pairs_of(patch)])
     metric = torch.eye(len(halves[0].cc), dtype=torch.float64)
     ridge, weight, figures = choose_weights(*halves, metric, preservation=joint.preservation)
     moments = halves[0] + halves[1]
@@ -218,15 +218,15 @@ def _source(text: TextModel, patch: ForgetPatch, strength: float) -> _Source:
             f"Expected patches of cross-attention keys and values for a CLIP of width {width}, got a change of {unfit[0]}. "
             "Merge it by sum, or connect the CLIP of its base model."
         )
-    settings = _recorded_settings(patch)
-    first, second = _moment_halves(text, concepts, settings, pairs_of(patch))
+    settings = recorded_settings(patch)
+    first, second = moment_halves(text, concepts, settings, pairs_of(patch))
     moments = first + second
     weights = _chosen_weights(patch)
     system = moments.second_moment(*weights) if weights else moments.cc / max(1, moments.sources)
     return _Source(patch, concepts, settings, strength, moments, system)
 
 
-def _recorded_settings(patch: ForgetPatch) -> ClosedFormSettings:
+def recorded_settings(patch: ForgetPatch) -> ClosedFormSettings:
     """The settings in a patch's metadata, as far as they have the form that this tool writes."""
     usable: dict[str, Any] = {}
     for name, default in asdict(ClosedFormSettings()).items():
@@ -253,7 +253,7 @@ def _chosen_weights(patch: ForgetPatch) -> tuple[float, float] | None:
     return (ridge, weight) if patch.settings.get("method") in _SOLVED and not beyond_text else None
 
 
-def _moment_halves(
+def moment_halves(
     text: TextModel, concepts: list[Concept], settings: ClosedFormSettings, pairs: list[TargetPair]
 ) -> tuple[Moments, Moments]:
     preserve = preserve_groups(text, concepts, settings.preserve_prompts, settings.use_everyday_captions)
@@ -281,43 +281,15 @@ def _effect_kept(sources: list[_Source], factors: dict[str, Factors]) -> list[fl
 def _distance(source: _Source, factors: dict[str, Factors]) -> float:
     missed = total = 0.0
     for name, f in source.patch.factors.items():
-        before, merged = _matrices(f, source.strength), _matrices(factors[name], -1.0)
+        before, merged = linear_factors(f, source.strength), linear_factors(factors[name], -1.0)
         missed += moved_square([before, merged], source.moments.cc)
         total += moved_square([before], source.moments.cc)
     return math.sqrt(max(0.0, missed) / max(total, 1e-300))
 
 
-def _matrices(f: Factors, strength: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def linear_factors(f: Factors, strength: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """up and down of strength * dW of a linear layer."""
     return f.up, f.down.double() * (strength * f.alpha / f.rank)
-
-
-def preserve_cost(text: TextModel, patches: Sequence[ForgetPatch], merged: Sequence[ForgetPatch]) -> list[float]:
-    """For each merged patch, |dW P| / |dW C|, root mean squares: how far preserve prompts move against the concepts.
-
-    P: tokens of everyday captions and the patches' preserve prompts; C: the concepts' tokens, of all patches whose metadata
-    says enough together. Empty when there is no such patch.
-    """
-    named = [p for p in patches if p.concepts and all(concept_from_dict(c) is not None for c in p.concepts)]
-    if not named:
-        return []
-    lines = list(dict.fromkeys(line for p in named for line in _recorded_settings(p).preserve_prompts))[:MOST_LINES]
-    settings = ClosedFormSettings(preserve_prompts=lines, imagined_words=0)
-    concepts, pairs = [c for p in named for c in concepts_of(p)], [pair for p in named for pair in pairs_of(p)]
-    first, second = _moment_halves(text, concepts, settings, pairs)
-    moments = first + second
-    return [
-        _moved(m, moments.pp / moments.preserved) / max(_moved(m, moments.cc / moments.sources), 1e-30) for m in merged
-    ]
-
-
-def _moved(patch: ForgetPatch, moment: torch.Tensor) -> float:
-    """Root mean square of |dW x| over the layers, x with this second moment."""
-    width, total = len(moment), 0.0
-    for f in patch.factors.values():
-        if f.down.ndim == 2 and f.down.shape[1] == width:
-            total += moved_square([_matrices(f)], moment)
-    return math.sqrt(max(0.0, total))
 
 
 def merged_patch(

@@ -11,136 +11,27 @@ from ...fmn_core.attacks.hardening import Hardening, forget_hardened
 from ...fmn_core.attacks.search import Budget
 from ...fmn_core.closed_form.forget import forget_closed_form
 from ...fmn_core.closed_form.settings import PROJECTIONS, ClosedFormSettings
-from ...fmn_core.concepts.concept import Concept, check_concepts, concept_from_text
+from ...fmn_core.concepts.concept import Concept, check_concepts
 from ...fmn_core.concepts.templates import parse_lines
 from ...fmn_core.errors import ForgetError
-from ...fmn_core.model.tokens import END_TOKEN_CHOICES
 from ...fmn_core.patch.patch import ForgetPatch
 from ...fmn_core.training.augmentation import AugmentSettings
 from ...fmn_core.training.forget import forget_by_gradient
-from ...fmn_core.training.losses import LOSS_FORMS
 from ...fmn_core.training.references import ImagePairs, References
-from ...fmn_core.training.settings import TRAIN_CHOICES, GradientSettings, check_settings
+from ...fmn_core.training.settings import GradientSettings, check_settings
 from .. import host
 from ..adapter import references
 from ..adapter.model import ComfyModel
-from ..host.node_api import CATEGORY, ForgetConceptType, ForgetPairsType, TrainingOptionsType, io
+from ..host.node_api import CATEGORY, io
 from ..ui import destination, pictures, reports, shared_inputs
 from ..ui.forget_options import DEFAULTS, ForgetOptions
 from ..web.monitor import Monitor
 from ..web.progress import progress_callback
+from .train_patch_inputs import BOTH, CLOSED_FORM, RESTEERING, VISUAL, TrainValues, train_inputs
 
-CLOSED_FORM, RESTEERING, VISUAL, BOTH = METHODS = (
-    "closed form",
-    "attention re-steering",
-    "visual denoising",
-    "re-steering and visual denoising",
-)
-AUTO = "auto"
 PAIR_STEPS, PAIR_GUIDANCE = 20, 3.0
 # Pictures of each concept that attacks on a closed form are made on where no images are connected.
 ATTACKED_PICTURES = 8
-
-
-def _required_inputs() -> list[Any]:
-    return [
-        io.Model.Input("model", tooltip="The model that is to forget. It is not changed."),
-        io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
-        io.String.Input(
-            "phrase",
-            default="zebra",
-            multiline=True,
-            tooltip="What to forget: the name on the first line, synonyms on further lines. List synonyms to forget them too. "
-            "embedding:NAME is an inverted concept. May be empty when concepts are connected.",
-        ),
-        shared_inputs.kind(),
-        io.Combo.Input(
-            "method",
-            options=list(METHODS),
-            default=METHODS[0],
-            tooltip="Closed form: seconds, no images, no tuning. Attention re-steering: the paper's Algorithm 1, by gradient. "
-            "Visual denoising: by gradient, on pairs the model makes itself.",
-        ),
-        *shared_inputs.preserve(),
-    ]
-
-
-def _gradient_inputs() -> list[Any]:
-    return [
-        io.Int.Input("steps", default=35, min=0, max=10000, tooltip="By gradient: training steps. Published: 35."),
-        io.Float.Input(
-            "learning_rate",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=1e-7,
-            round=False,
-            tooltip="By gradient: learning rate. 0: auto, on Stable Diffusion the pace of the published 2e-6 for full weights.",
-        ),
-        io.Int.Input(
-            "rank",
-            default=16,
-            min=1,
-            max=256,
-            tooltip="LoRA rank. Closed form: the upper bound for each concept; the smallest rank that suffices is used.",
-        ),
-        io.Combo.Input(
-            "train",
-            options=[AUTO, *TRAIN_CHOICES],
-            default=AUTO,
-            tooltip="Which weights change. Auto: attn2 values for closed form, attn2 keys and values by gradient.",
-        ),
-        io.Combo.Input(
-            "loss",
-            options=list(LOSS_FORMS),
-            default=LOSS_FORMS[0],
-            tooltip="Attention re-steering: sum of squares (paper) or one norm over all layers (released code).",
-        ),
-        io.Combo.Input(
-            "end_token",
-            options=list(END_TOKEN_CHOICES),
-            default="first",
-            tooltip="By gradient: which end tokens count as the phrase's.",
-        ),
-        io.Float.Input(
-            "target_mass",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="By gradient: stop when the concept's attention has fallen to this share. 0: run all steps.",
-        ),
-        shared_inputs.seed(),
-        shared_inputs.patch_file("forget_zebra"),
-    ]
-
-
-def _optional_inputs() -> list[Any]:
-    return [
-        io.Image.Input(
-            "images",
-            optional=True,
-            tooltip="Attention re-steering: pictures of the phrase's concept. Without them it trains on noise alone.",
-        ),
-        io.Vae.Input("vae", optional=True, tooltip="Encodes the images."),
-        shared_inputs.templates(),
-        io.Mask.Input(
-            "mask",
-            optional=True,
-            tooltip="Where in the images the concept is: only attention there is taken away. One, or one for each image.",
-        ),
-        ForgetConceptType.Input(
-            "concepts", optional=True, tooltip="Concepts to forget in the same training, besides the phrase."
-        ),
-        ForgetPairsType.Input(
-            "pairs",
-            optional=True,
-            tooltip="Visual denoising: pairs that were looked at. Without them, they are made here.",
-        ),
-        TrainingOptionsType.Input(
-            "options", optional=True, tooltip="From Training Options, for the gradient methods, or Closed Form Options."
-        ),
-    ]
 
 
 class TrainForgetPatch(io.ComfyNode):
@@ -152,82 +43,27 @@ class TrainForgetPatch(io.ComfyNode):
             category=CATEGORY,
             description="Makes a model forget a concept and saves what it learned as a small patch, an ordinary LoRA file.",
             is_output_node=True,
-            inputs=[*_required_inputs(), *_gradient_inputs(), *_optional_inputs()],
+            inputs=train_inputs(),
             outputs=shared_inputs.patch_outputs(
                 "The loss and the attention mass; for the closed form, target missed and drift per layer."
             ),
         )
 
     @classmethod
-    def execute(
-        cls,
-        model,
-        clip,
-        file_name,
-        phrase,
-        kind,
-        method,
-        preserve_prompts,
-        preservation,
-        steps,
-        learning_rate,
-        rank,
-        train,
-        loss,
-        end_token,
-        target_mass,
-        seed,
-        images=None,
-        vae=None,
-        templates="",
-        mask=None,
-        concepts=None,
-        pairs=None,
-        options: ForgetOptions | None = None,
-    ) -> io.NodeOutput:
+    def execute(cls, model, clip, file_name, **values) -> io.NodeOutput:
+        values = TrainValues(**values)
         file = destination.of_patch(file_name)
-        options = options or DEFAULTS
-        if train == AUTO:
-            train = "values" if method == CLOSED_FORM else "keys and values"
-        shared = {
-            "train": train,
-            "rank": rank,
-            "preservation": preservation,
-            "preserve_prompts": parse_lines(preserve_prompts),
-        }
         with torch.inference_mode(False):
             adapter = ComfyModel(model, clip)
-            # Connected concepts need none of the node's own.
-            own_phrase = phrase.strip() or not concepts
-            own = (
-                concept_from_text(phrase, kind, templates or "", end_token, images=images, masks=mask)
-                if own_phrase
-                else None
-            )
-            chosen = references.joined(concepts, own)
-            check_concepts(adapter, chosen)
-            training = _Training(adapter, chosen, options, seed, vae, pairs)
-            if method == CLOSED_FORM:
-                _check_projections(train)
-                patch = _closed_form(training, replace(options.closed_form, **shared))
-            else:
-                settings = replace(
-                    options.gradient,
-                    **shared,
-                    **_loss_weights(method, options.gradient),
-                    loss=loss,
-                    steps=steps,
-                    learning_rate=learning_rate,
-                    seed=seed,
-                    target_mass=target_mass,
-                )
-                patch = _by_gradient(training, settings)
-            patch = patch.as_stored()
+            concepts = references.joined(values.concepts, values.typed_concept())
+            check_concepts(adapter, concepts)
+            training = _Training(adapter, concepts, values.options or DEFAULTS, values.seed, values.vae, values.pairs)
+            patch = _trained(training, values).as_stored()
         patched, matched = host.apply_patch(model, patch, 1.0)
         saved = file.save_patch(patch)
         report = "\n".join([*saved.warning, reports.of_training(patch, matched, saved)])
-        title = f"{method}: {', '.join(c.label() for c in chosen)}"
-        return io.NodeOutput(patched, patch, pictures.plot_of(patch.figures, title), report, ui={"text": (report,)})
+        plot = pictures.plot_of(patch.figures, f"{values.method}: {training.title}")
+        return io.NodeOutput(patched, patch, plot, report, ui={"text": (report,)})
 
 
 @dataclass(frozen=True)
@@ -251,6 +87,34 @@ class _Training:
             references.references_of(self.adapter, self.vae, concept, augmentation, self.seed, own_images)
             for concept in self.concepts
         ]
+
+
+def _trained(training: _Training, values: TrainValues) -> ForgetPatch:
+    """The patch of the chosen method."""
+    train = values.trained_weights()
+    shared = {
+        "train": train,
+        "rank": values.rank,
+        "preservation": values.preservation,
+        "preserve_prompts": parse_lines(values.preserve_prompts),
+    }
+    if values.method == CLOSED_FORM:
+        _check_projections(train)
+        return _closed_form(training, replace(training.options.closed_form, **shared))
+    gradient = training.options.gradient
+    return _by_gradient(
+        training,
+        replace(
+            gradient,
+            **shared,
+            **_loss_weights(values.method, gradient),
+            loss=values.loss,
+            steps=values.steps,
+            learning_rate=values.learning_rate,
+            seed=values.seed,
+            target_mass=values.target_mass,
+        ),
+    )
 
 
 def _check_projections(train: str) -> None:

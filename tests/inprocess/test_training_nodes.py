@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from forget_me_not.nodes.forget.concept_correction import ConceptCorrection
-from forget_me_not.nodes.forget.train_patch import TrainForgetPatch, concept_from_text
+from forget_me_not.nodes.forget.train_patch import TrainForgetPatch
 from forget_me_not.nodes.training.invert_concept import InvertConcept
 from forget_me_not.nodes.training.training_options import TrainingOptions
 from forget_me_not.nodes.training.visual_pairs import VisualDenoisingPairs
@@ -15,6 +15,7 @@ from model_state import assert_untouched, state
 from prompts import INVERSION, correct, invert, options, pairs, train_inputs
 
 from fmn_core.closed_form.settings import ClosedFormSettings
+from fmn_core.concepts.concept import concept_from_text
 from fmn_core.errors import ForgetError
 
 RESTEERING, BOTH = "attention re-steering", "re-steering and visual denoising"

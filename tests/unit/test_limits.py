@@ -8,7 +8,8 @@ from toy_model import ToyModel
 
 from fmn_core import patch_schema
 from fmn_core.compose.gate import ConceptGate
-from fmn_core.compose.merge import MergeSettings, preserve_cost, sum_patches
+from fmn_core.compose.merge import MergeSettings, sum_patches
+from fmn_core.compose.preserve_cost import preserve_cost
 from fmn_core.compose.side_by_side import side_by_side
 from fmn_core.concepts.concept import Concept, packed_vectors
 from fmn_core.concepts.limits import MOST_LINES, MOST_NAMES, MOST_PHRASES

@@ -7,7 +7,8 @@ from toy_model import ToyModel
 from fmn_core.closed_form.correction import correct_concept
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings
-from fmn_core.compose.merge import MergeSettings, concepts_of, fuse_patches, preserve_cost, sum_patches
+from fmn_core.compose.merge import MergeSettings, concepts_of, fuse_patches, sum_patches
+from fmn_core.compose.preserve_cost import preserve_cost
 from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError
 from fmn_core.patch.factors import matrix_root

@@ -1,0 +1,171 @@
+"""The inputs of Train Forget Patch, and their values when it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...fmn_core.concepts.concept import Concept, concept_from_text
+from ...fmn_core.model.tokens import END_TOKEN_CHOICES
+from ...fmn_core.training.losses import LOSS_FORMS
+from ...fmn_core.training.references import ImagePairs
+from ...fmn_core.training.settings import TRAIN_CHOICES
+from ..host.node_api import ForgetConceptType, ForgetPairsType, TrainingOptionsType, io
+from ..ui import shared_inputs
+from ..ui.forget_options import ForgetOptions
+
+CLOSED_FORM, RESTEERING, VISUAL, BOTH = METHODS = (
+    "closed form",
+    "attention re-steering",
+    "visual denoising",
+    "re-steering and visual denoising",
+)
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class TrainValues:
+    """What the widgets say, and what is connected besides MODEL and CLIP; absent inputs have their defaults."""
+
+    phrase: str
+    kind: str
+    method: str
+    preserve_prompts: str
+    preservation: float
+    steps: int
+    learning_rate: float
+    rank: int
+    train: str
+    loss: str
+    end_token: str
+    target_mass: float
+    seed: int
+    images: torch.Tensor | None = None
+    vae: Any = None
+    templates: str = ""
+    mask: torch.Tensor | None = None
+    concepts: tuple[Concept, ...] | None = None
+    pairs: dict[Any, ImagePairs] | None = None
+    options: ForgetOptions | None = None
+
+    def typed_concept(self) -> Concept | None:
+        """The concept of the node's own widgets; None where the phrase is empty and concepts are connected."""
+        if not self.phrase.strip() and self.concepts:
+            return None
+        return concept_from_text(
+            self.phrase, self.kind, self.templates or "", self.end_token, images=self.images, masks=self.mask
+        )
+
+    def trained_weights(self) -> str:
+        """Which weights change, where auto has been decided by the method."""
+        if self.train != AUTO:
+            return self.train
+        return "values" if self.method == CLOSED_FORM else "keys and values"
+
+
+def train_inputs() -> list[Any]:
+    """All inputs in their order, which saved graphs rely on."""
+    return [*_required_inputs(), *_gradient_inputs(), *_optional_inputs()]
+
+
+def _required_inputs() -> list[Any]:
+    return [
+        io.Model.Input("model", tooltip="The model that is to forget. It is not changed."),
+        io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
+        io.String.Input(
+            "phrase",
+            default="zebra",
+            multiline=True,
+            tooltip="What to forget: the name on the first line, synonyms on further lines. List synonyms to forget them too. "
+            "embedding:NAME is an inverted concept. May be empty when concepts are connected.",
+        ),
+        shared_inputs.kind(),
+        io.Combo.Input(
+            "method",
+            options=list(METHODS),
+            default=METHODS[0],
+            tooltip="Closed form: seconds, no images, no tuning. Attention re-steering: the paper's Algorithm 1, by gradient. "
+            "Visual denoising: by gradient, on pairs the model makes itself.",
+        ),
+        *shared_inputs.preserve(),
+    ]
+
+
+def _gradient_inputs() -> list[Any]:
+    return [
+        io.Int.Input("steps", default=35, min=0, max=10000, tooltip="By gradient: training steps. Published: 35."),
+        io.Float.Input(
+            "learning_rate",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=1e-7,
+            round=False,
+            tooltip="By gradient: learning rate. 0: auto, on Stable Diffusion the pace of the published 2e-6 for full weights.",
+        ),
+        io.Int.Input(
+            "rank",
+            default=16,
+            min=1,
+            max=256,
+            tooltip="LoRA rank. Closed form: the upper bound for each concept; the smallest rank that suffices is used.",
+        ),
+        io.Combo.Input(
+            "train",
+            options=[AUTO, *TRAIN_CHOICES],
+            default=AUTO,
+            tooltip="Which weights change. Auto: attn2 values for closed form, attn2 keys and values by gradient.",
+        ),
+        io.Combo.Input(
+            "loss",
+            options=list(LOSS_FORMS),
+            default=LOSS_FORMS[0],
+            tooltip="Attention re-steering: sum of squares (paper) or one norm over all layers (released code).",
+        ),
+        io.Combo.Input(
+            "end_token",
+            options=list(END_TOKEN_CHOICES),
+            default="first",
+            tooltip="By gradient: which end tokens count as the phrase's.",
+        ),
+        io.Float.Input(
+            "target_mass",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="By gradient: stop when the concept's attention has fallen to this share. 0: run all steps.",
+        ),
+        shared_inputs.seed(),
+        shared_inputs.patch_file("forget_zebra"),
+    ]
+
+
+def _optional_inputs() -> list[Any]:
+    return [
+        io.Image.Input(
+            "images",
+            optional=True,
+            tooltip="Attention re-steering: pictures of the phrase's concept. Without them it trains on noise alone.",
+        ),
+        io.Vae.Input("vae", optional=True, tooltip="Encodes the images."),
+        shared_inputs.templates(),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="Where in the images the concept is: only attention there is taken away. One, or one for each image.",
+        ),
+        ForgetConceptType.Input(
+            "concepts", optional=True, tooltip="Concepts to forget in the same training, besides the phrase."
+        ),
+        ForgetPairsType.Input(
+            "pairs",
+            optional=True,
+            tooltip="Visual denoising: pairs that were looked at. Without them, they are made here.",
+        ),
+        TrainingOptionsType.Input(
+            "options", optional=True, tooltip="From Training Options, for the gradient methods, or Closed Form Options."
+        ),
+    ]

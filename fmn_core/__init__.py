@@ -1,26 +1,57 @@
-"""The method of Forget-Me-Not, free of any user interface: torch and safetensors only."""
+"""The method of Forget-Me-Not, free of any user interface: what scripts need.
 
-import importlib.metadata
-import re
-from pathlib import Path
+Everything else is in the packages below, by topic. `DiffusersModel` is imported when it is first asked for, as it needs diffusers.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from .closed_form.forget import forget_closed_form
+from .closed_form.settings import ClosedFormSettings
+from .compose.merge import MergeSettings, fuse_patches, sum_patches
+from .compose.side_by_side import side_by_side
+from .concepts.concept import Concept, make_concept
+from .errors import ForgetError
+from .model.protocol import ForgetModel, TextModel
+from .patch.file import load_patch, save_patch
+from .patch.patch import ForgetPatch
+from .patch.shrink import shrink_patch
+from .training.forget import forget_by_gradient
+from .training.references import ImagePairs, References, make_pairs
+from .training.settings import GradientSettings
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .adapters.diffusers_model import DiffusersModel
+
+__all__ = [
+    "ClosedFormSettings",
+    "Concept",
+    "DiffusersModel",
+    "ForgetError",
+    "ForgetModel",
+    "ForgetPatch",
+    "GradientSettings",
+    "ImagePairs",
+    "MergeSettings",
+    "References",
+    "TextModel",
+    "__version__",
+    "forget_by_gradient",
+    "forget_closed_form",
+    "fuse_patches",
+    "load_patch",
+    "make_concept",
+    "make_pairs",
+    "save_patch",
+    "shrink_patch",
+    "side_by_side",
+    "sum_patches",
+]
 
 
-def _version() -> str:
-    """The version in pyproject.toml, where the registry looks for it too."""
-    try:
-        text = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text(encoding="utf-8")
-    except OSError:
-        return _installed_version()
-    found = re.search(r'^version = "([^"]+)"', text, re.MULTILINE)
-    return found[1] if found else "unknown"
+def __getattr__(name: str) -> Any:
+    if name == "DiffusersModel":
+        from .adapters.diffusers_model import DiffusersModel
 
-
-def _installed_version() -> str:
-    """The version that pip knows, where the package was installed without the rest of the pack."""
-    try:
-        return importlib.metadata.version("forget-me-not")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
-__version__ = _version()
+        return DiffusersModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from .. import __version__
 from ..errors import ForgetError, plain_text
 from ..model.protocol import ForgetModel
 from ..model.transfer import read
+from ..version import __version__
 
 FORMAT_VERSION = "1"
 TOOL = f"comfyui-forget-me-not {__version__}"

@@ -64,7 +64,7 @@ def gradients_evicted_within_a_pass(w):
     def evict(module, args):
         evicted.extend(vbar.free_memory(1e30) for vbar in dynamic_vram.VBARS)
 
-    handle = w.model.model.diffusion_model.output_blocks[0].register_forward_pre_hook(evict)
+    handle = w.model.model.diffusion_model.output_blocks[0][0].register_forward_pre_hook(evict)
     try:
         return {**_gradient(w, RESTEER), "evicted.report": sum(evicted)}
     finally:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core import patch_schema
 from fmn_core.compose.gate import ConceptGate
 from fmn_core.compose.merge import MergeSettings, sum_patches
 from fmn_core.compose.preserve_cost import preserve_cost
@@ -14,6 +13,7 @@ from fmn_core.compose.side_by_side import side_by_side
 from fmn_core.concepts.concept import Concept, packed_vectors
 from fmn_core.concepts.limits import MOST_LINES, MOST_NAMES, MOST_PHRASES
 from fmn_core.errors import ForgetError
+from fmn_core.patch import schema as patch_schema
 from fmn_core.patch.file import load_patch, patch_bytes, save_patch
 from tools.hostile_files import good_patch
 

@@ -11,7 +11,7 @@ from ...fmn_core.concepts.concept import Concept, concept_from_dict
 from ...fmn_core.concepts.embedding_file import SUFFIX, Embedding, check_embedding_name
 from ...fmn_core.errors import ForgetError
 from .. import host
-from ..host import saving as files
+from ..host import saving
 from ..host.node_api import CATEGORY, ForgetConceptType, io
 from ..ui import patch_source, shared_inputs
 
@@ -44,7 +44,7 @@ class InstallPatchEmbedding(patch_source.PatchFileNode):
 
     @classmethod
     def execute(cls, patch_file, file_name, forget_patch=None) -> io.NodeOutput:
-        stem = files.check_file_name(file_name)
+        stem = saving.check_file_name(file_name)
         if stem:
             check_embedding_name(stem + SUFFIX)
         patch = patch_source.chosen(patch_file, forget_patch)
@@ -76,7 +76,7 @@ def _saved(embeddings: list[Embedding], stem: str) -> list[Path]:
     paths: list[Path] = []
     try:
         for embedding in embeddings:
-            paths.append(files.save_embedding_file(embedding, stem))
+            paths.append(saving.save_embedding_file(embedding, stem))
     except BaseException:
         for path in set(paths) - before:
             path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.patch.shrink import DTYPES
-from ..host import saving as files
+from ..host import saving
 from ..host.node_api import CATEGORY, io
 from ..ui import patch_source, preview_picture, reports, shared_inputs
 from ..ui.destination import Saved
@@ -56,7 +56,7 @@ class SaveForgetPatch(patch_source.PatchFileNode):
         forget_patch=None,
         preview=None,
     ) -> io.NodeOutput:
-        stem = files.check_file_name(file_name)
+        stem = saving.check_file_name(file_name)
         if not stem:
             raise ForgetError("Expected a file name, got an empty text. Type one.")
         patch = patch_source.chosen(patch_file, forget_patch)
@@ -65,6 +65,6 @@ class SaveForgetPatch(patch_source.PatchFileNode):
         if preview is not None:
             about["preview"] = preview_picture.of_image(preview)
         described = replace(patch, about={**patch.about, **about})
-        saved = Saved(files.save_patch_file(described, stem, DTYPES[precision], embedding_keys))
+        saved = Saved(saving.save_patch_file(described, stem, DTYPES[precision], embedding_keys))
         report = "\n".join(reports.saved(saved))
         return io.NodeOutput(report, ui={"text": (report,)})

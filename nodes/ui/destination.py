@@ -13,7 +13,7 @@ from ...fmn_core.errors import ForgetError
 from ...fmn_core.patch.patch import ForgetPatch
 from ...fmn_core.safetensors_file import probe_folder
 from .. import host
-from ..host import saving as files
+from ..host import saving
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class Destination:
     """
 
     def __init__(self, file_name: str, folder: Callable[[], Path]):
-        self.stem = files.check_file_name(file_name)
+        self.stem = saving.check_file_name(file_name)
         if self.stem:
             check_folder(folder())
 
     def save_patch(self, patch: ForgetPatch, dtype: torch.dtype = torch.float16) -> Saved:
-        """Saves a patch among the host's LoRAs, see files.save_free; where that fails, says why."""
-        return self._saved(lambda: files.save_patch_file(patch, self.stem, dtype))
+        """Saves a patch among the host's LoRAs, see saving.save_free; where that fails, says why."""
+        return self._saved(lambda: saving.save_patch_file(patch, self.stem, dtype))
 
     def save_embedding(self, embedding: Embedding) -> Saved:
-        """Saves an embedding in the host's embeddings folder, see files.save_free; where that fails, says why."""
-        return self._saved(lambda: files.save_embedding_file(embedding, self.stem))
+        """Saves an embedding in the host's embeddings folder, see saving.save_free; where that fails, says why."""
+        return self._saved(lambda: saving.save_embedding_file(embedding, self.stem))
 
     def _saved(self, save: Callable[[], Path]) -> Saved:
         if not self.stem:

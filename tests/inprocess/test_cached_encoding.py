@@ -7,8 +7,9 @@ from forget_me_not.nodes.host import apply_patch, load, load_miniature
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.concepts.concept import make_concept
+from fmn_core.model.content_key import model_key, text_key
 from fmn_core.model.encoding_cache import CachedEncoding
-from fmn_core.model.memory_cache import Cache, model_key, text_key
+from fmn_core.model.memory_cache import Cache
 
 OTHERS = ["horse", "dog", "fox", "pizza", "santa claus", "a picture of a horse in watercolor style"]
 

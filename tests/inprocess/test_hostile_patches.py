@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 from forget_me_not.nodes.concepts.encode_prompt import EncodePrompt
-from forget_me_not.nodes.host import apply_patch, files, layer_shapes, patch_hooks, patches, with_hooks
+from forget_me_not.nodes.host import apply_patch, files, layer_shapes, patch_hooks, patches, saving, with_hooks
 from forget_me_not.nodes.host.saving import check_file_name, host, save_embedding_file
 from forget_me_not.nodes.patches.apply_patch import ApplyForgetPatch
 from forget_me_not.nodes.patches.install_embedding import InstallPatchEmbedding
@@ -238,7 +238,7 @@ def test_embeddings_of_a_patch_are_installed_all_or_none(folder, shapes, patch_o
         return save(embedding, stem)
 
     with monkeypatch.context() as patched:
-        patched.setattr(files, "save_embedding_file", full)
+        patched.setattr(saving, "save_embedding_file", full)
         with pytest.raises(ForgetError, match="the disk refused"):
             run("", "from_patch", good)
     assert list(root.iterdir()) == []
@@ -246,7 +246,7 @@ def test_embeddings_of_a_patch_are_installed_all_or_none(folder, shapes, patch_o
     assert len(list(root.iterdir())) == 2
     with monkeypatch.context() as patched:
         calls.clear()
-        patched.setattr(files, "save_embedding_file", full)
+        patched.setattr(saving, "save_embedding_file", full)
         with pytest.raises(ForgetError, match="the disk refused"):
             run("", "from_patch", good)
     assert len(list(root.iterdir())) == 2

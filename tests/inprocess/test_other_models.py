@@ -6,6 +6,7 @@ import pytest
 import torch
 from forget_me_not.nodes import host
 from forget_me_not.nodes.adapter.model import ComfyModel
+from prompts import train_inputs
 
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings
@@ -63,7 +64,7 @@ def sd3():
 @pytest.mark.parametrize("node_id", ["FMN_TrainForgetPatch", "FMN_ZeroConceptAttention", "FMN_ConceptAttentionMap"])
 def test_transformers_are_refused_with_what_is_supported(miniature, make, name, node_id):
     inputs = {
-        "FMN_TrainForgetPatch": {"file_name": ""},
+        "FMN_TrainForgetPatch": {k: v for k, v in train_inputs(file_name="").items() if k not in ("model", "clip")},
         "FMN_ZeroConceptAttention": dict.fromkeys(
             ("phrase", "strength", "end_token", "layers", "start_percent", "end_percent", "renormalise")
         ),

@@ -113,7 +113,7 @@ def test_masked_loss_against_brute_force():
         ({"tokens": 0}, None, "tokens from 1 to 32"),
         ({"steps": 0}, None, "steps from 1"),
         ({"start": "magic"}, None, "start to be one of words"),
-        ({"learning_rate": 0.0}, None, "learning rate above 0"),
+        ({"learning_rate": 0.0}, None, "learning_rate from 1e-07"),
         ({"start": "words", "words": ""}, None, "words to start from"),
         ({"start": "noise"}, {"l": torch.zeros(2, 7)}, "embedding for the text encoders"),
         ({"start": "noise"}, {"l": torch.full((2, 24), float("nan"))}, "finite vectors"),

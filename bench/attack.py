@@ -59,7 +59,7 @@ def search(
     kind = "style" if concept in STYLE_NAMES else "object"
     with torch.inference_mode(False):
         references = References(
-            adapter.encode_images(world.vae, world.sample(attackers_pictures(concept, seed)).clone())
+            adapter.encode_images(world.sample(attackers_pictures(concept, seed)).clone(), world.vae)
         )
         budget = Budget(steps=steps, batch=SEARCH_BATCH, seed=seed)
         arguments = (adapter, references, list(default_templates(kind)), concept, budget)

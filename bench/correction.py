@@ -78,7 +78,7 @@ def corrected(world: World, case: Word) -> tuple[Applied, float]:
     templates = list(default_templates("object"))
     started = time.perf_counter()
     with torch.inference_mode(False):
-        references = References(adapter.encode_images(world.vae, images.clone()))
+        references = References(adapter.encode_images(images.clone(), world.vae))
         settings = InversionSettings(tokens=2, words=case.word, steps=60, warmup=12, learning_rate=2e-2, batch=4)
         with adapter.ready_for_gradients(text=True):
             word = invert_concept(adapter, references, templates, settings).word

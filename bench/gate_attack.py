@@ -86,7 +86,7 @@ def search(world: World, gated: Gated, start: str, steps: int, evades: bool) -> 
     budget = Budget(steps=steps, batch=SEARCH_BATCH, tokens=count, seed=SEED)
     settings = attack_settings(adapter, words, budget)
     with torch.inference_mode(False), adapter.ready_for_gradients(text=True):
-        latents = adapter.encode_images(world.vae, world.sample(attackers_pictures(gated.concept, SEED)).clone())
+        latents = adapter.encode_images(world.sample(attackers_pictures(gated.concept, SEED)).clone(), world.vae)
         chosen = evading(Inverter, gated) if evades else Inverter
         references = References(latents)
         inverter = chosen(adapter, references, list(default_templates("object")), settings, None)

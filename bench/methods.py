@@ -113,8 +113,8 @@ def hardened(rounds: int, pictures: int = 8, seed: int = 0) -> Method:
     @contextlib.contextmanager
     def method(world: World, *names: str) -> Iterator[Applied]:
         adapter = world.adapter()
-        budget, side = Budget(seed=seed), adapter.native_latent_size()
-        concepts, size = [concept_of(world, adapter, n) for n in names], (adapter.latent_channels(), side, side)
+        budget = Budget(seed=seed)
+        concepts, size = [concept_of(world, adapter, n) for n in names], adapter.latent_shape()
         with torch.inference_mode(False), adapter.ready_for_gradients(text=True):
             started, made = time.perf_counter(), []
             for concept in concepts:
@@ -144,10 +144,9 @@ def by_gradient(
         with torch.inference_mode(False):
             chosen = GradientSettings(preserve_prompts=preserve(names[0]), **settings)
             concepts = [dataclasses.replace(concept_of(world, adapter, n), end_token=end_token) for n in names]
-            size = adapter.native_latent_size()
-            latents, masks = torch.zeros(1, adapter.latent_channels(), size, size), None
+            latents, masks = torch.zeros(1, *adapter.latent_shape()), None
             if pictured is not None:
-                latents, masks = adapter.encode_images(world.vae, pictured[0].clone()), pictured[1]
+                latents, masks = adapter.encode_images(pictured[0].clone(), world.vae), pictured[1]
             with adapter.ready_for_gradients():
                 pairs = made_pairs(world, adapter, concepts) if chosen.visual_weight > 0 else None
                 made = [References(latents, masks) for _ in concepts]

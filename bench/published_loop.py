@@ -55,12 +55,12 @@ def _train(adapter, chosen, concepts: dict[str, str], learning_rate: float, step
     for parameter in chosen:
         parameter.requires_grad_(True)
     optimiser = torch.optim.AdamW(chosen, lr=learning_rate, betas=(0.9, 0.999), weight_decay=0.01, eps=1e-8)
-    sigmas, size = adapter.sigmas(), adapter.native_latent_size()
+    sigmas = adapter.sigmas()
     for step in range(steps * len(prompts)):
         collected: list[torch.Tensor] = []
         here = columns[step % len(prompts)]
         sigma = sigmas[torch.randint(len(sigmas), (1,), generator=generator)]
-        noise = torch.randn(1, adapter.latent_channels(), size, size, generator=generator)
+        noise = torch.randn(1, *adapter.latent_shape(), generator=generator)
         with attention_probe(
             adapter.cross_attention(), lambda layer, a, out=collected, at=here: out.append(a[..., at].flatten())
         ):

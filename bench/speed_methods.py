@@ -89,11 +89,11 @@ def by_gradient(steps: int = STEPS, **settings) -> Method:
     @contextlib.contextmanager
     def method(subject: Pack, names: list[str]) -> Iterator[Run]:
         adapter = subject.adapter()
-        side, count = adapter.native_latent_size(), steps * len(names)
+        count = steps * len(names)
         chosen = GradientSettings(steps=count, preserve_prompts=preserved(subject, names), drift_every=0, **settings)
         with torch.inference_mode(False):
             concepts = concepts_of(subject, adapter, names)
-            made = [References(torch.zeros(1, adapter.latent_channels(), side, side)) for _ in concepts]
+            made = [References(torch.zeros(1, *adapter.latent_shape())) for _ in concepts]
             with measured() as cost, adapter.ready_for_gradients():
                 clock = _StepClock()
                 patch = forget_by_gradient(adapter, concepts, made, chosen, clock)
@@ -108,8 +108,7 @@ def visual_denoising(steps: int = STEPS, pairs: int = 1, pair_steps: int = 2) ->
     @contextlib.contextmanager
     def method(subject: Pack, names: list[str]) -> Iterator[Run]:
         adapter = subject.adapter()
-        side = adapter.native_latent_size()
-        size = (adapter.latent_channels(), side, side)
+        size = adapter.latent_shape()
         chosen = GradientSettings(steps=steps, drift_every=0, attention_weight=0.0, visual_weight=1.0)
         with torch.inference_mode(False), torch.no_grad():
             concepts = concepts_of(subject, adapter, names)
@@ -131,8 +130,7 @@ def inversion(steps: int = STEPS, tokens: int = 4) -> Method:
     @contextlib.contextmanager
     def method(subject: Pack, names: list[str]) -> Iterator[Run]:
         adapter = subject.adapter()
-        side = adapter.native_latent_size()
-        latents = torch.randn(1, adapter.latent_channels(), side, side, generator=torch.Generator().manual_seed(0))
+        latents = torch.randn(1, *adapter.latent_shape(), generator=torch.Generator().manual_seed(0))
         chosen = InversionSettings(tokens=tokens, words=names[0], steps=steps, warmup=0)
         with torch.inference_mode(False), measured() as cost, adapter.ready_for_gradients(text=True):
             clock = _StepClock()
@@ -189,9 +187,9 @@ def train_lora_node(steps: int, charged: int) -> Method:
     def method(subject: Pack, names: list[str]) -> Iterator[Run]:
         from comfy_extras.nodes_train import LoraModelLoader, TrainLoraNode
 
-        adapter, [concept] = subject.adapter(), concepts_of(subject, subject.adapter(), names)
-        side, texts = adapter.native_latent_size(), concept.templates[::14]
-        latents = [{"samples": _drawn(subject, ablated(t), side)} for t in texts]
+        [concept] = concepts_of(subject, subject.adapter(), names)
+        texts = concept.templates[::14]
+        latents = [{"samples": _drawn(subject, ablated(t))} for t in texts]
         with torch.inference_mode():
             tokens = [subject.clip.tokenize(t.format(names[0])) for t in texts]
             conds = [subject.clip.encode_from_tokens_scheduled(t) for t in tokens]
@@ -211,13 +209,13 @@ def train_lora_node(steps: int, charged: int) -> Method:
     return method
 
 
-def _drawn(subject: Pack, prompt: str, side: int) -> torch.Tensor:
+def _drawn(subject: Pack, prompt: str) -> torch.Tensor:
     """Latents (1, C, h, w) of a picture by the host's sampler; noise where the weights are random anyway."""
     import comfy.sample
 
-    channels = subject.adapter().latent_channels()
-    noise = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
-    if side > 32:
+    shape = subject.adapter().latent_shape()
+    noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    if shape[-1] > 32:
         return noise
     with torch.inference_mode():
         cond, empty = (subject.clip.encode_from_tokens_scheduled(subject.clip.tokenize(t)) for t in (prompt, ""))
@@ -233,8 +231,7 @@ def inference(subject: Pack, names: list[str]) -> Iterator[Run]:
     import comfy.sample
 
     adapter = subject.adapter()
-    side = adapter.native_latent_size()
-    noise = torch.randn(1, adapter.latent_channels(), side, side)
+    noise = torch.randn(1, *adapter.latent_shape())
     with torch.inference_mode(), measured() as cost:
         cond = subject.clip.encode_from_tokens_scheduled(subject.clip.tokenize("a photo of a cat"))
         empty = subject.clip.encode_from_tokens_scheduled(subject.clip.tokenize(""))

@@ -78,6 +78,9 @@ class ToyModel:
     def blocks(self) -> list[torch.nn.Module]:
         return []
 
+    def latent_shape(self) -> tuple[int, int, int]:
+        return 4, 8, 8
+
     def sigmas(self) -> torch.Tensor:
         return torch.linspace(0.03, 14, 100)
 

@@ -65,7 +65,7 @@ def m_scores(world: World, task: Task, model: Any) -> dict[str, float]:
     )
     with torch.inference_mode(False):
         images = world.sample(_probes(name)).clone()
-        references = References(original.encode_images(world.vae, images))
+        references = References(original.encode_images(images, world.vae))
         arguments = (original, forgetting, references, name, default_templates(kind)[:4])
         settings = InversionSettings(**M_SCORE)
         found = m_score(*arguments, settings, ready=lambda m: m.ready_for_gradients(text=True))

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
 
-from fmn_core.model.sampler import schedule
-
-
-def latent_size(adapter: Any) -> tuple[int, int, int]:
-    """(C, h, w) of the latents that the model was trained at."""
-    side = adapter.native_latent_size()
-    return adapter.latent_channels(), side, side
+from fmn_core.model.sampler import euler, schedule
 
 
 @torch.no_grad()
@@ -25,13 +18,14 @@ def partly_sampled(
     Euler's method, which for these predictions is DDIM with eta 0.
     """
     sigmas = schedule(adapter.sigmas(), steps).to(adapter.device)
-    noise = torch.randn(1, *latent_size(adapter), generator=generator)
+    noise = torch.randn(1, *adapter.latent_shape(), generator=generator)
     x = noise.to(adapter.device) * (1 + sigmas[0] ** 2).sqrt()
-    for sigma, following in itertools.islice(itertools.pairwise(sigmas), done):
+
+    def predict(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         named, none = predicted(adapter, x, sigma.view(1), [prompt, empty]).chunk(2)
-        x0 = none + guidance * (named - none)
-        x = x0 + (x - x0) * (following / sigma)
-    return x, sigmas[done].view(1)
+        return none + guidance * (named - none)
+
+    return euler(x, sigmas[: done + 1], predict), sigmas[done].view(1)
 
 
 def predicted(adapter: Any, x: torch.Tensor, sigma: torch.Tensor, prompts: list[Any]) -> torch.Tensor:

@@ -107,20 +107,17 @@ class DiffusersModel:
     def sigmas(self) -> torch.Tensor:
         return self._sigmas.clone()
 
-    def latent_channels(self) -> int:
-        return self.unet.config.in_channels
-
-    def native_latent_size(self) -> int:
-        """Side of the latent that the UNet was trained at, as its configuration says."""
+    def latent_shape(self) -> tuple[int, int, int]:
         size = self.unet.config.sample_size
-        return size if isinstance(size, int) else min(size)
+        side = size if isinstance(size, int) else min(size)
+        return self.unet.config.in_channels, side, side
 
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (B, H, W, 3) in 0..1 -> latents (B, C, H/8, W/8) in the model's scale, on the CPU.
+    def encode_images(self, images: torch.Tensor, vae: Any = None) -> torch.Tensor:
+        """Encodes images to the mode of the VAE's distribution; `vae` is the pipeline's own unless another is given.
 
-        The mode of the VAE's distribution. Sides are cropped to a multiple of the VAE's factor.
+        Sides are cropped to a multiple of the VAE's factor.
         """
-        vae, factor = self._vae(), self._pixels_per_latent()
+        vae, factor = self._vae() if vae is None else vae, self._pixels_per_latent()
         height, width = (n // factor * factor for n in images.shape[1:3])
         pixels = images[:, :height, :width, :3].movedim(-1, 1).float() * 2 - 1
         with _fit_to_encode(vae), torch.inference_mode(False), torch.no_grad():

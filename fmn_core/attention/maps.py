@@ -9,16 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from ..model.protocol import CrossAttention, ForgetModel
+from ..model.sampler import euler, schedule
 from ..model.tokens import EncodedPrompt
 from .hooks import attention_probe
 
 Receive = Callable[[CrossAttention, torch.Tensor], None]
-
-
-def euler_sigmas(sigmas: torch.Tensor, steps: int) -> torch.Tensor:
-    """`steps` noise levels from the highest down, evenly spaced in timesteps, then 0."""
-    index = torch.linspace(len(sigmas) - 1, 0, steps + 1).round().long()[:-1]
-    return torch.cat([sigmas[index], torch.zeros(1)])
 
 
 @dataclass
@@ -44,27 +39,29 @@ def attention_maps(
     layers and the second half of the steps, every layer brought to the latent's grid. `watch` hands them to a function
     while it is open; without it they are the attention_probe's.
     """
-    size, active = noise.shape[-2:], [False]
-    tokens = prompt.context.shape[0]
-    heats, masses, count = torch.zeros(tokens, *size), torch.zeros(tokens), 0
+    size, tokens = noise.shape[-2:], prompt.context.shape[0]
+    heats, masses, count, step = torch.zeros(tokens, *size), torch.zeros(tokens), 0, 0
 
     def receive(layer: CrossAttention, probabilities: torch.Tensor) -> None:
         nonlocal count
-        if active[0]:
+        if step >= steps // 2:
             heat = probabilities.mean((0, 1)).float().cpu().T
             heats.add_(to_grid(heat, size))
             masses.add_(heat.mean(1))
             count += 1
 
-    sigmas, prompt = euler_sigmas(model.sigmas(), steps).to(model.device), prompt.to(model.device)
-    x, x0 = (noise * sigmas[0].cpu()).to(model.device), noise
+    def predict(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        nonlocal step
+        x0 = model.denoise(x, sigma.reshape(1), [prompt])
+        step += 1
+        if progress is not None:
+            progress(step, steps)
+        return x0
+
+    sigmas, prompt = schedule(model.sigmas(), steps).to(model.device), prompt.to(model.device)
+    x = (noise * sigmas[0].cpu()).to(model.device)
     with watch(receive) if watch is not None else attention_probe(model.cross_attention(), receive):
-        for i in range(steps):
-            active[0] = i >= steps // 2
-            x0 = model.denoise(x, sigmas[i].reshape(1), [prompt])
-            x = x0 + (x - x0) * (sigmas[i + 1] / sigmas[i])
-            if progress is not None:
-                progress(i + 1, steps)
+        x0 = euler(x, sigmas, predict)
     return AttentionMaps(heats / count, masses / count, x0.float().cpu())
 
 

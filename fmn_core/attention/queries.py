@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator
 
 import torch
 
 from ..model.protocol import CrossAttention, ForgetModel
+from ..model.sampler import euler, schedule
 from ..model.tokens import EncodedPrompt
-from .maps import euler_sigmas
 from .zeroing import split_heads
 
 QUERY_STEPS = 6
@@ -46,15 +45,13 @@ def sampled_queries(
 
     `size`: (C, h, w) of the latents. The model must be ready to denoise; its weights get no gradients.
     """
-    sigmas = euler_sigmas(model.sigmas(), steps).to(model.device)
+    sigmas = schedule(model.sigmas(), steps).to(model.device)
     generator = torch.Generator().manual_seed(seed)
     for number, prompt in enumerate(prompts):
         prompt = prompt.to(model.device)
         x = (torch.randn(1, *size, generator=generator) * sigmas[0].cpu()).to(model.device)
         with query_probe(model.cross_attention(), lambda layer, q, n=number: receive(n, layer, q)):
-            for now, after in itertools.pairwise(sigmas):
-                x0 = model.denoise(x, now.reshape(1), [prompt])
-                x = x0 + (x - x0) * (after / now)
+            euler(x, sigmas, lambda x, sigma, prompt=prompt: model.denoise(x, sigma.reshape(1), [prompt]))
 
 
 def constant_directions(

@@ -69,10 +69,10 @@ def _frame(digest: Any, kind: bytes, data: bytes | memoryview) -> None:
     digest.update(data)
 
 
-def model_key(model: ForgetModel, channels: int = 4) -> str:
+def model_key(model: ForgetModel) -> str:
     """A content key of what a model computes, so that a LoRA or a fine-tune changes it; the model must be ready for denoise.
 
-    Hashes one denoise call on seeded noise (`channels`, 16, 16) at the middle sigma, values rounded to 3 significant
+    Hashes one denoise call on seeded noise (C, 16, 16) at the middle sigma, values rounded to 3 significant
     digits, with the empty prompt, a fixed prompt, and noise in place of a prompt: a patch may be made so as to leave
     ordinary prompts alone, but not noise. The sigmas and the shapes of the cross-attention keys count too. The same on
     one machine and device; rounding does not make it the same on others.
@@ -80,7 +80,10 @@ def model_key(model: ForgetModel, channels: int = 4) -> str:
     sigmas = model.sigmas()
     sigma = sigmas[len(sigmas) // 2]
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(1, channels, _PROBE_LATENT, _PROBE_LATENT, generator=generator) * (1 + sigma**2).sqrt()
+    noise = (
+        torch.randn(1, model.latent_shape()[0], _PROBE_LATENT, _PROBE_LATENT, generator=generator)
+        * (1 + sigma**2).sqrt()
+    )
     empty, prompt = model.encode(["", PROBE_PROMPT])
     context = torch.randn(prompt.context.shape, generator=generator) * prompt.context.std() + prompt.context.mean()
     prompts = [empty, prompt, EncodedPrompt("", prompt.tokens, context, prompt.pooled)]

@@ -1,8 +1,9 @@
-"""A plain sampler over the protocol, for pictures that the method needs of the model itself."""
+"""Sampling with Euler's method, for pictures and statistics that the method needs of the model itself."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import torch
 
@@ -13,33 +14,43 @@ from .transfer import send
 _BATCH = 4
 
 
-def seeded_noise(size: tuple[int, int, int], seed: int) -> torch.Tensor:
-    """The noise (C, h, w) of a seed: the same in any batch."""
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
-
-
-def sample_seeds(
-    model: ForgetModel,
-    prompts: list[EncodedPrompt],
-    size: tuple[int, int, int],
-    seed: int = 0,
-    steps: int = 20,
-    guidance: float = 3.0,
-) -> torch.Tensor:
-    """One picture of every prompt, seeds from `seed` on, a few at a time: latents (N, C, h, w), on the CPU."""
-    [empty] = model.encode([""])
-    parts = []
-    for start in range(0, len(prompts), _BATCH):
-        chosen = prompts[start : start + _BATCH]
-        noise = torch.stack([seeded_noise(size, seed + start + k) for k in range(len(chosen))])
-        parts.append(sample(model, chosen, empty, noise, steps, guidance))
-    return torch.cat(parts)
+def seeded_noise(shape: tuple[int, int, int], seed: int) -> torch.Tensor:
+    """Standard normal noise (C, h, w) that depends on the seed alone, not on the batch that it becomes part of."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def schedule(sigmas: torch.Tensor, steps: int) -> torch.Tensor:
     """Noise levels (steps + 1,), evenly spaced over the training timesteps, highest first, ending in 0."""
     chosen = [sigmas[len(sigmas) - 1 - int(k * len(sigmas) / steps)] for k in range(steps)]
     return torch.stack([*chosen, torch.zeros_like(sigmas[0])])
+
+
+def euler(
+    x: torch.Tensor, sigmas: torch.Tensor, predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Integrates the probability-flow ODE from one noise level to the next with Euler's method.
+
+    Parameters
+    ----------
+    x
+        Latents (B, C, h, w) at the noise level `sigmas[0]`.
+    sigmas
+        Decreasing noise levels (steps + 1,) on the device of `x`.
+    predict
+        Maps the latents and the noise level, a scalar, to the predicted x0.
+
+    Returns
+    -------
+    Latents at the last noise level.
+
+    Notes
+    -----
+    Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, algorithm 2 without churn.
+    """
+    for sigma, following in itertools.pairwise(sigmas):
+        x0 = predict(x, sigma)
+        x = x0 + (x - x0) * (following / sigma)
+    return x
 
 
 @torch.no_grad()
@@ -51,16 +62,61 @@ def sample(
     steps: int,
     guidance: float,
 ) -> torch.Tensor:
-    """Euler's method with classifier-free guidance: noise (B, C, h, w) of unit variance -> latents, on the CPU.
+    """Samples a picture of every prompt with classifier-free guidance.
 
-    One UNet call a step holds the prompts in its first half and the empty prompt in its second. Source: Karras et al.,
-    Elucidating the Design Space of Diffusion-Based Generative Models, algorithm 2 without churn.
+    Parameters
+    ----------
+    prompts
+        B prompts with contexts of one length.
+    empty
+        The prompt that guidance leads away from.
+    noise
+        Standard normal noise (B, C, h, w).
+    steps
+        Number of sampling steps. Each is one UNet pass with the prompts in the first half of the batch and the empty
+        prompt in the second.
+    guidance
+        Scale of classifier-free guidance; 1 is none.
+
+    Returns
+    -------
+    Latents (B, C, h, w) on the CPU.
     """
     sigmas, noise = send(model.device, schedule(model.sigmas(), steps), noise)
-    x = noise * (1 + sigmas[0] ** 2).sqrt()
     both = [*(prompt.to(model.device) for prompt in prompts), *[empty.to(model.device)] * len(prompts)]
-    for sigma, following in itertools.pairwise(sigmas):
+
+    def predict(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         positive, negative = model.denoise(torch.cat([x, x]), sigma.expand(2 * len(x)), both).float().chunk(2)
-        x0 = negative + guidance * (positive - negative)
-        x = x0 + (x - x0) * (following / sigma)
-    return x.cpu()
+        return negative + guidance * (positive - negative)
+
+    return euler(noise * (1 + sigmas[0] ** 2).sqrt(), sigmas, predict).cpu()
+
+
+def sample_seeds(
+    model: ForgetModel,
+    prompts: list[EncodedPrompt],
+    size: tuple[int, int, int],
+    seed: int = 0,
+    steps: int = 20,
+    guidance: float = 3.0,
+) -> torch.Tensor:
+    """Samples one picture of every prompt, a few at a time.
+
+    Parameters
+    ----------
+    size
+        Shape (C, h, w) of a latent.
+    seed
+        Seed of the first picture's noise; every next picture has the next seed.
+
+    Returns
+    -------
+    Latents (N, C, h, w) on the CPU.
+    """
+    [empty] = model.encode([""])
+    parts = []
+    for start in range(0, len(prompts), _BATCH):
+        chosen = prompts[start : start + _BATCH]
+        noise = torch.stack([seeded_noise(size, seed + start + k) for k in range(len(chosen))])
+        parts.append(sample(model, chosen, empty, noise, steps, guidance))
+    return torch.cat(parts)

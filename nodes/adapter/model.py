@@ -87,29 +87,25 @@ class ComfyModel(ComfyText):
     def sigmas(self) -> torch.Tensor:
         return self.patcher.get_model_object("model_sampling").sigmas.detach().clone().float().cpu()
 
-    def latent_channels(self) -> int:
-        return self.patcher.model.latent_format.latent_channels
+    def latent_shape(self) -> tuple[int, int, int]:
+        side = self._native_side()
+        return self.patcher.model.latent_format.latent_channels, side, side
 
-    def native_latent_size(self) -> int:
-        """Side of the latent the model was trained at: 128 for SDXL, 96 for the v-prediction SD 2.x, else 64.
-
-        The miniature's configuration carries its own size.
-        """
-        config = self.patcher.model.model_config.unet_config
+    def _native_side(self) -> int:
+        """128 for SDXL, 96 for the v-prediction SD 2.x, else 64; the miniature's configuration carries its own size."""
         width = self._context_width()
         if width == 2048:
             return 128
-        return (
-            config.get("image_size")
-            if config.get("image_size", 32) != 32
-            else (96 if width == 1024 and self._predicts_v() else 64)
-        )
+        # The host writes 32 into the configuration of every full-size model.
+        size = self.patcher.model.model_config.unet_config.get("image_size", 32)
+        if size != 32:
+            return size
+        return 96 if width == 1024 and self._predicts_v() else 64
 
     def _predicts_v(self) -> bool:
         return getattr(self.patcher.model.model_type, "name", "") == "V_PREDICTION"
 
-    def encode_images(self, vae: Any, images: torch.Tensor) -> torch.Tensor:
-        """IMAGE (B, H, W, 3) in 0..1 -> latents (B, C, H/8, W/8) in the model's scale, on the CPU."""
+    def encode_images(self, images: torch.Tensor, vae: Any = None) -> torch.Tensor:
         with torch.inference_mode():
             latents = vae.encode(images[..., :3])
         return detached(self.patcher.model.process_latent_in(latents))

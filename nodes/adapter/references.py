@@ -41,8 +41,7 @@ def references_of(
     """Latents of a concept's images; without images, of pictures the model makes itself, or one zero latent (`no_real_image`)."""
     if concept.images is None:
         checked_masks(concept.masks, None)
-        size = adapter.native_latent_size()
-        shape = (adapter.latent_channels(), size, size)
+        shape = adapter.latent_shape()
         return References(
             _own_latents(adapter, concept, shape, own_images, seed) if own_images else torch.zeros(1, *shape)
         )
@@ -51,7 +50,7 @@ def references_of(
     images = checked_images(concept.images)
     images, masks = augment(images, checked_masks(concept.masks, images), settings, seed)
     key = content_key("latents", images, host.vae_key(vae), adapter.latent_scale())
-    latents = cache().remember(key, lambda: {"latents": adapter.encode_images(vae, images)})["latents"]
+    latents = cache().remember(key, lambda: {"latents": adapter.encode_images(images, vae)})["latents"]
     return References(latents, masks)
 
 
@@ -101,8 +100,7 @@ def identity(concept: Concept) -> tuple[Any, ...]:
 
 def pairs_of(adapter: ComfyModel, concept: Concept, count: int, steps: int, guidance: float, seed: int) -> ImagePairs:
     """Pairs for the visual denoising loss, made by the model itself or taken from the cache."""
-    prompts, size = concept_prompts(adapter, concept), adapter.native_latent_size()
-    shape = (adapter.latent_channels(), size, size)
+    prompts, shape = concept_prompts(adapter, concept), adapter.latent_shape()
     numbers = [count, steps, guidance, seed]
     key = content_key(
         "pairs", model_key(adapter), [p.context for p in prompts.encoded], prompts.columns, list(shape), numbers

@@ -80,7 +80,7 @@ class ConceptAttentionMap(io.ComfyNode):
             )
         bar = host.Progress(steps)
         noise = torch.randn(
-            1, adapter.latent_channels(), height // 8, width // 8, generator=torch.Generator().manual_seed(seed)
+            1, adapter.latent_shape()[0], height // 8, width // 8, generator=torch.Generator().manual_seed(seed)
         )
         host.load(adapter.patcher)
         with torch.no_grad():

@@ -65,7 +65,7 @@ class AttentionMask(io.ComfyNode):
         levels = noise_levels(adapter.sigmas(), steps, noise)
         settings = MaskSettings(threshold=threshold, grow=grow, feather=feather, invert=invert)
         size = images.shape[1], images.shape[2]
-        latents = adapter.encode_images(vae, _padded(images))
+        latents = adapter.encode_images(_padded(images), vae)
         report_progress, masks = host.step_counter(len(latents) * steps), []
         host.load(model)
         for latent in latents:

@@ -127,10 +127,9 @@ def _shares(
     adapter: ComfyModel, after: ComfyModel, word: str, concept: Concept, contexts: list[str], count: int, seed: int
 ) -> list[str]:
     """The report's line on what the bare word draws before and after, as the untouched model tells meanings apart."""
-    size = adapter.native_latent_size()
     if not count:
         return []
-    templates, shape, shares = concept.templates, (adapter.latent_channels(), size, size), []
+    templates, shape, shares = concept.templates, adapter.latent_shape(), []
     bar = host.Progress(4)
     for number, model in enumerate((adapter, after)):
         host.load(model.patcher)

@@ -134,8 +134,7 @@ def _loss_weights(method: str, settings: GradientSettings) -> dict[str, float]:
 
 def _closed_form(training: _Training, settings: ClosedFormSettings) -> ForgetPatch:
     adapter = training.adapter
-    side = adapter.native_latent_size()
-    size = (adapter.latent_channels(), side, side)
+    size = adapter.latent_shape()
     if training.options.attack_rounds:
         hardening = Hardening(rounds=training.options.attack_rounds, budget=Budget(seed=training.seed))
         return _hardened(training, settings, hardening, size)

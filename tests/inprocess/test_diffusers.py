@@ -136,9 +136,9 @@ def test_noise_levels_and_predictions_are_the_hosts(pairs, kind):
     sigmas = ours.sigmas()
     torch.testing.assert_close(sigmas, theirs.sigmas(), atol=0, rtol=1e-6)
     assert torch.isfinite(sigmas).all() and (sigmas.diff() > 0).all()
-    size, g = ours.native_latent_size(), torch.Generator().manual_seed(0)
+    g = torch.Generator().manual_seed(0)
     sigma = torch.tensor([0.05, 2.5, float(sigmas[-1])])
-    x = torch.randn(3, ours.latent_channels(), size, size, generator=g) * (1 + sigma**2).sqrt().view(3, 1, 1, 1)
+    x = torch.randn(3, *ours.latent_shape(), generator=g) * (1 + sigma**2).sqrt().view(3, 1, 1, 1)
     prompts = ours.encode(PROMPTS[:3])
     with torch.no_grad():
         torch.testing.assert_close(
@@ -189,13 +189,13 @@ def test_half_precision_predicts_nearly_the_same():
 
 
 def test_native_size_is_that_of_the_host(pairs):
-    assert pairs["miniature"][0].native_latent_size() == pairs["miniature"][1].native_latent_size() == 16
+    assert pairs["miniature"][0].latent_shape() == pairs["miniature"][1].latent_shape() == (4, 16, 16)
 
 
 def test_images_are_encoded_as_the_host_does(pairs):
     ours, theirs = pairs["miniature"]
     images = torch.rand(2, 67, 64, 3, generator=torch.Generator().manual_seed(0))
-    expected = theirs.encode_images(pairs["vae"], images[:, :64])
+    expected = theirs.encode_images(images[:, :64], pairs["vae"])
     assert expected.shape == (2, 4, 8, 8)
     torch.testing.assert_close(ours.encode_images(images[:, :64]), expected, atol=1e-2, rtol=1e-2)
     assert ours.encode_images(images).shape == (2, 4, 8, 8)
@@ -239,12 +239,11 @@ def test_both_methods_run_and_leave_the_pipeline_alone(pipelines, kind):
     with torch.inference_mode():
         model = DiffusersModel(pipeline)
         concept = make_concept(model, "zebra")
-        size = model.native_latent_size()
         with model.ready_for_gradients():
             assert not any(p.requires_grad for p in pipeline.unet.parameters())
             closed = forget_closed_form(model, [concept])
             steps = GradientSettings(steps=2, rank=2)
-            latents = torch.zeros(1, model.latent_channels(), size, size)
+            latents = torch.zeros(1, *model.latent_shape())
             steered = forget_by_gradient(model, [concept], [References(latents)], steps)
     for patch, projections in ((closed, 1), (steered, 2)):
         assert len(patch.factors) == projections * len(model.cross_attention())

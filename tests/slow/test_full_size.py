@@ -93,7 +93,7 @@ def small(pack, monkeypatch):
     imagined = pack.module("fmn_core.concepts.preserve").encode_imagined
     few = lambda model, concepts, count: imagined(model, concepts, 4)  # noqa: E731
     monkeypatch.setattr(pack.module("fmn_core.closed_form.collect"), "encode_imagined", few)
-    monkeypatch.setattr(pack.adapter, "native_latent_size", lambda self: LATENT)
+    monkeypatch.setattr(pack.adapter, "latent_shape", lambda self: (4, LATENT, LATENT))
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_adapter_on_the_stock_loaders_model(pack, loaded, monkeypatch):
     adapter, name = loaded.adapter, loaded.name
     assert len(adapter.cross_attention()) == LAYERS[name]
     assert {k: t.shape[1] for k, t in adapter.token_embeddings().items()} == WIDTHS[name]
-    assert adapter.native_latent_size() == NATIVE[name]
+    assert adapter.latent_shape() == (4, NATIVE[name], NATIVE[name])
     assert adapter._predicts_v() == (name in PREDICTS_V)
     [prompt] = adapter.encode(["a zebra"])
     with torch.inference_mode():

@@ -3,7 +3,8 @@ import torch
 from toy_model import ToyModel
 
 from fmn_core.attention.hooks import attention_probe
-from fmn_core.attention.maps import attention_maps, euler_sigmas, to_grid
+from fmn_core.attention.maps import attention_maps, to_grid
+from fmn_core.model.sampler import schedule
 
 
 def test_maps_are_the_mean_of_what_every_layer_attends_to():
@@ -12,7 +13,7 @@ def test_maps_are_the_mean_of_what_every_layer_attends_to():
     [prompt] = model.encode(["a photo of a zebra"])
     noise = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     maps = attention_maps(model, prompt, noise, 4)
-    sigmas, seen = euler_sigmas(model.sigmas(), 4), []
+    sigmas, seen = schedule(model.sigmas(), 4), []
     x = noise * sigmas[0]
     with attention_probe(model.cross_attention(), lambda layer, p: seen.append(p)):
         for i in range(4):

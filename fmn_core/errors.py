@@ -24,10 +24,10 @@ class ForgetError(ValueError):
 
 
 def plain_text(text: Any, longest: int = LONGEST_MESSAGE) -> str:
-    """Text on one line that any log, terminal and page can show, of at most `longest` characters.
+    r"""Text on one line that any log, terminal and page can show, of at most `longest` characters.
 
     Line breaks become a space, so that no text can add lines to a report; control characters, bidi overrides and lone surrogates become
-    escapes such as \\u202e. Of a longer text the beginning and the end are kept. Plain text stays what it is.
+    escapes such as \u202e. Of a longer text the beginning and the end are kept. Plain text stays what it is.
     """
     text = _shortened(str(text), longest)
     escaped = "".join(_escaped(c) for c in _BREAKS.sub(" ", text))

@@ -10,11 +10,10 @@ import torch
 
 from ..errors import ForgetError
 from ..model.lazy import Lazy
-from ..model.protocol import CrossAttention
+from ..model.protocol import PROJECTION_NAMES, CrossAttention
 from ..model.tokens import EncodedPrompt, LearnedEmbedding
 from .diffusers_text import DiffusersText
 
-_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 _PLACES = ("down_blocks", "mid_block", "up_blocks")
 _BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock")
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -219,7 +218,7 @@ def _find_layers(unet: Any) -> list[CrossAttention]:
         raise ForgetError(
             "Expected separate keys and values, got fused ones. Call pipeline.unfuse_qkv_projections() first."
         )
-    return [CrossAttention(name, m.heads, {p: m.get_submodule(p) for p in _PROJECTIONS}) for name, m in found]
+    return [CrossAttention(name, m.heads, {p: m.get_submodule(p) for p in PROJECTION_NAMES}) for name, m in found]
 
 
 def _check_unet(unet: Any) -> None:

@@ -79,6 +79,7 @@ class DiffusersText:
         return _Encoder(tokenizer, module)
 
     def modules(self) -> list[torch.nn.Module]:
+        """The text encoders, in the order in which their rows are joined."""
         return [e.module for e in self._encoders.values()]
 
     def tables(self) -> dict[str, torch.Tensor]:
@@ -88,6 +89,7 @@ class DiffusersText:
     # --- tokens ---
 
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
+        """Token ids of a phrase per text encoder, see TextModel.phrase_tokens."""
         tokens = self._tokenize(phrase, None)
         return {name: strip_special(t.chunks, self.vocabulary) for name, t in tokens.items()}
 

@@ -71,6 +71,7 @@ class LayerMasks:
         self._made: dict[int, torch.Tensor] = {}
 
     def __call__(self, pixels: int) -> torch.Tensor:
+        """The mask at a layer of so many pixels; each resolution is computed once."""
         if pixels not in self._made:
             self._made[pixels] = layer_mask(self._mask, pixels, *self._size).to(self._device)
         return self._made[pixels]

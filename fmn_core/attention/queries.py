@@ -57,9 +57,9 @@ def sampled_queries(
 def constant_directions(
     model: ForgetModel, prompts: list[EncodedPrompt], size: tuple[int, int, int], eps: float = 1e-4
 ) -> dict[str, torch.Tensor]:
-    """Per layer the vector u (heads * d,) that every query projects to one on, as nearly as they can: head by head
+    """The vector u (heads * d,) of each layer on which every query projects to one, as nearly as queries can.
 
-    u = (Q^T Q + eps I)^-1 Q^T 1, eps relative to the mean eigenvalue. A key that loses tau sqrt(d) u has a logit lower by tau
+    Head by head u = (Q^T Q + eps I)^-1 Q^T 1, eps relative to the mean eigenvalue. A key that loses tau sqrt(d) u has a logit lower by tau
     at every pixel. Float64 on the CPU.
     """
     squares: dict[str, torch.Tensor] = {}

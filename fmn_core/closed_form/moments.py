@@ -32,6 +32,7 @@ class Moments:
 
     @classmethod
     def empty(cls, dim: int, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Moments:
+        """Moments of no rows yet, of a text width `dim`."""
         cc, tc, tt, pp, nn = torch.zeros(5, dim, dim, dtype=dtype, device=device)
         return cls(cc, tc, tt, pp, torch.zeros(dim, dtype=dtype, device=device), nn)
 
@@ -98,7 +99,10 @@ class Moments:
         return m + ridge * m.trace() / len(m) * torch.eye(len(m), dtype=m.dtype, device=m.device)
 
     def solve(self, ridge: float, preserve_weight: float) -> torch.Tensor:
-        """E = (C* - C)^T C M^-1, so that dW = W E in every layer. (UCE's system; target: the ablated prompt.)"""
+        """E = (C* - C)^T C M^-1, so that dW = W E in every layer.
+
+        The system is UCE's, with the ablated prompt as its target.
+        """
         cross = (self.tc - self.cc) / max(1, self.sources)
         return torch.linalg.solve(self.second_moment(ridge, preserve_weight), cross.T).T
 

@@ -256,6 +256,7 @@ def _chosen_weights(patch: ForgetPatch) -> tuple[float, float] | None:
 def moment_halves(
     text: TextModel, concepts: list[Concept], settings: ClosedFormSettings, pairs: list[TargetPair]
 ) -> tuple[Moments, Moments]:
+    """The moments on which a training on these concepts and target pairs would solve, see collect_moments."""
     preserve = preserve_groups(text, concepts, settings.preserve_prompts, settings.use_everyday_captions)
     return collect_moments(text, concepts, preserve, settings.imagined_words, pairs)
 

@@ -50,6 +50,7 @@ class Concept:
         return [*names, Name(PLACEHOLDER, self.embedding)] if self.embedding is not None else names
 
     def as_dict(self) -> dict[str, Any]:
+        """The concept as a patch's metadata holds it: without what the kind gives by itself, and without images."""
         found: dict[str, Any] = {"phrases": list(self.phrases), "kind": self.kind}
         if self.templates != list(templates_for(self.kind, self.phrases)):
             found["templates"] = list(self.templates)

@@ -42,6 +42,8 @@ def _check_finite(value: float) -> float:
 
 
 def one_of(choices: tuple[str, ...]) -> AfterValidator:
+    """A check that a text is one of the choices."""
+
     def check(value: str) -> str:
         if value not in choices:
             raise ValueError(f"expected one of {', '.join(choices)}")

@@ -11,6 +11,9 @@ import torch
 
 from .tokens import EncodedPrompt, LearnedEmbedding, Vocabulary
 
+# The linear layers of cross-attention, by their names in diffusers and in the host alike.
+PROJECTION_NAMES = ("to_q", "to_k", "to_v", "to_out.0")
+
 
 @dataclass
 class CrossAttention:

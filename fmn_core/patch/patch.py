@@ -43,6 +43,7 @@ class Factors:
 
     @property
     def rank(self) -> int:
+        """The rank r of `up` (out, r) and `down` (r, in)."""
         return self.down.shape[0]
 
     @property

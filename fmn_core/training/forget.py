@@ -30,8 +30,10 @@ Progress = Callable[[int, int, dict], bool | None]
 
 
 def train(trainer: Trainer, progress: Progress | None = None) -> History:
-    """Runs the steps until they are done, somebody stops them, the attention target is reached, the drift limit is passed
-    or the loss is lost."""
+    """Runs the steps of a training, all of them or until a reason to stop.
+
+    Reasons are the user, the attention target, the drift limit, and a loss that is no longer finite.
+    """
     settings, history, recent = trainer.settings, History(), None
     for number in range(settings.steps):
         step = trainer.step(number)

@@ -63,6 +63,7 @@ class Preservation:
             self.terms.append((trained[".".join(name)], ((w @ self.moment) * w).sum()))
 
     def __call__(self) -> torch.Tensor:
+        """The mean squared relative movement of the preserve prompts' keys and values, a scalar."""
         if not self.terms:
             return torch.zeros((), device=self.moment.device)
         return torch.stack([part.energy(self.moment) / scale for part, scale in self.terms]).mean()

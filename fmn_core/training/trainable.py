@@ -33,6 +33,7 @@ class LowRank(torch.nn.Module):
         self.up = torch.nn.Parameter(torch.zeros(weight.shape[0], rank, *ones, device=device))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What the factors add to the layer's output for an input x."""
         x = x.to(self.down.dtype)
         if self.convolution:
             return F.conv2d(F.conv2d(x, self.down, **self.convolution), self.up)
@@ -57,6 +58,7 @@ class FullDelta(torch.nn.Module):
         self.delta = torch.nn.Parameter(torch.zeros(layer.weight.shape, device=device))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What the delta adds to the layer's output for an input x."""
         x = x.to(self.delta.dtype)
         return F.conv2d(x, self.delta, **self.convolution) if self.convolution else F.linear(x, self.delta)
 

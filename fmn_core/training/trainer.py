@@ -298,6 +298,7 @@ class Trainer:
             parameter.copy_(value)
 
     def drift(self) -> float:
+        """The drift of the preserve prompts' predictions with the trained parts in place, see DriftMonitor."""
         assert self.monitor is not None
         with injected(self.layers, self.parts):
             return self.monitor()

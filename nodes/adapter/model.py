@@ -10,12 +10,10 @@ import torch
 
 from ...fmn_core.attention.hooks import checkpointed
 from ...fmn_core.errors import ForgetError
-from ...fmn_core.model.protocol import CrossAttention
+from ...fmn_core.model.protocol import PROJECTION_NAMES, CrossAttention
 from ...fmn_core.model.tokens import EncodedPrompt
 from .. import host
 from .text import ComfyText, detached
-
-_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 class ComfyModel(ComfyText):
@@ -49,7 +47,7 @@ class ComfyModel(ComfyText):
         layers = []
         for name, module in self._modules.items():
             if name in paths:
-                parts = {p: module.get_submodule(p) for p in _PROJECTIONS}
+                parts = {p: module.get_submodule(p) for p in PROJECTION_NAMES}
                 layers.append(CrossAttention(paths[name], module.heads, parts))
         if not layers:
             raise ForgetError(

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+# Now, while this folder is the only one of its name: the host has a package `tests` too, and comes first on sys.path once it is activated.
+import tests.device  # noqa: F401
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench.peers.denoising import latent_size, output_error, predicted
+from bench.peers.denoising import output_error, predicted
 from bench.peers.peer_prompts import Forgotten, neighbour, paired_prompts
 from bench.peers.weights import in_training, is_key_or_value
 from fmn_core.model.sampler import sample_seeds
@@ -69,7 +69,7 @@ def _pictures(adapter: Any, concept: Forgotten, all_names: list[str], settings: 
     pairs = paired_prompts(concept, anchor, settings.pictures)
     pairs = (pairs * -(-settings.pictures // len(pairs)))[: settings.pictures]
     named, anchors = (adapter.encode([pair[k] for pair in pairs]) for k in (0, 1))
-    size = latent_size(adapter)
+    size = adapter.latent_shape()
     return _Pictures(
         sample_seeds(adapter, anchors, size, seed, settings.sampling_steps, settings.guidance), named, anchors
     )
@@ -79,7 +79,7 @@ def _loss(adapter: Any, made: _Pictures, settings: Settings, generator: torch.Ge
     chosen = torch.randint(len(made.named), (settings.batch,), generator=generator).tolist()
     levels = adapter.sigmas()
     sigma = levels[torch.randint(len(levels), (settings.batch,), generator=generator)]
-    noise = torch.randn(settings.batch, *latent_size(adapter), generator=generator)
+    noise = torch.randn(settings.batch, *adapter.latent_shape(), generator=generator)
     x = made.latents[chosen] + sigma.view(-1, 1, 1, 1) * noise
     with torch.no_grad():  # the paper's stop-gradient: the anchor's prediction is the model's own of this moment
         wanted = predicted(adapter, x, sigma, [made.anchors[i] for i in chosen])

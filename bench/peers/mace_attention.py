@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bench.peers.adapters import Adapters
-from bench.peers.denoising import latent_size, predicted
+from bench.peers.denoising import predicted
 from bench.peers.peer_prompts import Forgotten
 from bench.peers.weights import is_key_or_value
 from fmn_core.attention.hooks import attention_probe
@@ -45,7 +45,7 @@ def make_pictures(adapter: Any, concept: Forgotten, settings: Any, seed: int) ->
     prompts = adapter.encode([t.format(concept.phrase) for t in default_templates(concept.kind)[: settings.prompts]])
     columns = [phrase_columns(adapter, p, concept.phrase, "all") for p in prompts]
     first = prompts[:1] * settings.pictures
-    latents = sample_seeds(adapter, first, latent_size(adapter), seed, settings.sampling_steps, settings.guidance)
+    latents = sample_seeds(adapter, first, adapter.latent_shape(), seed, settings.sampling_steps, settings.guidance)
     if concept.kind == "style":
         return Pictures(prompts, columns, latents, [None] * len(latents))
     own, levels = phrase_columns(adapter, prompts[0], concept.phrase), noise_levels(adapter.sigmas(), 4, 0.5)

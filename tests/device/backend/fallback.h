@@ -16,6 +16,9 @@ const std::unordered_map<std::string, bool> waits = {
     {"aten::linalg_eigh", true}, {"aten::_linalg_eigh.eigenvalues", true}, {"aten::_linalg_svd.U", true},
     {"aten::linalg_lstsq.out", true}, {"aten::repeat_interleave.Tensor", true}};
 
+// A GPU multiplies halves with a sum in float and rounds the sum; the CPU has no fast kernel for halves.
+const std::unordered_set<std::string> sums_in_float = {"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"};
+
 void check_devices(const std::string& name, const c10::FunctionSchema& schema, at::ArrayRef<IValue> arguments, int flags) {
   // (tensor, argument, from a list of indices)
   struct Seen {
@@ -70,6 +73,22 @@ void check_devices(const std::string& name, const c10::FunctionSchema& schema, a
         "Expected all tensors to be on the same device, but found at least two devices, fake:0 and ", s.tensor.device(), "! (", name, ", ",
         s.argument, ")");
   }
+}
+
+// Widens the tensors from `begin` on, where all of them are halves; whether it did.
+bool widened(torch::jit::Stack* stack, size_t begin) {
+  for (size_t i = begin; i < stack->size(); ++i) {
+    const IValue& value = (*stack)[i];
+    if (value.isTensor() && value.toTensor().scalar_type() != at::kHalf) {
+      return false;
+    }
+  }
+  for (size_t i = begin; i < stack->size(); ++i) {
+    if ((*stack)[i].isTensor()) {
+      (*stack)[i] = (*stack)[i].toTensor().to(at::kFloat);
+    }
+  }
+  return true;
 }
 
 void run(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
@@ -149,9 +168,13 @@ void run(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     (*stack)[begin] = (*stack)[begin].toTensor().to(at::kFloat);
     (*stack)[begin + 2] = false;
   }
+  const bool halves = sums_in_float.count(name) > 0 && widened(stack, begin);
   {
     at::AutoDispatchBelowADInplaceOrView below;
     op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
+    if (halves) {
+      stack->back() = stack->back().toTensor().to(at::kHalf);
+    }
   }
 
   views.write_back();

@@ -97,6 +97,11 @@ void same_device(const char* name, const at::Tensor& first, const at::Tensor& ot
       "Expected all tensors to be on the same device, but found at least two devices, ", first.device(), " and ", other.device(), "! (", name, ")");
 }
 
+// Halves widened: a GPU sums their products in float.
+at::Tensor float_of(const at::Tensor& t) {
+  return t.scalar_type() == at::kHalf ? t.to(at::kFloat) : t;
+}
+
 at::Tensor convolution(
     const at::Tensor& input,
     const at::Tensor& weight,
@@ -113,8 +118,9 @@ at::Tensor convolution(
   Views views;
   at::AutoDispatchBelowADInplaceOrView below;
   tell("op", "aten::convolution", 0);
-  return views.fake(at::convolution(
-      views.cpu(input, false), views.cpu(weight, false), b.defined() ? views.cpu(b, false) : b, stride, padding, dilation, transposed, output_padding, groups));
+  const auto wide = [&](const at::Tensor& t) { return t.defined() ? float_of(views.cpu(t, false)) : t; };
+  const at::Tensor sum = at::convolution(wide(input), wide(weight), wide(b), stride, padding, dilation, transposed, output_padding, groups);
+  return views.fake(sum.to(input.scalar_type()));
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
@@ -134,9 +140,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
   at::AutoDispatchBelowADInplaceOrView below;
   const int64_t channels = transposed ? weight.size(1) * groups : weight.size(0);
   const std::vector<int64_t> bias_sizes{channels};
+  const auto wide = [&](const at::Tensor& t) { return float_of(views.cpu(t, false)); };
+  const auto result = [&](const at::Tensor& t) { return views.fake(t.defined() ? t.to(grad.scalar_type()) : t); };
   auto [a, b, c] = at::convolution_backward(
-      views.cpu(grad, false), views.cpu(input, false), views.cpu(weight, false), bias_sizes, stride, padding, dilation, transposed, output_padding, groups, mask);
-  return {views.fake(a), views.fake(b), views.fake(c)};
+      wide(grad), wide(input), wide(weight), bias_sizes, stride, padding, dilation, transposed, output_padding, groups, mask);
+  return {result(a), result(b), result(c)};
 }
 
 }  // namespace

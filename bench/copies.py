@@ -20,7 +20,7 @@ from bench.results_page import RESULTS, machine
 from tools.comfy_host import REPOSITORY
 
 CASES = (
-    "sampling", "closed_form_float64", "closed_form_float32", "closed_form_logit_shift_float32", "resteering_images_mask",
+    "sampling", "closed_form_float64", "closed_form_float32", "resteering_images_mask",
     "resteering_fp16", "resteering_own_images", "visual", "both_checkpointing_full", "invert", "attack_tokens", "zero_attention_mask", "gate", "scores",
 )  # fmt: skip
 KINDS = {"H2D": "copies to the device", "D2H": "copies from it", "sync": "waits"}

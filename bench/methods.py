@@ -114,16 +114,16 @@ def hardened(rounds: int, pictures: int = 8, seed: int = 0) -> Method:
     def method(world: World, *names: str) -> Iterator[Applied]:
         adapter = world.adapter()
         budget = Budget(seed=seed)
-        concepts, size = [concept_of(world, adapter, n) for n in names], adapter.latent_shape()
+        concepts = [concept_of(world, adapter, n) for n in names]
         with torch.inference_mode(False), adapter.ready_for_gradients(text=True):
             started, made = time.perf_counter(), []
             for concept in concepts:
                 with torch.no_grad():
                     prompts = concept_prompts(adapter, concept).encoded
-                    latents = made_latents(adapter, prompts, size, pictures, seed)
+                    latents = made_latents(adapter, prompts, adapter.latent_shape(), pictures, seed)
                 made.append(References(latents))
             chosen = Hardening(rounds, budget=budget)
-            patch = forget_hardened(adapter, concepts, made, hardening=chosen, size=size)
+            patch = forget_hardened(adapter, concepts, made, hardening=chosen)
             patch.figures["seconds"] = time.perf_counter() - started
         yield patched(world, patch)
 

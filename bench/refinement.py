@@ -20,9 +20,9 @@ import torch
 
 from bench.attack import attacked
 from bench.methods import concept_of, patched
+from bench.queries import sampled_queries
 from bench.results_page import RESULTS, machine, markdown_table
 from bench.world import Evaluation, World, other_concepts
-from fmn_core.attention.queries import sampled_queries
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.closed_form.targets import template_pairs

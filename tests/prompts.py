@@ -67,7 +67,7 @@ def options(**changes) -> dict:
 def closed_form_options(**changes) -> dict:
     """Closed Form Options as node "options", with the node's own defaults but for `changes`."""
     inputs = {
-        "target": "ablated prompt", "substitute": "", "logit_shift": 0.0, "robust_rounds": 0, "precision": "float64 on the CPU",
+        "target": "ablated prompt", "substitute": "", "precision": "float64 on the CPU",
         "ridge": 0.0, "preserve_weight": 0.0, "imagined_words": 200, "everyday_captions": True, "overshoot": -1.0, "attack_rounds": 0,
     }  # fmt: skip
     return {"options": {"class_type": "FMN_ClosedFormOptions", "inputs": inputs | changes}}

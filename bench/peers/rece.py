@@ -17,7 +17,6 @@ import torch
 from bench.peers import uce
 from bench.peers.peer_prompts import Forgotten
 from bench.peers.weights import keys_and_values
-from fmn_core.closed_form.robust import revival
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,12 @@ class Settings(uce.Settings):
 
 
 def adversarial(edit: torch.Tensor, gram: torch.Tensor, regular_scale: float) -> torch.Tensor:
-    """C (dim, dim) with c' = C c, minimising sum |W A c' - W c|^2 + regular_scale |c'|^2; `gram` = sum W^T W."""
-    relative = regular_scale * len(gram) / float(gram.trace())
-    return revival(edit - torch.eye(len(edit), dtype=edit.dtype), gram, relative)
+    """C (dim, dim) with c' = C c, the input that drives the edited layers W A to the output that c gave before (RECE, eq. 8).
+
+    c' minimises sum |W A c' - W c|^2 + regular_scale |c'|^2: C = (regular_scale I + A^T G A)^-1 A^T G, G = `gram` = sum W^T W, A = `edit`.
+    """
+    system = edit.T @ gram @ edit + regular_scale * torch.eye(len(gram), dtype=gram.dtype)
+    return torch.linalg.solve(system, edit.T @ gram)
 
 
 def forget(

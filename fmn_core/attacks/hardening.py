@@ -49,13 +49,12 @@ def forget_hardened(
     settings: ClosedFormSettings | None = None,
     hardening: Hardening | None = None,
     progress: Callable[[int, int, dict], bool | None] | None = None,
-    size: tuple[int, int, int] | None = None,
 ) -> ForgetPatch:
     """A closed form that is attacked with embeddings and solved again with what they found, round after round.
 
     Each search starts at a concept's first name and learns, on the model with the patch of the round before, vectors with which it draws
     the `references` of that concept; they join the concept's names in the next solve, and are not kept in the patch. `progress(done,
-    total, figures)` is called every step of a search, may raise to interrupt, and ends the search by returning True. `size`: see forget_closed_form. The model must
+    total, figures)` is called every step of a search, may raise to interrupt, and ends the search by returning True. The model must
     allow gradients through its text encoder. Raises ForgetError on settings out of range, and what forget_closed_form and invert_concept
     raise. Source: adversarial training, with the searches of Pham et al., Circumventing Concept Erasure Methods, in place of RECE's algebra.
     """
@@ -63,7 +62,7 @@ def forget_hardened(
     settings, report_progress = settings or ClosedFormSettings(), progress or (lambda done, total, figures: None)
     started, revived = time.perf_counter(), list[Concept]()
     total = hardening.rounds * hardening.searches * len(concepts) * hardening.budget.steps
-    patch = _solved(model, concepts, [], settings, size)
+    patch = _solved(model, concepts, [], settings)
     for number in range(hardening.rounds):
         with _patched(model, patch):
             for k in range(hardening.searches):
@@ -76,7 +75,7 @@ def forget_hardened(
                             model, concept, pictures, budget, lambda n, f, d=done: report_progress(d + n, total, f)
                         )
                     )
-        patch = _solved(model, concepts, revived, settings, size)
+        patch = _solved(model, concepts, revived, settings)
     patch.concepts = [c.as_dict() for c in concepts]
     patch.settings |= {"attack_rounds": hardening.rounds, "attack": asdict(hardening)}
     patch.figures["seconds"] = time.perf_counter() - started
@@ -88,7 +87,6 @@ def _solved(
     concepts: list[Concept],
     revived: list[Concept],
     settings: ClosedFormSettings,
-    size: tuple[int, int, int] | None,
 ) -> ForgetPatch:
     """The closed form of the concepts and of what was found, which ends at the target: its vectors are no words to go further from."""
     aim = settings.target, settings.substitute
@@ -96,7 +94,7 @@ def _solved(
         revived, *aim, max(0, settings.overshoot)
     )
     with torch.no_grad():
-        return forget_closed_form(model, [*concepts, *revived], settings, pairs=pairs, size=size)
+        return forget_closed_form(model, [*concepts, *revived], settings, pairs=pairs)
 
 
 def _revived(

@@ -72,13 +72,11 @@ def _encode_with_short_padding(
 
 def _moment_rows(
     model: TextModel, pair: TargetPair, prompt: EncodedPrompt, target_prompt: EncodedPrompt
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A pair's rows as Moments.add_pair takes them: sources, targets, those that name the concept, and for how many rows each stands."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A pair's rows as Moments.add_pair takes them: sources, targets, and for how many rows each stands."""
     columns = pair_columns(model, prompt, pair)
     target_columns = name_columns(model, target_prompt, pair.target_name) if pair.target_name else []
     source, target = steered_pair(prompt, target_prompt, columns, target_columns, pair.how)
     target = target + pair.overshoot * (target - source)
     weight = row_weights(prompt, model.vocabulary)
-    named = name_columns(model, prompt, pair.name, pair.end_token)
-    steered = weight[columns] if pair.how == ZERO else weight[columns[0] :]
-    return source, target, prompt.context[named], steered, weight[named]
+    return source, target, weight[columns] if pair.how == ZERO else weight[columns[0] :]

@@ -8,17 +8,15 @@ from dataclasses import asdict
 
 import torch
 
-from ..attention.queries import constant_directions
 from ..concepts.concept import Concept, check_concepts
 from ..concepts.preserve import preserve_groups
-from ..errors import ForgetError
 from ..model.protocol import ForgetModel
 from ..patch.figures import rounded
 from ..patch.patch import ForgetPatch, fingerprint
 from .collect import collect_moments
-from .settings import PRECISIONS, ClosedFormSettings, check_settings
+from .settings import PRECISIONS, ClosedFormSettings
 from .solve import solve_factors
-from .targets import TargetPair, template_pairs
+from .targets import TargetPair, check_target, template_pairs
 
 
 def forget_closed_form(
@@ -27,7 +25,6 @@ def forget_closed_form(
     settings: ClosedFormSettings | None = None,
     progress: Callable[[int, int, dict], None] | None = None,
     pairs: list[TargetPair] | None = None,
-    size: tuple[int, int, int] | None = None,
 ) -> ForgetPatch:
     """Solves for a patch that makes the model fall back on what a prompt says without the phrase.
 
@@ -37,7 +34,7 @@ def forget_closed_form(
     with FMN's "natural fallback" as target.
     """
     settings = settings or ClosedFormSettings()
-    check_settings(settings)
+    check_target(settings.target, settings.substitute)
     report_progress = progress or (lambda done, total, figures: None)
     started = time.perf_counter()
     report_progress(0, 4, {})
@@ -48,11 +45,8 @@ def forget_closed_form(
     device = model.device if dtype == torch.float32 else "cpu"
     halves = collect_moments(model, concepts, preserve, settings.imagined_words, pairs, dtype, device)
     report_progress(1, 4, {})
-    directions = _directions(model, pairs, settings, size)
     rank = settings.rank * len(concepts)
-    factors, figures = solve_factors(
-        model, halves, settings, rank, lambda figures: report_progress(2, 4, figures), directions
-    )
+    factors, figures = solve_factors(model, halves, settings, rank, lambda figures: report_progress(2, 4, figures))
     figures["seconds"] = time.perf_counter() - started
     report_progress(4, 4, figures)
     described = {"method": "closed form", **asdict(settings)}
@@ -61,18 +55,3 @@ def forget_closed_form(
 
 def _pairs_of(concepts: list[Concept], settings: ClosedFormSettings) -> list[TargetPair]:
     return template_pairs(concepts, settings.target, settings.substitute, settings.overshoot)
-
-
-def _directions(
-    model: ForgetModel, pairs: list[TargetPair], settings: ClosedFormSettings, size: tuple[int, int, int] | None
-) -> dict[str, torch.Tensor]:
-    """The directions of a logit shift, from pictures of every name in its first template."""
-    if not settings.logit_shift:
-        return {}
-    if size is None:
-        raise ForgetError(
-            "Expected the size of a latent for a logit shift, got none. Pass size=(channels, height, width)."
-        )
-    first = [pair for pair in pairs if pair.template == 0]
-    prompts = model.encode([p.full for p in first], [p.name.word for p in first])
-    return constant_directions(model, prompts, size)

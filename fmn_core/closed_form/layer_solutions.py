@@ -60,13 +60,3 @@ def on_the_cpu(ups: dict[Name, torch.Tensor], down: torch.Tensor) -> dict[str, F
     """Balanced factors by kohya name; what a device solved comes to the CPU in one copy."""
     parts = torch.cat(list(ups.values())).cpu().split([len(up) for up in ups.values()])
     return {kohya_name(*name): balanced(up, down.cpu()) for name, up in zip(ups, parts)}
-
-
-def shifted_drifts(
-    parts: dict[Name, tuple[torch.Tensor, torch.Tensor]], preserved: torch.Tensor, norms: Norms
-) -> dict[str, dict[str, float]]:
-    """The drift of preserve prompts per layer of a logit shift; `preserved`: their second moment."""
-    return {
-        ".".join(n): {"drift": ratio(float(((up.T @ up) * (down @ preserved @ down.T)).sum()), norms[n][1])}
-        for n, (up, down) in parts.items()
-    }

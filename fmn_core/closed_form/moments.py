@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -24,41 +24,28 @@ class Moments:
     tc: torch.Tensor  # sum c* c^T
     tt: torch.Tensor  # sum c* c*^T: targets
     pp: torch.Tensor  # sum p p^T: preserved
-    named: torch.Tensor  # (dim,), sum n, of the rows that name the concept
-    nn: torch.Tensor  # sum n n^T
-    names: int = 0
     sources: int = 0
     preserved: float = 0.0
 
     @classmethod
     def empty(cls, dim: int, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Moments:
         """Moments of no rows yet, of a text width `dim`."""
-        cc, tc, tt, pp, nn = torch.zeros(5, dim, dim, dtype=dtype, device=device)
-        return cls(cc, tc, tt, pp, torch.zeros(dim, dtype=dtype, device=device), nn)
+        cc, tc, tt, pp = torch.zeros(4, dim, dim, dtype=dtype, device=device)
+        return cls(cc, tc, tt, pp)
 
-    def add_pair(
-        self,
-        source: torch.Tensor,
-        target: torch.Tensor,
-        named: torch.Tensor | None = None,
-        weight: torch.Tensor | None = None,
-        named_weight: torch.Tensor | None = None,
-    ) -> None:
-        """Adds rows of a prompt (n, dim) and where each should go; `named`: its rows that name the concept.
+    def add_pair(self, source: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None) -> None:
+        """Adds rows of a prompt (n, dim) and where each should go.
 
-        `weight`, `named_weight` (n,): for how many rows each stands, 1 if not given; they sum to a whole number.
+        Parameters
+        ----------
+        weight
+            (n,): for how many rows each stands, 1 if not given; they sum to a whole number.
         """
         count = len(source) if weight is None else round(float(weight.sum()))
         source, target = _weighted(source, weight).to(self.cc), _weighted(target, weight).to(self.cc)
         self.cc += source.T @ source
         self.tc += target.T @ source
         self.tt += target.T @ target
-        if named is not None:
-            weight = torch.ones(len(named)) if named_weight is None else named_weight
-            named, weight = named.to(self.cc), weight.to(self.cc)
-            self.named += weight @ named
-            self.nn += (named * weight[:, None]).T @ named
-            self.names += round(float(weight.sum()))
         self.sources += count
 
     def add_preserved(self, rows: torch.Tensor, weight: torch.Tensor | None = None) -> None:
@@ -74,24 +61,9 @@ class Moments:
             self.tc + other.tc,
             self.tt + other.tt,
             self.pp + other.pp,
-            self.named + other.named,
-            self.nn + other.nn,
-            self.names + other.names,
             self.sources + other.sources,
             self.preserved + other.preserved,
         )
-
-    def moved_sources(self, map_: torch.Tensor) -> Moments:
-        """The same pairs with every source c at A c: other inputs that should go to the same targets; nothing preserved."""
-        zero = torch.zeros_like(self.pp)
-        cc, tc = map_ @ self.cc @ map_.T, self.tc @ map_.T
-        named, nn = map_ @ self.named, map_ @ self.nn @ map_.T
-        return Moments(cc, tc, self.tt.clone(), zero, named, nn, self.names, self.sources, 0)
-
-    def of_names(self) -> Moments:
-        """The same with the rows that name the concept as the only sources; without targets."""
-        zero = torch.zeros_like(self.cc)
-        return replace(self, cc=self.nn, tc=zero, tt=zero, sources=self.names)
 
     def second_moment(self, ridge: float, preserve_weight: float) -> torch.Tensor:
         """M = lambda I + C^T C / n + w P^T P / p, lambda relative to the mean eigenvalue of the rest."""

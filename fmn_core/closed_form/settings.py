@@ -7,9 +7,8 @@ from typing import Literal, get_args
 import torch
 
 from ..concepts.preserve import IMAGINED_WORDS
-from ..errors import ForgetError
 from ..options import option, options
-from .targets import ABLATED, BY_KIND, Target, check_target
+from .targets import ABLATED, BY_KIND, Target
 from .weight_choice import AUTO
 
 Projections = Literal["values", "keys", "keys and values"]
@@ -47,20 +46,6 @@ class ClosedFormSettings:
         minimum=BY_KIND,
         maximum=3.0,
         step=0.05,
-    )
-    logit_shift: float = option(
-        default=0.0,
-        help="tau: where keys are trained, lowers the attention logits of the phrase's tokens by this at every pixel, which takes a few "
-        "passes of the UNet. 0: keys go where values go.",
-        minimum=0.0,
-        maximum=50.0,
-        step=0.1,
-    )
-    robust_rounds: int = option(
-        default=0,
-        help="Rounds that also forget the inputs which would bring the concept back (RECE). No proof against a search for others.",
-        minimum=0,
-        maximum=20,
     )
     precision: Precision = option(
         default="float64 on the CPU",
@@ -111,12 +96,3 @@ class ClosedFormSettings:
         minimum=0,
         maximum=4 * IMAGINED_WORDS,
     )
-
-
-def check_settings(settings: ClosedFormSettings) -> None:
-    """Raises ForgetError on settings that contradict each other."""
-    check_target(settings.target, settings.substitute)
-    if settings.logit_shift and "to_k" not in PROJECTIONS[settings.train]:
-        raise ForgetError(
-            f"Expected to train keys for a logit shift, got {settings.train!r}. Train keys, or keys and values, or set the shift to 0."
-        )

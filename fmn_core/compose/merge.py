@@ -249,7 +249,7 @@ def _chosen_weights(patch: ForgetPatch) -> tuple[float, float] | None:
     if not (isinstance(ridge, float) and isinstance(weight, float) and 0 < ridge < 1e6 and 0 < weight < 1e6):
         return None
     # Their systems hold more than a CLIP can tell: rows found with the UNet.
-    beyond_text = any(patch.settings.get(name) for name in ("robust_rounds", "logit_shift", "attack_rounds"))
+    beyond_text = bool(patch.settings.get("attack_rounds"))
     return (ridge, weight) if patch.settings.get("method") in _SOLVED and not beyond_text else None
 
 

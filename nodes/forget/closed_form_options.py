@@ -18,9 +18,9 @@ class ClosedFormOptions(io.ComfyNode):
             node_id="FMN_ClosedFormOptions",
             display_name="Closed Form Options (Forget-Me-Not)",
             category=CATEGORY,
-            description="Target, keys, robustness and precision for Train Forget Patch's closed form.",
+            description="Target, attack rounds and precision for Train Forget Patch's closed form.",
             inputs=[
-                *option_inputs(ClosedFormSettings, "target", "substitute", "logit_shift", "robust_rounds", "precision"),
+                *option_inputs(ClosedFormSettings, "target", "substitute", "precision"),
                 fine_input(ClosedFormSettings, "ridge"),
                 *option_inputs(ClosedFormSettings, "preserve_weight", "imagined_words"),
                 option_input(ClosedFormSettings, "use_everyday_captions", "everyday_captions"),

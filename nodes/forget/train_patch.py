@@ -134,22 +134,17 @@ def _loss_weights(method: str, settings: GradientSettings) -> dict[str, float]:
 
 def _closed_form(training: _Training, settings: ClosedFormSettings) -> ForgetPatch:
     adapter = training.adapter
-    size = adapter.latent_shape()
     if training.options.attack_rounds:
         hardening = Hardening(rounds=training.options.attack_rounds, budget=Budget(seed=training.seed))
-        return _hardened(training, settings, hardening, size)
+        return _hardened(training, settings, hardening)
     bar, model = host.Progress(4), references.with_cache(adapter)
     with torch.no_grad():
-        if settings.logit_shift:
-            host.load(adapter.patcher)
         return forget_closed_form(
-            model, training.concepts, settings, lambda done, total, figures: bar.update(done, total), size=size
+            model, training.concepts, settings, lambda done, total, figures: bar.update(done, total)
         )
 
 
-def _hardened(
-    training: _Training, settings: ClosedFormSettings, hardening: Hardening, size: tuple[int, int, int]
-) -> ForgetPatch:
+def _hardened(training: _Training, settings: ClosedFormSettings, hardening: Hardening) -> ForgetPatch:
     """The closed form between attacks on it, on the concepts' images or on pictures that the model draws."""
     adapter, concepts = training.adapter, training.concepts
     attacked = training.references(AugmentSettings(), ATTACKED_PICTURES)
@@ -158,7 +153,7 @@ def _hardened(
     with Monitor(title, total) as monitor, adapter.ready_for_gradients(text=True):
         progress = progress_callback(monitor, adapter, title)
         model = references.with_cache(adapter)
-        return forget_hardened(model, concepts, attacked, settings, hardening, progress, size)
+        return forget_hardened(model, concepts, attacked, settings, hardening, progress)
 
 
 def _by_gradient(training: _Training, settings: GradientSettings) -> ForgetPatch:

@@ -53,11 +53,6 @@ def train_closed_float32(w):
 
 
 @step
-def train_logit_shift(w):
-    return _change(_train(w, train="keys", options=_short(w, logit_shift=1.0))[1])
-
-
-@step
 def train_resteer(w):
     return _change(_train(w, method=RESTEER)[1])
 

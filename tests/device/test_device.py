@@ -9,7 +9,6 @@ pytestmark = [pytest.mark.usefixtures("device"), pytest.mark.timeout(runs.MOST_S
 
 # On a model that has not sampled: its weights have never been on the device.
 FRESH = (
-    "closed_form_logit_shift",
     "merge_float32",
     "resteering",
     "train_on_patched",

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 
 PROMPT = "a picture of a zebra in noto style"
 DEFAULTS = {
-    "target": "ablated prompt", "substitute": "", "logit_shift": 0.0, "robust_rounds": 0, "precision": "float64 on the CPU", "ridge": 0.0,
+    "target": "ablated prompt", "substitute": "", "precision": "float64 on the CPU", "ridge": 0.0,
     "preserve_weight": 0.0, "imagined_words": 20, "everyday_captions": True,
 }  # fmt: skip
 
@@ -69,33 +69,15 @@ def trained(miniature):
 
 
 def test_options_reach_the_solve(trained):
-    patch = trained(target="substitute", substitute="horse", robust_rounds=2, ridge=1e-3, everyday_captions=False)[1]
-    chosen = {k: patch.settings[k] for k in ("target", "substitute", "robust_rounds", "ridge", "imagined_words")}
+    patch = trained(target="substitute", substitute="horse", ridge=1e-3, everyday_captions=False)[1]
+    chosen = {k: patch.settings[k] for k in ("target", "substitute", "ridge", "imagined_words")}
     assert chosen == {
         "target": "substitute",
         "substitute": "horse",
-        "robust_rounds": 2,
         "ridge": 1e-3,
         "imagined_words": 20,
     }
     assert patch.figures["ridge"] == 1e-3 and not patch.settings["use_everyday_captions"]
-
-
-def test_a_logit_shift_takes_attention_from_the_phrase(miniature, trained):
-    """With keys alone, and the mass measured by the page's own map."""
-    model, clip, _ = miniature
-    patched, patch, _, report = trained(train="keys", logit_shift=6.0)
-    assert all(name.endswith("to_k") and f.rank == 1 for name, f in patch.factors.items())
-    assert "preserve prompts moved by" in report and "target missed" not in report
-    masses = []
-    for m in (model, patched):
-        adapter, found = SampledModel(m, clip), []
-        load(adapter.patcher)
-        with adapter.watch(lambda layer, a, out=found: out.append(float(a[..., 5].mean()))):
-            noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * 5
-            adapter.denoise(noise, torch.tensor([5.0]), adapter.encode([PROMPT]))
-        masses.append(sum(found))
-    assert masses[1] < 0.2 * masses[0]
 
 
 def test_options_for_the_other_method_lie_idle(trained):
@@ -103,8 +85,6 @@ def test_options_for_the_other_method_lie_idle(trained):
 
 
 def test_choices_without_effect_are_refused(trained):
-    with pytest.raises(ForgetError, match="Train keys, or keys and values"):
-        trained(logit_shift=1.0)
     with pytest.raises(ForgetError, match="Type one, such as"):
         trained(target="substitute")
 

@@ -33,14 +33,14 @@ def test_a_weight_is_that_many_rows():
     rows, target = torch.randn(4, 5, generator=g), torch.randn(4, 5, generator=g)
     weight = torch.tensor([1.0, 2.0, 3.0, 1.0])
     weighted, repeated = Moments.empty(5), Moments.empty(5)
-    weighted.add_pair(rows, target, rows[:2], weight, weight[:2])
+    weighted.add_pair(rows, target, weight)
     weighted.add_preserved(rows, weight)
     index = torch.repeat_interleave(torch.arange(4), weight.int())
-    repeated.add_pair(rows[index], target[index], rows[[0, 1, 1]])
+    repeated.add_pair(rows[index], target[index])
     repeated.add_preserved(rows[index])
-    for name in ("cc", "tc", "tt", "pp", "named", "nn"):
+    for name in ("cc", "tc", "tt", "pp"):
         torch.testing.assert_close(getattr(weighted, name), getattr(repeated, name), rtol=1e-6, atol=1e-6)
-    assert weighted.sources == repeated.sources == 7 and weighted.preserved == 7 and weighted.names == 3
+    assert weighted.sources == repeated.sources == 7 and weighted.preserved == 7
 
 
 def test_short_contexts_count_as_many_rows_as_whole_ones(model, monkeypatch):
@@ -48,4 +48,4 @@ def test_short_contexts_count_as_many_rows_as_whole_ones(model, monkeypatch):
     short = collect_moments(model, [concept], [[""], ["a horse"]], 10)
     monkeypatch.setattr("fmn_core.closed_form.collect.PADDING", None)
     whole = collect_moments(model, [concept], [[""], ["a horse"]], 10)
-    assert [(m.sources, m.preserved, m.names) for m in short] == [(m.sources, m.preserved, m.names) for m in whole]
+    assert [(m.sources, m.preserved) for m in short] == [(m.sources, m.preserved) for m in whole]

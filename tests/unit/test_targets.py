@@ -104,12 +104,8 @@ def test_a_target_travels_in_the_metadata(model, zebra):
     [
         ({"target": "elsewhere"}, "target to be one of ablated prompt"),
         ({"target": "substitute"}, "Type one, such as"),
-        ({"logit_shift": 1.0}, "Expected to train keys for a logit shift, got 'values'"),
-        ({"logit_shift": -1.0, "train": "keys"}, "logit_shift from 0"),
-        ({"robust_rounds": -1}, "robust_rounds from 0"),
         ({"precision": "float16"}, "precision to be one of"),
         ({"train": "everything"}, "train to be one of"),
-        ({"train": "keys", "logit_shift": 1.0}, "size of a latent"),
     ],
 )
 def test_bad_settings_say_what_was_expected(model, zebra, changes, said):

@@ -24,21 +24,6 @@ def closed_form_keys_and_values(w):
 
 
 @case
-def closed_form_logit_shift(w):
-    return w.trained(train="keys and values", options=w.closed_form_options(logit_shift=2.0))
-
-
-@case
-def closed_form_logit_shift_float32(w):
-    return w.trained(train="keys", options=w.closed_form_options(logit_shift=2.0, precision=FLOAT32))
-
-
-@case
-def closed_form_robust_float32(w):
-    return w.trained(options=w.closed_form_options(robust_rounds=2, precision=FLOAT32))
-
-
-@case
 def closed_form_targets(w):
     found = {}
     for target, more in (("zero", {}), ("empty prompt", {}), ("substitute", {"substitute": "horse"})):

@@ -44,7 +44,7 @@ def merge_float32(w):
 def float32_patch_elsewhere(w):
     """Everything that takes a patch, with one that was solved on the card."""
     model, patch, *_ = w.train(
-        options=w.closed_form_options(precision=FLOAT32, logit_shift=1.0),
+        options=w.closed_form_options(precision=FLOAT32),
         train="keys and values",
         file_name="fake_gpu_float32",
     )

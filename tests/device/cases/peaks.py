@@ -27,11 +27,6 @@ def peak_closed_form_float32(w):
 
 
 @case
-def peak_closed_form_logit_shift(w):
-    return deltas(w.train(train="keys and values", options=w.closed_form_options(logit_shift=2.0))[1])
-
-
-@case
 def peak_closed_form_attack_rounds(w):
     with w.short_attacks():
         return deltas(w.train(options=w.closed_form_options(attack_rounds=1))[1])

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from ..model.protocol import CrossAttention, ForgetModel
-from ..model.sampler import euler, schedule
-from ..model.tokens import EncodedPrompt
-from .zeroing import split_heads
+from fmn_core.attention.zeroing import split_heads
+from fmn_core.model.protocol import CrossAttention, ForgetModel
+from fmn_core.model.sampler import euler, schedule
+from fmn_core.model.tokens import EncodedPrompt
 
 QUERY_STEPS = 6
 
@@ -52,28 +52,3 @@ def sampled_queries(
         x = (torch.randn(1, *size, generator=generator) * sigmas[0].cpu()).to(model.device)
         with query_probe(model.cross_attention(), lambda layer, q, n=number: receive(n, layer, q)):
             euler(x, sigmas, lambda x, sigma, prompt=prompt: model.denoise(x, sigma.reshape(1), [prompt]))
-
-
-def constant_directions(
-    model: ForgetModel, prompts: list[EncodedPrompt], size: tuple[int, int, int], eps: float = 1e-4
-) -> dict[str, torch.Tensor]:
-    """The vector u (heads * d,) of each layer on which every query projects to one, as nearly as queries can.
-
-    Head by head u = (Q^T Q + eps I)^-1 Q^T 1, eps relative to the mean eigenvalue. A key that loses tau sqrt(d) u has a logit lower by tau
-    at every pixel. Float64 on the CPU.
-    """
-    squares: dict[str, torch.Tensor] = {}
-    sums: dict[str, torch.Tensor] = {}
-
-    def add(number: int, layer: CrossAttention, q: torch.Tensor) -> None:
-        q = q.transpose(0, 1).flatten(1, 2).cpu().double()
-        squares[layer.name] = squares.get(layer.name, 0) + q.transpose(1, 2) @ q
-        sums[layer.name] = sums.get(layer.name, 0) + q.sum(1)
-
-    sampled_queries(model, prompts, size, add)
-    found = {}
-    for name, square in squares.items():
-        mean = square.diagonal(dim1=1, dim2=2).mean(1)
-        eye = torch.eye(square.shape[-1], dtype=square.dtype)
-        found[name] = torch.linalg.solve(square + eps * mean[:, None, None] * eye, sums[name]).flatten()
-    return found

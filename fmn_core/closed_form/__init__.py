@@ -1,1 +1,1 @@
-"""Forgetting in closed form: target pairs, moments, choice of weights, solve."""
+"""Forgetting in closed form: target pairs, their moments, the choice of weights, and one solve for all layers."""

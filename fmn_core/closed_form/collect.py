@@ -1,4 +1,4 @@
-"""Target pairs and preserve prompts, encoded and summed into the moments of a solve."""
+"""Encodes target pairs and preserve prompts and sums them into the moments of a solve."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..model.tokens import EncodedPrompt, LearnedEmbedding, row_weights
 from .moments import Moments, MomentSums
 from .targets import ZERO, TargetPair, name_columns, pair_columns, steered_pair, template_pairs
 
-# Rows of padding that are encoded of most prompts; they stand for all of it, which is much alike. One prompt in WHOLE is encoded
-# to its last row, so that the solve meets padding of every place.
+# Padding rows of a prompt are much alike, so that most prompts are encoded with PADDING of them, which stand for all. One prompt in
+# WHOLE keeps every row, so that the solve also sees padding at late positions.
 PADDING, WHOLE = 1, 19
 
 
@@ -25,14 +25,31 @@ def collect_moments(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> tuple[Moments, Moments]:
-    """Encodes every pair, the groups of prompts to preserve, and `imagined` words for each concept.
+    """Encodes target pairs and the preserve set, and sums their rows into moments, in two halves for cross-validation.
 
-    `pairs`: template_pairs(concepts) unless given. `dtype`, `device`: of the moments. Returns the moments of one half of the templates and preserve
-    groups, and of the other half; a single template is in both. Raises ForgetError when a phrase is not found in its own
-    prompt, or does not fit into one chunk.
+    Parameters
+    ----------
+    preserve
+        Groups of preserve prompts; a group lies in one half as a whole.
+    imagined
+        Imagined words to preserve for each concept.
+    pairs
+        Target pairs; by default those of `template_pairs(concepts)`.
+    dtype, device
+        Precision and place of the moments.
+
+    Returns
+    -------
+    tuple[Moments, Moments]
+        Moments of every other template and preserve group, and of the rest. A single template is in both halves.
+
+    Raises
+    ------
+    ForgetError
+        Where a phrase is not found in its own prompt, or a prompt has more than 75 tokens.
     """
     pairs = template_pairs(concepts) if pairs is None else pairs
-    # The targets are where the model is led to: they must stay what they are.
+    # Targets are preserved as well: a target that moved would no longer be what the model falls back on.
     half_of = {text: n % 2 for n, text in enumerate(dict.fromkeys(pair.target for pair in pairs))}
     for n, group in enumerate(preserve):
         half_of |= {text: n % 2 for text in group if text not in half_of}
@@ -52,7 +69,8 @@ def collect_moments(
     if imagined:
         drawn = imagined_in_all(imagined, len(concepts))
         for n, prompt in enumerate(encode_imagined(model, concepts, drawn, PADDING)):
-            # More draws are a better estimate of the same: they do not count for more against what was listed.
+            # More draws estimate the same mean better. Their total weight stays that of `imagined` words, so that they do not
+            # outweigh what the user listed.
             halves[n % 2].add_preserved(prompt.context, row_weights(prompt, model.vocabulary) * (imagined / drawn))
     return halves[0].result(), halves[1].result()
 
@@ -60,20 +78,20 @@ def collect_moments(
 def _encode_with_short_padding(
     model: TextModel, prompts: list[str], words: list[LearnedEmbedding | None] | None, whole: list[bool]
 ) -> list[EncodedPrompt]:
-    """Prompts with little padding, but for those that are wanted whole."""
+    """Encodes prompts with PADDING rows of padding, and those marked `whole` with all of it."""
     encoded: dict[int, EncodedPrompt] = {}
-    for wanted, padding in ((True, None), (False, PADDING)):
-        part = [i for i, is_whole in enumerate(whole) if is_whole == wanted]
-        if part:
-            chosen = None if words is None else [words[i] for i in part]
-            encoded |= zip(part, model.encode([prompts[i] for i in part], chosen, padding))
+    for keep_all, padding in ((True, None), (False, PADDING)):
+        indices = [i for i, is_whole in enumerate(whole) if is_whole == keep_all]
+        if indices:
+            embeddings = None if words is None else [words[i] for i in indices]
+            encoded |= zip(indices, model.encode([prompts[i] for i in indices], embeddings, padding))
     return [encoded[i] for i in range(len(prompts))]
 
 
 def _moment_rows(
     model: TextModel, pair: TargetPair, prompt: EncodedPrompt, target_prompt: EncodedPrompt
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A pair's rows as Moments.add_pair takes them: sources, targets, and for how many rows each stands."""
+    """Sources (n, dim), targets (n, dim) and weights (n,) of a target pair, as Moments.add_pair takes them."""
     columns = pair_columns(model, prompt, pair)
     target_columns = name_columns(model, target_prompt, pair.target_name) if pair.target_name else []
     source, target = steered_pair(prompt, target_prompt, columns, target_columns, pair.how)

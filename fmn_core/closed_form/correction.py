@@ -1,4 +1,4 @@
-"""Concept correction: of a word's several meanings, the one that dominates is forgotten and the others come back."""
+"""Concept correction: forgets the dominant meaning of a word, so that its other meanings come back."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .forget import forget_closed_form
 from .settings import ClosedFormSettings
 from .targets import TargetPair, template_pairs
 
-# Correction has more to give than forgetting: the other meanings come back well before everything else is kept.
+# The other meanings come back well before the preserve set starts to move, so that keeping may count twice.
 PRESERVATION = 2.0
 
 
 def correction_pairs(word: str, contexts: list[str], inverted: Concept) -> list[TargetPair]:
-    """What should act like what: the bare word like its other contexts, in turn, and the inverted tokens like nothing."""
+    """Target pairs of a correction: the bare word goes to each of its other contexts, the inverted tokens to the ablated prompt."""
     forgotten = template_pairs([inverted])
     steered = [
         TargetPair(Name(word), fill_template(template, word), fill_template(template, context), number, Name(context))
@@ -30,7 +30,7 @@ def correction_pairs(word: str, contexts: list[str], inverted: Concept) -> list[
 
 
 def check_meanings(model: TextModel, word: str, contexts: list[str]) -> None:
-    """Raises ForgetError on a word or a context without tokens, and when there are no contexts."""
+    """Raises ForgetError where there are no contexts, and on a word or context without tokens."""
     if not contexts:
         raise ForgetError(
             f"Expected at least one context in which {word!r} means something else, got none. Type one, such as 'green {word}'."
@@ -46,12 +46,26 @@ def correct_concept(
     settings: ClosedFormSettings | None = None,
     progress: Callable[[int, int, dict], None] | None = None,
 ) -> ForgetPatch:
-    """Solves for a patch that takes the dominant meaning from a word.
+    """Solves for a patch that takes its dominant meaning from a word.
 
-    `inverted`: the dominant meaning as vectors that its images were inverted to (see invert_concept), forgotten as in
-    forget_closed_form. `contexts`: phrases in which the word has its other meanings ("green apple"); they are preserved,
-    and the bare word is made to act like them. Raises ForgetError without contexts and on input that cannot be used. Source: FMN, section 3.5 (concept correction and disentanglement),
-    with the closed form in place of the training.
+    Parameters
+    ----------
+    contexts
+        Phrases in which the word has its other meanings, such as "green apple". They are preserved, and the bare word is made to act
+        like them.
+    inverted
+        The dominant meaning as a learned embedding (see `invert_concept`); it is forgotten as in `forget_closed_form`.
+    progress
+        See `forget_closed_form`.
+
+    Raises
+    ------
+    ForgetError
+        Without contexts, and on input that the model cannot be solved for.
+
+    Notes
+    -----
+    Forget-Me-Not, section 3.5 (concept correction and disentanglement), with the closed form in place of the training.
     """
     check_meanings(model, word, contexts)
     check_concepts(model, [inverted])

@@ -1,4 +1,4 @@
-"""Forgetting in closed form: from concepts to a patch, by target pairs, their moments and one solve."""
+"""Forgets concepts in closed form: target pairs, their moments, one solve, and the patch."""
 
 from __future__ import annotations
 
@@ -26,12 +26,24 @@ def forget_closed_form(
     progress: Callable[[int, int, dict], None] | None = None,
     pairs: list[TargetPair] | None = None,
 ) -> ForgetPatch:
-    """Solves for a patch that makes the model fall back on what a prompt says without the phrase.
+    """Solves for a patch with which prompts that name a concept act as they would without its phrase.
 
-    `pairs` replaces what should act like what (see template_pairs). `progress(done, total, figures)` is called between the
-    stages and may raise to interrupt. `size` (C, h, w): latents in which a logit shift looks for its direction; the UNet runs, without
-    gradients, for nothing else, and must then be ready to denoise. Raises ForgetError on input that cannot be used. Source: method of UCE
-    with FMN's "natural fallback" as target.
+    Parameters
+    ----------
+    progress
+        Called as `progress(done, total, figures)` between the stages; may raise to interrupt.
+    pairs
+        Target pairs in place of those of `template_pairs`.
+
+    Raises
+    ------
+    ForgetError
+        On settings or concepts that the model cannot be solved for.
+
+    Notes
+    -----
+    The system of UCE (Gandikota et al., WACV 2024, eq. 7) with the ablated prompt, the natural fallback of Forget-Me-Not, as target.
+    The UNet does not run.
     """
     settings = settings or ClosedFormSettings()
     check_target(settings.target, settings.substitute)

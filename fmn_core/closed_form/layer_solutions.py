@@ -1,4 +1,4 @@
-"""What one solve means in every layer: factors and figures, with one layer's weights in memory at a time."""
+"""Factors and figures of every layer from the one edit they share, with one layer's weights in memory at a time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ from ..patch.patch import Factors, kohya_name
 from ..patch.shrink import balanced
 from .moments import Moments, ratio
 
-Name = tuple[str, str]  # layer and projection
-Norms = dict[Name, tuple[float, float]]
+Projection = tuple[str, str]  # layer and projection
+Norms = dict[Projection, tuple[float, float]]
 
 
-def measured(names: list[Name], weights: Sequence[torch.Tensor], moments: Moments) -> tuple[torch.Tensor, Norms]:
-    """Mean of W^T W / |W|^2 over the layers, and per layer the squares |W (C - C*)|^2 and |W P|^2.
+def measured(names: list[Projection], weights: Sequence[torch.Tensor], moments: Moments) -> tuple[torch.Tensor, Norms]:
+    """Metric of the layers, and the norms to which each layer's errors are relative.
 
-    Products in float32: they weigh relative errors against one another, and no solve sees them. Of the weights there is one at a time.
+    Returns
+    -------
+    tuple[torch.Tensor, Norms]
+        Mean of W^T W / |W|^2 over the layers (dim, dim); per layer |W (C - C*)|^2 and |W P|^2.
+
+    Notes
+    -----
+    float32 suffices: the products weigh relative errors against one another, and no system is solved from them.
     """
     metric, squares = torch.zeros_like(moments.cc), []
     target, preserved = moments.distance(None).float(), moments.pp.float()
@@ -31,16 +38,29 @@ def measured(names: list[Name], weights: Sequence[torch.Tensor], moments: Moment
 
 
 def low_rank_ups(
-    names: list[Name],
+    names: list[Projection],
     weights: Sequence[torch.Tensor],
     moments: Moments,
     norms: Norms,
     basis: torch.Tensor,
     down: torch.Tensor,
-) -> tuple[dict[Name, torch.Tensor], dict[str, dict[str, float]]]:
-    """Factors U = W B per layer, and its share of the target missed, |W'C - V*| / |WC - V*|, and drift of preserve prompts, |dW P| / |W P|.
+) -> tuple[dict[Projection, torch.Tensor], dict[str, dict[str, float]]]:
+    """Factor U = W B of every layer, and the layer's figures.
 
-    With dW = U D of low rank, |W'C - V*|^2 = |W (C - C*)|^2 + 2 tr(U D N W^T) + tr(U^T U D C C^T D^T), N = C C^T - C C*^T.
+    Parameters
+    ----------
+    basis, down
+        B (dim, rank) and D (rank, dim), shared by all layers: dW = W B D.
+
+    Returns
+    -------
+    tuple
+        U (out, rank) by projection; by its dotted name the share of the target missed, |W'C - W C*| / |W C - W C*|, and the drift of
+        preserved rows, |dW P| / |W P|.
+
+    Notes
+    -----
+    |W'C - W C*|^2 = |W (C - C*)|^2 + 2 tr(U D N W^T) + tr(U^T U D C C^T D^T) with N = C C^T - C C*^T.
     """
     steered, concept, kept = down @ (moments.cc - moments.tc.T), down @ moments.cc @ down.T, down @ moments.pp @ down.T
     ups, squares = {}, []
@@ -56,7 +76,7 @@ def low_rank_ups(
     return ups, figures
 
 
-def on_the_cpu(ups: dict[Name, torch.Tensor], down: torch.Tensor) -> dict[str, Factors]:
-    """Balanced factors by kohya name; what a device solved comes to the CPU in one copy."""
-    parts = torch.cat(list(ups.values())).cpu().split([len(up) for up in ups.values()])
-    return {kohya_name(*name): balanced(up, down.cpu()) for name, up in zip(ups, parts)}
+def on_the_cpu(ups: dict[Projection, torch.Tensor], down: torch.Tensor) -> dict[str, Factors]:
+    """Balanced factors by kohya name, brought from the device to the CPU in one copy."""
+    cpu_ups = torch.cat(list(ups.values())).cpu().split([len(up) for up in ups.values()])
+    return {kohya_name(*name): balanced(up, down.cpu()) for name, up in zip(ups, cpu_ups)}

@@ -1,4 +1,4 @@
-"""What can be chosen for a closed form."""
+"""Options of the closed form."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PRECISIONS: dict[Precision, torch.dtype] = dict(zip(get_args(Precision), (torch.
 
 @options
 class ClosedFormSettings:
-    """Settings of a closed form; 0 as ridge or preserve weight lets the algebra choose (see choose_weights).
+    """Options of a closed-form solve.
 
     Notes
     -----
-    The ridge is lambda and the preserve weight is mu of docs/glossary.md. `rank` bounds each concept, so a patch of three
-    concepts may have three times as much.
+    The ridge is lambda and the preserve weight is mu of docs/glossary.md; where they are 0, `choose_weights` chooses them. `rank`
+    bounds each concept, so a patch of three concepts may have three times the rank.
     """
 
     train: Projections = option(default="values", help="Which weights of cross-attention change.")

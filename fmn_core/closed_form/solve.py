@@ -1,4 +1,4 @@
-"""Moments solved into low-rank factors: one ridge system for all layers."""
+"""Solves moments into low-rank factors: one ridge system for all layers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,28 @@ def solve_factors(
     halves: tuple[Moments, Moments],
     settings: ClosedFormSettings,
     rank: int,
-    chosen: Callable[[dict], None],
+    on_weights: Callable[[dict], None],
 ) -> tuple[dict[str, Factors], dict]:
-    """The one system for all layers: factors by kohya name, and figures.
+    """Solves the ridge system and factorises its edit for every layer.
 
-    `chosen(figures)` is called in between. `directions`: see queries.constant_directions; for a logit shift only. Raises
-    ForgetError where the system's condition is hopeless in its precision.
+    Parameters
+    ----------
+    halves
+        Moments of the two halves of `collect_moments`. Their sum is solved; the halves choose ridge and preserve weight.
+    rank
+        Upper bound of the patch's rank.
+    on_weights
+        Called with the figures so far once ridge and preserve weight are chosen.
+
+    Returns
+    -------
+    tuple[dict[str, Factors], dict]
+        Factors by kohya name, and figures: chosen weights, condition, rank, and per layer the share of the target missed and the drift.
+
+    Raises
+    ------
+    ForgetError
+        Where the system is too ill-conditioned for its precision.
     """
     names = [(layer.name, p) for layer in model.cross_attention() for p in PROJECTIONS[settings.train]]
     moments = halves[0] + halves[1]
@@ -31,7 +47,7 @@ def solve_factors(
     ridge, preserve_weight, figures = choose_weights(
         *halves, metric, settings.ridge, settings.preserve_weight, settings.preservation
     )
-    chosen(figures)
+    on_weights(figures)
     system = moments.second_moment(ridge, preserve_weight)
     figures["condition"] = check_condition(system)
     edit = moments.solve(ridge, preserve_weight)

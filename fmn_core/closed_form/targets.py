@@ -1,4 +1,4 @@
-"""What a prompt that names a concept should act like: the rows of its encoding, and where each of them goes."""
+"""Target pairs: the prompt that a prompt with the phrase should act like, and the target of each of its encoded rows."""
 
 from __future__ import annotations
 
@@ -16,17 +16,31 @@ from ..model.tokens import EncodedPrompt, concept_columns
 Target = Literal["ablated prompt", "zero", "empty prompt", "substitute"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 ABLATED, ZERO, EMPTY, SUBSTITUTE = TARGETS
-# A prompt without its style is still drawn in some style, the forgotten one too; a model that goes half as far again seldom does that.
+# Overshoot by kind. A prompt without its style is still drawn in some style, at times in the forgotten one; with half an overshoot seldom.
 BY_KIND = -1.0
 OVERSHOOTS = {"style": 0.5}
 
 
 @dataclass
 class TargetPair:
-    """A prompt that names the concept, and the prompt it should act like: without the name, or with another in its place.
+    """A prompt with the phrase, and the prompt it should act like.
 
-    `how`: one of TARGETS, see steered_pair. `end_token`: which end tokens go to zero with the name where `how` is ZERO. `overshoot`: how
-    much further than the target, away from the concept: what acts is target + overshoot (target - full).
+    Attributes
+    ----------
+    name
+        The phrase or learned embedding that stands in the prompt.
+    full, target
+        The prompt with the phrase, and the prompt it should act like.
+    template
+        Number of the template that both were made from.
+    target_name
+        What stands in the phrase's place in `target`, if anything.
+    how
+        One of TARGETS, see `steered_pair`.
+    end_token
+        End tokens that go to zero with the phrase where `how` is ZERO.
+    overshoot
+        Share by which the edit goes beyond the target: rows go to target + overshoot (target - full).
     """
 
     name: Name
@@ -40,18 +54,31 @@ class TargetPair:
 
 
 def ablated(template: str) -> str:
-    """The template without its phrase."""
+    """Template with its placeholder deleted, and no double spaces left."""
     return " ".join(fill_template(template, " ").split())
 
 
 def template_pairs(
     concepts: list[Concept], target: str = ABLATED, substitute: str = "", overshoot: float = BY_KIND
 ) -> list[TargetPair]:
-    """Every name of every concept in each of its templates, against its target.
+    """Target pairs of every name of every concept in each of its templates.
 
-    `target`: the same template without the name (ablated prompt), zero, the empty prompt, or the same template with
-    `substitute` in the name's place. `overshoot`: see Pair; BY_KIND is that of OVERSHOOTS where the target is the ablated prompt. Raises
-    ForgetError on another target, and on a substitute that is missing. Source of the overshoot: ESD's negative guidance.
+    Parameters
+    ----------
+    target
+        One of TARGETS: the template without the name (ablated prompt), zero, the empty prompt, or the template with `substitute` in
+        the name's place.
+    overshoot
+        See TargetPair. BY_KIND takes the value of OVERSHOOTS where the target is the ablated prompt, and 0 elsewhere.
+
+    Raises
+    ------
+    ForgetError
+        On an unknown target, and where the substitute is missing.
+
+    Notes
+    -----
+    The overshoot follows the negative guidance of ESD (Gandikota et al., ICCV 2023).
     """
     check_target(target, substitute)
     by_kind = OVERSHOOTS if target == ABLATED else {}
@@ -74,7 +101,7 @@ def template_pairs(
 
 
 def check_target(target: str, substitute: str) -> None:
-    """Raises ForgetError on a target that does not exist and on a substitute that is missing."""
+    """Raises ForgetError on an unknown target and on a missing substitute."""
     if target not in TARGETS:
         raise ForgetError(f"Expected one of the targets {', '.join(TARGETS)}, got {target!r}.")
     if target == SUBSTITUTE and not substitute.strip():
@@ -84,12 +111,12 @@ def check_target(target: str, substitute: str) -> None:
 
 
 def pair_columns(model: TextModel, prompt: EncodedPrompt, pair: TargetPair) -> list[int]:
-    """The columns of a pair's full prompt that name the concept, end tokens included where they go to zero with it."""
+    """Concept columns of a pair's full prompt, with the end tokens that go to zero with them where the target is zero."""
     return name_columns(model, prompt, pair.name, pair.end_token if pair.how == ZERO else "none")
 
 
 def name_columns(model: TextModel, prompt: EncodedPrompt, name: Name, end_token: str = "none") -> list[int]:
-    """The name's own columns in a one-chunk prompt; raises ForgetError when there are none or more chunks."""
+    """Columns of a name's tokens in a prompt; raises ForgetError where there are none, or more than one chunk of 75 tokens."""
     if any(len(chunks) != 1 for chunks in prompt.tokens.values()):
         raise ForgetError(
             f"Expected prompts of at most 75 tokens, got a longer one: {prompt.text[:60]!r}... Shorten the phrase or the template."
@@ -106,13 +133,23 @@ def name_columns(model: TextModel, prompt: EncodedPrompt, name: Name, end_token:
 def steered_pair(
     prompt: EncodedPrompt, target: EncodedPrompt, columns: list[int], target_columns: list[int], how: str = ABLATED
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of a prompt that name or follow the phrase, and where each should go: source and target, (n, dim) each.
+    """Source rows of a prompt, from the phrase on, and the target row of each, both (n, dim).
 
-    Zero: the columns alone, to zero, which is zero attention on them. Empty prompt: every row from the phrase on, to the row
-    at its place in the empty prompt. Else every token after the phrase goes to its counterpart in the target prompt, which
-    stands as many places earlier as the target's name is shorter. Phrase tokens go to the target's name, last to last, or
-    to zero where it has none (the ablated prompt). Tokens before the phrase are equal in both prompts, because the encoder is
-    causal, and are left out. Rows of padding that a context left out are like its last.
+    Parameters
+    ----------
+    columns, target_columns
+        Columns of the phrase in the prompt, and of what replaces it in the target prompt (none for the ablated prompt).
+
+    Notes
+    -----
+    The encoder is causal: rows before the phrase are equal in both prompts and are left out. By target:
+
+    - zero: the phrase's rows alone go to zero, as zero attention would have them;
+    - empty prompt: every row goes to the row at its position in the empty prompt;
+    - ablated prompt, substitute: a row after the phrase goes to its counterpart in the target prompt, which stands earlier by the
+      tokens that the phrase has more. Rows of the phrase go to those of the substitute, aligned at their last token, or to zero.
+
+    Padding that a context omits equals its last row.
     """
     c, a = prompt.context, target.context
     if how == ZERO:
@@ -125,9 +162,9 @@ def steered_pair(
         source.append(c[j])
         if j in columns:
             shift += 1
-            left = len(columns) - shift
-            named = target_columns[max(0, len(target_columns) - 1 - left)] if target_columns else None
-            aim.append(torch.zeros_like(c[j]) if named is None else a[named])
+            to_end = len(columns) - shift
+            column = target_columns[max(0, len(target_columns) - 1 - to_end)] if target_columns else None
+            aim.append(torch.zeros_like(c[j]) if column is None else a[column])
         else:
             aim.append(a[min(j - shift + len(target_columns), a.shape[0] - 1)])
     return torch.stack(source), torch.stack(aim)

@@ -40,6 +40,22 @@ def test_values_and_gradients_are_the_cpus(name):
         torch.testing.assert_close(other.grad.cpu(), one.grad, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["matmul", "convolution"])
+def test_halves_are_multiplied_with_sums_in_float(name):
+    """Rounded once, as on a GPU: values and gradients are those of float32 on the same halves, rounded."""
+    function, *shapes = SAME[name]
+    halves = [torch.randn(s, generator=torch.Generator().manual_seed(3)).half() for s in shapes]
+    ours = [t.float().requires_grad_() for t in halves]
+    theirs = [t.to("fake").requires_grad_() for t in halves]
+    x, y = function(*ours), function(*theirs)
+    assert y.dtype == torch.float16
+    torch.testing.assert_close(y.cpu(), x.half(), atol=2e-3, rtol=2e-3)
+    x.sum().backward()
+    y.sum().backward()
+    for one, other in zip(ours, theirs):
+        torch.testing.assert_close(other.grad.cpu(), one.grad.half(), atol=2e-2, rtol=2e-3)
+
+
 MIXED = {
     "sum": lambda x, y: x + y,
     "matmul": lambda x, y: x @ y,

@@ -141,10 +141,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
   const int64_t channels = transposed ? weight.size(1) * groups : weight.size(0);
   const std::vector<int64_t> bias_sizes{channels};
   const auto wide = [&](const at::Tensor& t) { return float_of(views.cpu(t, false)); };
-  const auto result = [&](const at::Tensor& t) { return views.fake(t.defined() ? t.to(grad.scalar_type()) : t); };
   auto [a, b, c] = at::convolution_backward(
       wide(grad), wide(input), wide(weight), bias_sizes, stride, padding, dilation, transposed, output_padding, groups, mask);
-  return {result(a), result(b), result(c)};
+  // All three stay alive until the last is looked up: results are told apart by the address of their storage.
+  for (at::Tensor* t : {&a, &b, &c}) {
+    *t = t->defined() ? t->to(grad.scalar_type()) : *t;
+  }
+  return {views.fake(a), views.fake(b), views.fake(c)};
 }
 
 }  // namespace

@@ -30,6 +30,8 @@ from ..patch.patch import Factors, ForgetPatch
 from ..patch.shrink import reduced
 
 MOST_PATCHES = 100
+# Rank of a merge whose file should stay small; the default of MergeSettings loses less.
+COMPACT_RANK = 64
 _SOLVED = ("closed form", "concept correction", "fusion")
 
 

@@ -20,8 +20,6 @@ from ..training.references import References
 from ..training.settings import MOST_SEED, SEED_HELP
 
 WARMUP, LEARNING_RATE = 3, 2e-2
-# Steps of a single attack. Hardening runs many searches and takes the smaller default of Budget.
-ATTACK_STEPS = 50
 # GCG draws its candidates among so many best replacements of each token.
 BEST = 64
 # Sets of draws on which everything that the search kept is compared at its end.
@@ -30,6 +28,10 @@ FINAL_SETS = 4
 WORD_END = "</w>"
 
 Progress = Callable[[int, int, dict], bool | None]
+
+
+# Steps of a single attack. Hardening runs many searches and takes the smaller default of Budget.
+ATTACK_STEPS = 50
 
 
 @options

@@ -30,9 +30,11 @@ from ..patch.patch import Factors, ForgetPatch
 from ..patch.shrink import reduced
 
 MOST_PATCHES = 100
+_SOLVED = ("closed form", "concept correction", "fusion")
+
+
 # Rank of a merge whose file should stay small; the default of MergeSettings loses less.
 COMPACT_RANK = 64
-_SOLVED = ("closed form", "concept correction", "fusion")
 
 
 @options

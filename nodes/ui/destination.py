@@ -54,11 +54,11 @@ class Destination:
             check_folder(folder())
 
     def save_patch(self, patch: ForgetPatch, dtype: torch.dtype = torch.float16) -> SaveResult:
-        """Saves a patch among the host's LoRAs, see saving.save_free."""
+        """Saves a patch among the host's LoRAs; it never overwrites another file."""
         return self._save(lambda: saving.save_patch_file(patch, self.stem, dtype))
 
     def save_embedding(self, embedding: Embedding) -> SaveResult:
-        """Saves an embedding in the host's embeddings folder, see saving.save_free."""
+        """Saves an embedding in the host's embeddings folder; it never overwrites another file."""
         return self._save(lambda: saving.save_embedding_file(embedding, self.stem))
 
     def _save(self, save: Callable[[], Path]) -> SaveResult:

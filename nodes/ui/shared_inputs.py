@@ -11,6 +11,7 @@ NEVER_OVERWRITTEN = "empty: no file. An existing file is never overwritten."
 
 
 def kind() -> Any:
+    """The kind of a concept, which chooses its templates."""
     return io.Combo.Input(
         "kind",
         options=list(KINDS),

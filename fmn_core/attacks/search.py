@@ -30,6 +30,10 @@ WORD_END = "</w>"
 Progress = Callable[[int, int, dict], bool | None]
 
 
+# Steps of a single attack. Hardening runs many searches and takes the smaller default of Budget.
+ATTACK_STEPS = 50
+
+
 @options
 class Budget:
     """What an attack may spend; a figure of success means nothing without it."""

@@ -33,6 +33,10 @@ MOST_PATCHES = 100
 _SOLVED = ("closed form", "concept correction", "fusion")
 
 
+# Rank of a merge whose file should stay small; the default of MergeSettings loses less.
+COMPACT_RANK = 64
+
+
 @options
 class MergeSettings:
     """Settings of a merge; a patch side by side, and a sum, use fewer of them."""

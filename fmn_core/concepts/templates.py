@@ -97,6 +97,11 @@ def templates_for(kind: str, phrases: Sequence[str]) -> tuple[str, ...]:
     return tuple(free) or templates
 
 
+def split_lines(text: str) -> list[str]:
+    """The lines of a text box, trimmed, without empty ones; repeats stay."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 @cache
 def everyday_captions() -> tuple[str, ...]:
     """The built-in list of everyday captions, one per line of data/everyday_captions.txt."""
@@ -105,7 +110,7 @@ def everyday_captions() -> tuple[str, ...]:
 
 def parse_lines(text: str, what: str = "lines", most: int = MOST_LINES, longest: int = LONGEST_LINE) -> list[str]:
     """Non-empty lines of a text box, trimmed, without repeats; raises ForgetError beyond the limits, see check_lines."""
-    lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    lines = list(dict.fromkeys(split_lines(text)))
     return list(check_lines(lines, what, most, longest))
 
 

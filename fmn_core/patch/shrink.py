@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from ..errors import ForgetError
+from ..options import option, options
 from .factors import smallest_rank
 from .patch import Factors, ForgetPatch
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+Precision = Literal["fp16", "bf16", "fp32"]
+DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@options
+class ShrinkSettings:
+    """Rank and precision of a smaller patch."""
+
+    rank: int = option(default=8, help="Upper bound of the LoRA rank of a layer.", minimum=1, maximum=1024)
+    tolerance: float = option(
+        default=0.0,
+        help="Share of a layer's energy that may be left behind where a lower rank will do. 0: the rank alone counts.",
+        minimum=0.0,
+        maximum=0.5,
+        step=0.001,
+    )
+    precision: Precision = option(default="fp16", help="Precision of the factors in the file.")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision as torch names it."""
+        return DTYPES[self.precision]
 
 
 @dataclass
@@ -49,7 +72,7 @@ def balanced(up: torch.Tensor, down: torch.Tensor) -> Factors:
     return Factors((up * scale).float().cpu(), (down / scale.clamp_min(1e-30)).float().cpu(), float(down.shape[0]))
 
 
-def shrink_patch(patch: ForgetPatch, rank: int, tolerance: float = 0.0) -> Shrunk:
+def shrink_patch(patch: ForgetPatch, rank: int, tolerance: float = ShrinkSettings.tolerance) -> Shrunk:
     """A patch of at most `rank` in every layer; what else is known of it stays. Patches side by side become one.
 
     `tolerance` (0..1): share of a layer's energy that may be left behind where a lower rank does. Raises ForgetError on a

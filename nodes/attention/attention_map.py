@@ -15,7 +15,7 @@ from .. import host
 from ..adapter.effective_attention import SampledModel
 from ..host.node_api import CATEGORY, io
 from ..ui import pictures
-from ..ui.temporary_images import saved
+from ..ui.temporary_images import save_images
 
 
 class ConceptAttentionMap(io.ComfyNode):
@@ -106,4 +106,4 @@ def _for_page(cls: Any, picture: torch.Tensor, maps: AttentionMaps, chips: list[
     sheet = scaled.flatten(0, 1)[None, ..., None].expand(-1, -1, -1, 3)
     masses = [round(float(maps.masses[c["column"]]), 4) for c in chips]
     chips = [{**chip, "mass": mass} for chip, mass in zip(chips, masses)]
-    return {"picture": saved(picture[None], cls)[0], "sheet": saved(sheet, cls)[0], "chips": chips}
+    return {"picture": save_images(picture[None], cls)[0], "sheet": save_images(sheet, cls)[0], "chips": chips}

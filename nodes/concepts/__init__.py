@@ -1,1 +1,1 @@
-"""Nodes that say what to forget."""
+"""Nodes that describe the concepts to forget."""

@@ -1,4 +1,4 @@
-"""Concept: what to forget, as data that one training takes several of."""
+"""Concept: describes one concept to forget; several can be chained into one training."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ NONE = "none"
 
 
 class ConceptNode(io.ComfyNode):
+    """Adds a concept to the chain."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -41,7 +43,7 @@ class ConceptNode(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, embedding=NONE):
-        # Taking embedding here switches off the host's check against the list, whose message names all files.
+        # The host does not check an input that validate_inputs names. Its own message would list all files.
         return embedding in (NONE, None) or validation_result(host.embedding_path, embedding)
 
     @classmethod

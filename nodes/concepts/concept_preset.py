@@ -1,4 +1,4 @@
-"""Concept Preset: concepts from a file, shipped or the user's own."""
+"""Concept Preset: loads concepts from a file that ships with the pack or is the user's own."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from ..ui.listed_file import file_stamp, validation_result
 
 
 class ConceptPreset(io.ComfyNode):
+    """Adds the concepts of a preset to the chain."""
+
     @classmethod
     def define_schema(cls):
         names = list_presets(_preset_folders())
@@ -46,7 +48,7 @@ class ConceptPreset(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, preset=None):
-        # As for embeddings; and a preset that was added a moment ago can be named before the list is refreshed.
+        # The host does not check an input that validate_inputs names: a preset newer than the page's list is accepted.
         return preset is None or validation_result(load_preset, preset, _preset_folders())
 
     @classmethod
@@ -61,7 +63,7 @@ def _preset_folders() -> list[Path]:
 
 
 def _source(name: str) -> str:
-    """Which file a preset is from: on a server that several people use, anyone may have put one in place of a shipped one."""
+    """One line on the file of a preset. On a shared server, anyone may have replaced a shipped preset by a file."""
     path = find_preset(name, _preset_folders())
     if path.parent == SHIPPED:
         return "from the pack's own presets"

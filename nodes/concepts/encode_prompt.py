@@ -1,4 +1,4 @@
-"""Encode Prompt: a CLIP Text Encode that remembers which token stands where."""
+"""Encode Prompt: a CLIP Text Encode that also stores the tokens in the conditioning."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from ..host.node_api import CATEGORY, io
 
 
 class EncodePrompt(io.ComfyNode):
+    """Encodes a prompt and keeps its tokens."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -89,7 +89,7 @@ class ConceptCorrection(io.ComfyNode):
         inverted=None,
         **inversion_widgets,
     ) -> io.NodeOutput:
-        file, word, contexts = destination.of_patch(file_name), word.strip(), parse_lines(contexts)
+        file, word, contexts = destination.for_patch(file_name), word.strip(), parse_lines(contexts)
         if not word:
             raise ForgetError("Expected a word to correct, got an empty text. Type the word that has several meanings.")
         with torch.inference_mode(False):
@@ -118,8 +118,8 @@ class ConceptCorrection(io.ComfyNode):
         saved = file.save_patch(patch)
         with torch.inference_mode(False):
             lines += _shares(adapter, ComfyModel(patched, clip), word, concept, contexts, report_samples, seed)
-        report = "\n".join([*saved.warning, *lines, reports.of_training(patch, matched, saved)])
-        plot = pictures.plot_of(patch.figures, f"concept correction: {word}")
+        report = "\n".join([*saved.warning, *lines, reports.training_report(patch, matched, saved)])
+        plot = pictures.training_plot(patch.figures, f"concept correction: {word}")
         return io.NodeOutput(patched, patch, plot, report, ui={"text": (report,)})
 
 
@@ -153,7 +153,7 @@ def _inverted(
         )
     progress = search_progress("inversion", settings.steps, [])
     inversion = invert_images(adapter, vae, images, mask, kind, settings, None, progress)
-    lines = reports.of_inversion(inversion, destination.Saved()).splitlines()[:2]
+    lines = reports.inversion_report(inversion, destination.SaveResult()).splitlines()[:2]
     return concept_from_text("", kind, embedding=inversion.word), lines
 
 

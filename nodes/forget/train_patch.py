@@ -52,7 +52,7 @@ class TrainForgetPatch(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, file_name, **values) -> io.NodeOutput:
         values = TrainValues(**values)
-        file = destination.of_patch(file_name)
+        file = destination.for_patch(file_name)
         with torch.inference_mode(False):
             adapter = ComfyModel(model, clip)
             concepts = references.joined(values.concepts, values.typed_concept())
@@ -61,8 +61,8 @@ class TrainForgetPatch(io.ComfyNode):
             patch = _trained(training, values).as_stored()
         patched, matched = host.apply_patch(model, patch, 1.0)
         saved = file.save_patch(patch)
-        report = "\n".join([*saved.warning, reports.of_training(patch, matched, saved)])
-        plot = pictures.plot_of(patch.figures, f"{values.method}: {training.title}")
+        report = "\n".join([*saved.warning, reports.training_report(patch, matched, saved)])
+        plot = pictures.training_plot(patch.figures, f"{values.method}: {training.title}")
         return io.NodeOutput(patched, patch, plot, report, ui={"text": (report,)})
 
 

@@ -1,1 +1,1 @@
-"""Nodes for patches and their files."""
+"""Nodes that apply, merge, describe and save patches."""

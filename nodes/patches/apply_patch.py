@@ -1,4 +1,4 @@
-"""Apply Forget Patch: a MODEL that has forgotten, from a file or from a patch just trained."""
+"""Apply Forget Patch: puts a patch, from a file or from another node, on a MODEL."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from ..ui import patch_source, reports
 
 
 class ApplyForgetPatch(patch_source.PatchFileNode):
+    """Applies a patch to a MODEL and compares the base models."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -21,7 +23,7 @@ class ApplyForgetPatch(patch_source.PatchFileNode):
                 io.Model.Input(
                     "model", tooltip="The model that is to forget. It is not changed; a patched clone comes out."
                 ),
-                *patch_source.inputs(),
+                patch_source.file_input(),
                 io.Float.Input(
                     "strength",
                     default=1.0,
@@ -30,7 +32,7 @@ class ApplyForgetPatch(patch_source.PatchFileNode):
                     step=0.01,
                     tooltip="1 forgets as trained, 0 does nothing, below 0 exaggerates the concept.",
                 ),
-                patch_source.connection(),
+                patch_source.patch_input(),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="The model with the patch applied."),
@@ -43,7 +45,7 @@ class ApplyForgetPatch(patch_source.PatchFileNode):
 
     @classmethod
     def execute(cls, model, patch_file, strength, forget_patch=None) -> io.NodeOutput:
-        patch = patch_source.chosen(patch_file, forget_patch)
+        patch = patch_source.chosen_patch(patch_file, forget_patch)
         patched, matched = host.apply_patch(model, patch, strength)
         lines = [
             f"forgets: {reports.forgotten(patch)}",

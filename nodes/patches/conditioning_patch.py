@@ -1,4 +1,4 @@
-"""What nodes share that put a patch on conditionings through the host's hooks: inputs, outputs, and the hooks."""
+"""Inputs, outputs and hooks of the nodes that put a patch on conditionings."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..ui.shared_inputs import percent_input
 
 
 def positive_input() -> Any:
-    """The conditioning that both nodes take."""
+    """The positive conditioning."""
     return io.Conditioning.Input("positive", tooltip="The prompt's conditioning; several combined are fine.")
 
 
 def schedule_inputs() -> list[Any]:
-    """Strength of the patch, and the part of the sampling in which it acts."""
+    """Inputs for the strength of the patch and for the part of the sampling in which it acts."""
     return [
         io.Float.Input(
             "strength", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip="Strength of the patch where it acts."
@@ -30,9 +30,9 @@ def schedule_inputs() -> list[Any]:
 
 
 def optional_inputs() -> list[Any]:
-    """A connected patch, the negative conditioning, and the host's keyframes."""
+    """Inputs for a connected patch, the negative conditioning and the host's keyframes."""
     return [
-        patch_source.connection(),
+        patch_source.patch_input(),
         io.Conditioning.Input("negative", optional=True, tooltip="The negative conditioning, treated likewise."),
         io.HookKeyframes.Input(
             "keyframes", optional=True, tooltip="Strength over the sampling, in place of start and end."
@@ -52,7 +52,7 @@ def outputs() -> list[Any]:
 class ConditioningHooks:
     """The host's hooks that put the parts of a patch on conditionings.
 
-    There is one group of hooks for each set of strengths, so that conditionings of equal strengths share a pass of the model.
+    Conditionings of equal strengths share a group of hooks, because the host evaluates those in one pass of the model.
 
     Parameters
     ----------
@@ -63,12 +63,12 @@ class ConditioningHooks:
     start_percent, end_percent
         Part of the sampling in which the patch acts, 0..1.
     keyframes
-        The host's HookKeyframes, which take the place of start and end.
+        The host's HookKeyframes, which replace start and end; None: no keyframes.
 
     Raises
     ------
     ForgetError
-        When the start is not before the end.
+        If the start is not before the end.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ConditioningHooks:
         self._hooks_by_strengths: dict[tuple[float, ...], Any] = {}
 
     def attach(self, cond: Any, part_strengths: tuple[float, ...]) -> Any:
-        """Returns the conditioning with the hooks of every part; the same conditioning where all strengths are 0."""
+        """Adds the hooks of all parts to a conditioning; returns it unchanged where all strengths are 0."""
         if self.strength == 0 or not any(part_strengths):
             return cond
         host.check_context_width(self.parts[0], cond[0].shape[-1])

@@ -1,4 +1,4 @@
-"""Gated Forget Patch: a patch on the prompts that are near its concept, and on no others."""
+"""Gated Forget Patch: applies a patch only to prompts that are near its concept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...fmn_core.compose.gate import CURVES, Background, ConceptGate, GateSettings
+from ...fmn_core.compose.gate import Background, ConceptGate, GateSettings
 from ...fmn_core.compose.merge import concepts_of
 from ...fmn_core.model.encoding_cache import EncodedOnce
 from ...fmn_core.model.tokens import CHUNK
@@ -18,11 +18,14 @@ from ..adapter.references import with_cache
 from ..adapter.text import ComfyText
 from ..host.node_api import CATEGORY, io
 from ..ui import patch_source, reports
+from ..ui.option_inputs import option_inputs
 from . import conditioning_patch
 from .conditioning_patch import ConditioningHooks
 
 
 class GatedForgetPatch(patch_source.PatchFileNode):
+    """Puts a patch on conditionings, as strongly as each prompt is near the concept."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -34,23 +37,9 @@ class GatedForgetPatch(patch_source.PatchFileNode):
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP that encoded the prompts."),
                 conditioning_patch.positive_input(),
-                *patch_source.inputs(),
+                patch_source.file_input(),
                 *conditioning_patch.schedule_inputs(),
-                io.Float.Input(
-                    "threshold",
-                    default=GateSettings.threshold,
-                    min=0.0,
-                    max=0.99,
-                    step=0.01,
-                    tooltip="Similarity of prompt and concept up to which the patch stays off. 0: half way from prompts without the concept to those "
-                    "that name it, as this CLIP encodes them; the report says which.",
-                ),
-                io.Combo.Input(
-                    "curve",
-                    options=list(CURVES),
-                    default=GateSettings.curve,
-                    tooltip="From the threshold on: full strength at once, or growing to it, straight or smoothly.",
-                ),
+                *option_inputs(GateSettings, "threshold", "curve"),
                 *conditioning_patch.optional_inputs(),
             ],
             outputs=conditioning_patch.outputs(),
@@ -72,8 +61,7 @@ class GatedForgetPatch(patch_source.PatchFileNode):
         keyframes=None,
     ) -> io.NodeOutput:
         settings = GateSettings(threshold, curve)
-        settings.strength(0.0)
-        patch = patch_source.chosen(patch_file, forget_patch)
+        patch = patch_source.chosen_patch(patch_file, forget_patch)
         parts = parts_of(patch)
         gates = _PartGates(with_cache(ComfyText(clip)), parts, settings)
         hooks = ConditioningHooks(parts, strength, start_percent, end_percent, keyframes)
@@ -87,17 +75,19 @@ class GatedForgetPatch(patch_source.PatchFileNode):
 
 
 class _PartGates:
-    """One gate for each of the patches that stand side by side, each with its own threshold where none was chosen."""
+    """One gate for each of the patches that stand side by side; with an automatic threshold, each has its own."""
 
     def __init__(self, text: Any, parts: list[ForgetPatch], settings: GateSettings):
         text = EncodedOnce(text)
         self.names = [reports.forgotten(part) for part in parts]
-        concepts = [concepts_of(part) for part in parts]
-        every_concept = [concept for of_part in concepts for concept in of_part]
-        report_progress = host.step_counter(1 + sum(len(concept.names()) for concept in every_concept))
-        background = Background(text, every_concept)
+        concepts_by_part = [concepts_of(part) for part in parts]
+        concepts = [concept for part_concepts in concepts_by_part for concept in part_concepts]
+        report_progress = host.step_counter(1 + sum(len(concept.names()) for concept in concepts))
+        background = Background(text, concepts)
         report_progress()
-        self.gates = [ConceptGate(text, of_part, background, report_progress) for of_part in concepts]
+        self.gates = [
+            ConceptGate(text, part_concepts, background, report_progress) for part_concepts in concepts_by_part
+        ]
         self.settings = [settings.resolved(gate) for gate in self.gates]
 
     def threshold_line(self) -> str:
@@ -107,23 +97,38 @@ class _PartGates:
         return f"acts above similarity {thresholds[0]}{span}"
 
     def part_strengths(self, context: torch.Tensor, tokens: Any) -> tuple[tuple[float, ...], str]:
-        """Strength 0..1 of each part on a prompt, and the report's words on the parts that act, or on the nearest one."""
+        """Strengths of the parts on a prompt, and what the report says about it.
+
+        Parameters
+        ----------
+        context
+            The encoded prompt (l, dim).
+        tokens
+            Token ids of the prompt by encoder and chunk; None where they are not known.
+
+        Returns
+        -------
+        tuple of float
+            Strength of each part, 0..1.
+        str
+            Similarity and strength of the parts that act, or of the nearest part where none acts.
+        """
         similarities = [gate.similarity(context, tokens) for gate in self.gates]
         strengths = tuple(s.strength(x) for s, x in zip(self.settings, similarities))
         acting = [n for n, strength in enumerate(strengths) if strength] or [similarities.index(max(similarities))]
         several = len(strengths) > 1
-        lines = (
+        texts = (
             f"similarity {similarities[n]:.2f}{f' to {self.names[n]}' if several else ''}, acts at {strengths[n]:.2f}"
             for n in acting
         )
-        return strengths, " and ".join(lines)
+        return strengths, " and ".join(texts)
 
 
 def _gate_conditioning(gates: _PartGates, hooks: ConditioningHooks, cond: Any) -> tuple[list[Any], str]:
-    """A conditioning with the patch as strong as each of its prompts needs, and the report's words on it."""
+    """Splits a conditioning by the strengths of its prompts and adds their hooks; also returns the report's line on it."""
     context, values = cond
     gated = [gates.part_strengths(row, _prompt_tokens(row, values, len(context))) for row in context]
-    line, strengths = ", ".join(words for _, words in gated), [part_strengths for part_strengths, _ in gated]
+    line, strengths = ", ".join(text for _, text in gated), [part_strengths for part_strengths, _ in gated]
     if len(set(strengths)) == 1:
         return [hooks.attach(cond, strengths[0])], line
     conds = []
@@ -134,7 +139,7 @@ def _gate_conditioning(gates: _PartGates, hooks: ConditioningHooks, cond: Any) -
 
 
 def _prompt_tokens(row: torch.Tensor, values: dict[str, Any], rows: int) -> Any:
-    """The tokens of a prompt that Encode Prompt left in the conditioning or remembers; None where they are not known."""
+    """Tokens of a prompt, from the conditioning or from the memory of Encode Prompt; None if neither has them."""
     if TOKENS_KEY in values and rows == 1:
         return values[TOKENS_KEY]
     recalled = [encoded_chunks.recall(chunk) for chunk in row.split(CHUNK)]

@@ -1,4 +1,4 @@
-"""Install Patch Embedding: the inverted concept in a patch, as an embedding that prompts can name."""
+"""Install Patch Embedding: saves the learned embeddings in a patch as files that prompts can name."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from ..ui import patch_source, shared_inputs
 
 
 class InstallPatchEmbedding(patch_source.PatchFileNode):
+    """Saves the learned embeddings of a patch in models/embeddings."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -27,13 +29,13 @@ class InstallPatchEmbedding(patch_source.PatchFileNode):
             "to see what the patch forgets, or to forget it on another model.",
             is_output_node=True,
             inputs=[
-                *patch_source.inputs(),
+                patch_source.file_input(),
                 io.String.Input(
                     "file_name",
                     default="from_patch",
                     tooltip=f"File under models/embeddings; {shared_inputs.NEVER_OVERWRITTEN}",
                 ),
-                patch_source.connection(),
+                patch_source.patch_input(),
             ],
             outputs=[
                 ForgetConceptType.Output(display_name="concept", tooltip="The inverted concepts, for any forget node."),
@@ -47,22 +49,22 @@ class InstallPatchEmbedding(patch_source.PatchFileNode):
         stem = saving.check_file_name(file_name)
         if stem:
             check_embedding_name(stem + SUFFIX)
-        patch = patch_source.chosen(patch_file, forget_patch)
+        patch = patch_source.chosen_patch(patch_file, forget_patch)
         with torch.inference_mode(False):
-            found = tuple(_inverted(saved) for saved in patch.concepts if saved.get("embedding"))
-        if not found:
+            inverted = tuple(_inverted_concept(recorded) for recorded in patch.concepts if recorded.get("embedding"))
+        if not inverted:
             raise ForgetError(
                 "Expected a patch that carries an inverted concept, got one without. Choose a patch that was trained on an embedding."
             )
-        embeddings = [Embedding(c.embedding or {}, c.label(), c.kind, 0, patch.base) for c in found]
-        names = [f"embedding:{path.stem}" for path in (_saved(embeddings, stem) if stem else ())]
+        embeddings = [Embedding(c.embedding or {}, c.label(), c.kind, 0, patch.base) for c in inverted]
+        names = [f"embedding:{path.stem}" for path in (_save_all(embeddings, stem) if stem else ())]
         report = f"installed {', '.join(names)}" if names else "not installed: no file name"
-        return io.NodeOutput(found, names[0] if names else "", report, ui={"text": (report,)})
+        return io.NodeOutput(inverted, names[0] if names else "", report, ui={"text": (report,)})
 
 
-def _inverted(saved: dict[str, Any]) -> Concept:
-    """The concept of a patch's metadata; raises ForgetError when its vectors cannot be used."""
-    concept = concept_from_dict(saved)
+def _inverted_concept(recorded: dict[str, Any]) -> Concept:
+    """The concept that a patch's metadata records; raises ForgetError if its vectors cannot be used."""
+    concept = concept_from_dict(recorded)
     if concept is None:
         raise ForgetError(
             "Expected finite vectors for every inverted concept in the patch, got others. Nothing was installed; train the patch again."
@@ -70,8 +72,8 @@ def _inverted(saved: dict[str, Any]) -> Concept:
     return concept
 
 
-def _saved(embeddings: list[Embedding], stem: str) -> list[Path]:
-    """Saves all of them, or none: what was written is removed where a later one fails. Files that were there before stay."""
+def _save_all(embeddings: list[Embedding], stem: str) -> list[Path]:
+    """Saves all embeddings, or none: if one fails, the new files are removed. Older files stay."""
     before = set(host.embedding_root().glob(f"*{SUFFIX}"))
     paths: list[Path] = []
     try:

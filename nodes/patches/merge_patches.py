@@ -1,4 +1,4 @@
-"""Merge Forget Patches: many patches as one file, without their interference."""
+"""Merge Forget Patches: makes one patch of several."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...fmn_core.compose.merge import MOST_PATCHES, MergeSettings, fuse_patches, sum_patches
+from ...fmn_core.compose.merge import COMPACT_RANK, MOST_PATCHES, MergeSettings, fuse_patches, sum_patches
 from ...fmn_core.compose.preserve_cost import preserve_cost
 from ...fmn_core.compose.side_by_side import side_by_side
 from ...fmn_core.concepts.templates import parse_lines
@@ -21,13 +21,16 @@ from ..adapter.references import with_cache
 from ..adapter.text import ComfyText
 from ..host.node_api import CATEGORY, ForgetPatchType, io
 from ..ui import destination, reports, shared_inputs
+from ..ui.option_inputs import option_input
 from ..ui.patch_source import PATCH_SUFFIX
 
-METHODS = ("fusion", "sum", "side by side")
+FUSION, SUM, SIDE_BY_SIDE = METHODS = ("fusion", "sum", "side by side")
 SOCKETS = tuple(f"patch_{n}" for n in range(1, 5))
 
 
 class MergeForgetPatches(io.ComfyNode):
+    """Merges patches by fusion, as a sum, or side by side."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -48,17 +51,11 @@ class MergeForgetPatches(io.ComfyNode):
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
-                    default="fusion",
+                    default=FUSION,
                     tooltip="Fusion: exact, needs the patches' metadata. Sum: plain weighted sum, takes any LoRA. Side by side: for Gated Forget "
                     "Patch, best for many concepts; applied without a gate it is the sum. Needs the metadata.",
                 ),
-                io.Int.Input(
-                    "rank",
-                    default=64,
-                    min=1,
-                    max=1024,
-                    tooltip="Upper bound of the merged patch's LoRA rank; side by side the ranks add up.",
-                ),
+                option_input(MergeSettings, "rank", default=COMPACT_RANK),
                 shared_inputs.patch_file("merged"),
                 *(
                     ForgetPatchType.Input(name, optional=True, tooltip="A patch from another node, strength 1.")
@@ -76,55 +73,57 @@ class MergeForgetPatches(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, patches="", **inputs):
         try:
-            return [host.file_version(host.patch_path(name)) for name, _ in listed(patches)]
+            return [host.file_version(host.patch_path(name)) for name, _ in parse_patch_list(patches)]
         except (ForgetError, OSError):
             return ""
 
     @classmethod
     def execute(cls, clip, patches, method, rank, file_name, **sockets) -> io.NodeOutput:
-        file = destination.of_patch(file_name)
-        named = listed(patches)
+        file = destination.for_patch(file_name)
+        listed = parse_patch_list(patches)
         with torch.inference_mode(False):
-            given = [load_patch(host.patch_path(name)) for name, _ in named]
             connected = [sockets[name] for name in SOCKETS if sockets.get(name) is not None]
-            given += connected
-            strengths = [strength for _, strength in named] + [1.0] * len(connected)
+            sources = [*(load_patch(host.patch_path(name)) for name, _ in listed), *connected]
+            strengths = [strength for _, strength in listed] + [1.0] * len(connected)
             text, settings = EncodedOnce(with_cache(ComfyText(clip))), MergeSettings(strengths, rank)
-            merged, lines = _merge(text, given, method, settings)
+            merged, lines = _merge(text, sources, method, settings)
         saved = file.save_patch(merged)
-        report = "\n".join([*saved.warning, *lines, *_bases(given), *reports.saved(saved)])
+        report = "\n".join([*saved.warning, *lines, *_base_warnings(sources), *reports.saved_lines(saved)])
         return io.NodeOutput(merged, report, ui={"text": (report,)})
 
 
-def listed(text: str) -> list[tuple[str, float]]:
-    """(name in the host's list, strength) of every line; raises ForgetError on more than 100 lines."""
+def parse_patch_list(text: str) -> list[tuple[str, float]]:
+    """Name in the host's list and strength, of each line; raises ForgetError on more than MOST_PATCHES lines."""
     lines = parse_lines(text)
     if len(lines) > MOST_PATCHES:
         raise ForgetError(f"Expected at most {MOST_PATCHES} patches, got {len(lines)}. Merge some of them first.")
-    return [_entry(line) for line in lines]
+    return [_parse_line(line) for line in lines]
 
 
-def _entry(line: str) -> tuple[str, float]:
+def _parse_line(line: str) -> tuple[str, float]:
     name, strength = line, 1.0
     head, _, last = line.rpartition(" ")
     if head:
         with contextlib.suppress(ValueError):
             name, strength = head.strip(), float(last)
     name = name.removesuffix(PATCH_SUFFIX) + PATCH_SUFFIX
-    own = f"{host.PATCH_FOLDER}/{name}"
-    return (own if own in host.patch_files() else name), strength
+    patch_file = f"{host.PATCH_FOLDER}/{name}"
+    return (patch_file if patch_file in host.patch_files() else name), strength
 
 
-def _merge(text: Any, given: list[ForgetPatch], method: str, settings: MergeSettings) -> tuple[ForgetPatch, list[str]]:
-    sums, fusion, costs_known = _progress_of_phases(3)
-    if method == "side by side":
-        merged = added = side_by_side(given, settings)
+def _merge(
+    text: Any, sources: list[ForgetPatch], method: str, settings: MergeSettings
+) -> tuple[ForgetPatch, list[str]]:
+    """The merged patch, as its file holds it, and the lines of the report."""
+    sum_progress, fusion_progress, cost_progress = _phase_progress(3)
+    if method == SIDE_BY_SIDE:
+        merged = summed = side_by_side(sources, settings)
     else:
-        merged = added = sum_patches(given, settings, sums)
-    if method == "fusion":
-        merged = fuse_patches(text, given, settings, fusion)
+        merged = summed = sum_patches(sources, settings, sum_progress)
+    if method == FUSION:
+        merged = fuse_patches(text, sources, settings, fusion_progress)
     merged = merged.as_stored()
-    lines = [f"{method} of {len(given)} patches", f"forgets: {reports.forgotten(merged)}"]
+    lines = [f"{method} of {len(sources)} patches", f"forgets: {reports.forgotten(merged)}"]
     lines.append(f"rank {max(f.rank for f in merged.factors.values())}, {len(merged.factors)} layers")
     if "effect_kept" in merged.figures:
         kept = merged.figures["effect_kept"]
@@ -133,25 +132,25 @@ def _merge(text: Any, given: list[ForgetPatch], method: str, settings: MergeSett
         lines.append(
             f"{len(merged.parts)} patches that Gated Forget Patch applies one by one; without it they act as their sum"
         )
-    elif costs := preserve_cost(text, given, [merged, added]):
+    elif costs := preserve_cost(text, sources, [merged, summed]):
         lines.append(f"preserve prompts move {costs[0]:.4f} as far as the concepts; by sum {costs[1]:.4f}")
-    costs_known(1, 1)
+    cost_progress(1, 1)
     return merged, lines
 
 
-def _progress_of_phases(count: int) -> list[Callable[[int, int], None]]:
-    """Functions (done, total) of work in several phases, which move one progress bar of the node."""
-    share = 1000
-    bar = host.Progress(share * count)
+def _phase_progress(count: int) -> list[Callable[[int, int], None]]:
+    """Callbacks (done, total), one for each phase of the work, which all move the node's progress bar."""
+    phase_steps = 1000
+    bar = host.Progress(phase_steps * count)
 
-    def progress_of(phase: int) -> Callable[[int, int], None]:
-        return lambda done, total: bar.update(share * phase + share * done // total, share * count)
+    def callback(phase: int) -> Callable[[int, int], None]:
+        return lambda done, total: bar.update(phase_steps * phase + phase_steps * done // total, phase_steps * count)
 
-    return [progress_of(phase) for phase in range(count)]
+    return [callback(phase) for phase in range(count)]
 
 
-def _bases(given: list[ForgetPatch]) -> list[str]:
-    """A warning for every patch whose base is not the first's."""
-    known = [p for p in given if p.base]
-    found = [(p, base_difference(known[0].base, p.base)) for p in known[1:]]
-    return [f"warning, {reports.forgotten(p)}: {why}" for p, why in found if why]
+def _base_warnings(patches: list[ForgetPatch]) -> list[str]:
+    """A warning for each patch whose base model differs from that of the first."""
+    known = [patch for patch in patches if patch.base]
+    differences = [(patch, base_difference(known[0].base, patch.base)) for patch in known[1:]]
+    return [f"warning, {reports.forgotten(patch)}: {difference}" for patch, difference in differences if difference]

@@ -1,18 +1,21 @@
-"""Save Forget Patch: a patch with its title, author, licence, notes and a preview picture."""
+"""Save Forget Patch: saves a patch with title, author, licence, notes and a preview picture."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from ...fmn_core.errors import ForgetError
-from ...fmn_core.patch.shrink import DTYPES
+from ...fmn_core.patch.shrink import DTYPES, ShrinkSettings
 from ..host import saving
 from ..host.node_api import CATEGORY, io
 from ..ui import patch_source, preview_picture, reports, shared_inputs
-from ..ui.destination import Saved
+from ..ui.destination import SaveResult
+from ..ui.option_inputs import option_input
 
 
 class SaveForgetPatch(patch_source.PatchFileNode):
+    """Saves a patch with a description of it."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -22,21 +25,21 @@ class SaveForgetPatch(patch_source.PatchFileNode):
             description="Saves a patch with what you want to say of it: title, author, licence, notes, a preview picture.",
             is_output_node=True,
             inputs=[
-                *patch_source.inputs(),
+                patch_source.file_input(),
                 io.String.Input("title", default="", tooltip="Empty: what it forgets."),
                 io.String.Input("author", default="", tooltip="Who made it."),
                 io.String.Input(
                     "licence", default="", tooltip="Under which licence others may use it, such as CC0-1.0."
                 ),
                 io.String.Input("notes", default="", multiline=True, tooltip="Anything a user should know."),
-                io.Combo.Input("precision", options=list(DTYPES), default="fp16", tooltip="Precision of the factors."),
+                option_input(ShrinkSettings, "precision", tooltip="Precision of the factors."),
                 io.Boolean.Input(
                     "embedding_keys",
                     default=False,
                     tooltip="Also store inverted concepts as bundle_emb keys, where ComfyUI and A1111 find an embedding in a LoRA file. diffusers refuses such files.",
                 ),
                 shared_inputs.patch_file("shared"),
-                patch_source.connection(),
+                patch_source.patch_input(),
                 io.Image.Input("preview", optional=True, tooltip="A picture for the file; scaled to 256 px."),
             ],
             outputs=[io.String.Output(display_name="report", tooltip="Where it is, and how large.")],
@@ -59,12 +62,12 @@ class SaveForgetPatch(patch_source.PatchFileNode):
         stem = saving.check_file_name(file_name)
         if not stem:
             raise ForgetError("Expected a file name, got an empty text. Type one.")
-        patch = patch_source.chosen(patch_file, forget_patch)
+        patch = patch_source.chosen_patch(patch_file, forget_patch)
         texts = {"title": title, "author": author, "licence": licence, "notes": notes}
         about = {name: text.strip() for name, text in texts.items() if text.strip()}
         if preview is not None:
-            about["preview"] = preview_picture.of_image(preview)
+            about["preview"] = preview_picture.encode_preview(preview)
         described = replace(patch, about={**patch.about, **about})
-        saved = Saved(saving.save_patch_file(described, stem, DTYPES[precision], embedding_keys))
-        report = "\n".join(reports.saved(saved))
+        saved = SaveResult(saving.save_patch_file(described, stem, DTYPES[precision], embedding_keys))
+        report = "\n".join(reports.saved_lines(saved))
         return io.NodeOutput(report, ui={"text": (report,)})

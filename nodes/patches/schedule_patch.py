@@ -1,4 +1,4 @@
-"""Schedule Forget Patch: a patch for a part of the sampling, or with strengths from keyframes."""
+"""Schedule Forget Patch: applies a patch for a part of the sampling, or with strengths from keyframes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ BOTH = "both"
 
 
 class ScheduleForgetPatch(patch_source.PatchFileNode):
+    """Puts a patch on conditionings for a part of the sampling."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -20,7 +22,7 @@ class ScheduleForgetPatch(patch_source.PatchFileNode):
             "prompt only or on both. The MODEL stays as it is.",
             inputs=[
                 conditioning_patch.positive_input(),
-                *patch_source.inputs(),
+                patch_source.file_input(),
                 *conditioning_patch.schedule_inputs(),
                 io.Combo.Input(
                     "apply_to",
@@ -46,7 +48,7 @@ class ScheduleForgetPatch(patch_source.PatchFileNode):
         negative=None,
         keyframes=None,
     ) -> io.NodeOutput:
-        patch = patch_source.chosen(patch_file, forget_patch)
+        patch = patch_source.chosen_patch(patch_file, forget_patch)
         hooks = conditioning_patch.ConditioningHooks([patch], strength, start_percent, end_percent, keyframes)
         positive = [hooks.attach(cond, (1.0,)) for cond in positive]
         negative = [hooks.attach(cond, (1.0,)) if apply_to == BOTH else cond for cond in negative or []]

@@ -1,13 +1,16 @@
-"""Shrink Forget Patch: fewer ranks, a smaller file."""
+"""Shrink Forget Patch: lowers the rank or the precision of a patch."""
 
 from __future__ import annotations
 
-from ...fmn_core.patch.shrink import DTYPES, shrink_patch
+from ...fmn_core.patch.shrink import ShrinkSettings, shrink_patch
 from ..host.node_api import CATEGORY, ForgetPatchType, io
 from ..ui import destination, patch_source, reports, shared_inputs
+from ..ui.option_inputs import option_inputs
 
 
 class ShrinkForgetPatch(patch_source.PatchFileNode):
+    """Lowers the rank of a patch by SVD and saves it in the chosen precision."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -17,21 +20,10 @@ class ShrinkForgetPatch(patch_source.PatchFileNode):
             description="Lowers the LoRA rank of a patch by SVD, or its precision, and tells what that leaves behind.",
             is_output_node=True,
             inputs=[
-                *patch_source.inputs(),
-                io.Int.Input("rank", default=8, min=1, max=1024, tooltip="Upper bound of the LoRA rank of a layer."),
-                io.Float.Input(
-                    "tolerance",
-                    default=0.0,
-                    min=0.0,
-                    max=0.5,
-                    step=0.001,
-                    tooltip="Share of a layer's energy that may be left behind where a lower rank will do. 0: the rank alone counts.",
-                ),
-                io.Combo.Input(
-                    "precision", options=list(DTYPES), default="fp16", tooltip="Precision of the factors in the file."
-                ),
+                patch_source.file_input(),
+                *option_inputs(ShrinkSettings, "rank", "tolerance", "precision"),
                 shared_inputs.patch_file("smaller"),
-                patch_source.connection(),
+                patch_source.patch_input(),
             ],
             outputs=[
                 ForgetPatchType.Output(display_name="FORGET_PATCH", tooltip="The smaller patch, as the file holds it."),
@@ -41,19 +33,20 @@ class ShrinkForgetPatch(patch_source.PatchFileNode):
 
     @classmethod
     def execute(cls, patch_file, rank, tolerance, precision, file_name, forget_patch=None) -> io.NodeOutput:
-        file = destination.of_patch(file_name)
-        patch = patch_source.chosen(patch_file, forget_patch)
-        found = shrink_patch(patch, rank, tolerance)
-        smaller, dtype = found.patch.as_stored(DTYPES[precision]), DTYPES[precision]
-        saved = file.save_patch(found.patch, dtype)
+        file = destination.for_patch(file_name)
+        patch = patch_source.chosen_patch(patch_file, forget_patch)
+        settings = ShrinkSettings(rank=rank, tolerance=tolerance, precision=precision)
+        shrunk = shrink_patch(patch, settings.rank, settings.tolerance)
+        smaller = shrunk.patch.as_stored(settings.dtype)
+        saved = file.save_patch(shrunk.patch, settings.dtype)
         ranks = [max(f.rank for f in p.factors.values()) for p in (patch, smaller)]
-        worst = max(found.residuals, key=found.residuals.__getitem__)
+        worst = max(shrunk.residuals, key=shrunk.residuals.__getitem__)
         report = "\n".join(
             [
                 *saved.warning,
                 f"rank {ranks[0]} -> {ranks[1]}, {precision}",
-                f"energy left behind: {found.residual:.2%}, most in {worst}: {found.residuals[worst]:.2%}",
-                *reports.saved(saved),
+                f"energy left behind: {shrunk.residual:.2%}, most in {worst}: {shrunk.residuals[worst]:.2%}",
+                *reports.saved_lines(saved),
             ]
         )
         return io.NodeOutput(smaller, report, ui={"text": (report,)})

@@ -1,1 +1,1 @@
-"""Nodes that measure and report."""
+"""Nodes that score, attack and report what a patch does."""

@@ -1,4 +1,4 @@
-"""Attack Forget Patch: a test of one's own patch, a search for what brings the concept back."""
+"""Attack Forget Patch: searches for an embedding or a text that brings a forgotten concept back."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from ...fmn_core.attacks.search import Budget, search_embedding, search_tokens
+from ...fmn_core.attacks.search import ATTACK_STEPS, Budget, search_embedding, search_tokens
 from ...fmn_core.concepts.concept import Concept, concept_from_text
 from ...fmn_core.concepts.embedding_file import Embedding
 from ...fmn_core.concepts.templates import default_templates
 from ...fmn_core.errors import ForgetError
+from ...fmn_core.model.tokens import LearnedEmbedding
 from ...fmn_core.patch.patch import fingerprint
 from ...fmn_core.training.augmentation import AugmentSettings
 from .. import host
@@ -19,9 +20,10 @@ from ..adapter import references
 from ..adapter.model import ComfyModel
 from ..host.node_api import CATEGORY, ForgetConceptType, io
 from ..ui import destination, pictures, reports, shared_inputs
+from ..ui.option_inputs import option_input, option_inputs
 from ..web.progress import search_progress
 
-ATTACKS = ("embedding", "tokens")
+EMBEDDING, TOKENS = ATTACKS = ("embedding", "tokens")
 
 
 def _inputs() -> list[Any]:
@@ -35,24 +37,12 @@ def _inputs() -> list[Any]:
         io.Combo.Input(
             "attack",
             options=list(ATTACKS),
-            default=ATTACKS[0],
+            default=EMBEDDING,
             tooltip="Embedding: learns vectors, the strongest attack. Tokens: searches ordinary words, as somebody with only a prompt box "
             "could type them.",
         ),
-        io.Int.Input(
-            "steps", default=50, min=1, max=10000, tooltip="Steps of the search; more steps, stronger attack."
-        ),
-        io.Int.Input("batch", default=4, min=1, max=64, tooltip="Draws of noise per step."),
-        io.Int.Input(
-            "tokens", default=0, min=0, max=32, tooltip="Vectors or tokens to search; 0: as many as the phrase has."
-        ),
-        io.Int.Input(
-            "candidates",
-            default=16,
-            min=1,
-            max=512,
-            tooltip="Words that a token search tries in each step; embedding: not used.",
-        ),
+        option_input(Budget, "steps", default=ATTACK_STEPS),
+        *option_inputs(Budget, "batch", "tokens", "candidates"),
         shared_inputs.seed(),
         io.String.Input(
             "file_name",
@@ -63,6 +53,8 @@ def _inputs() -> list[Any]:
 
 
 class AttackForgetPatch(io.ComfyNode):
+    """Attacks a patched model within a budget."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -89,48 +81,59 @@ class AttackForgetPatch(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, clip, vae, images, phrase, kind, attack, file_name="", **options) -> io.NodeOutput:
-        file = destination.of_embedding(file_name)
+    def execute(
+        cls, model, clip, vae, images, phrase, kind, attack, steps, batch, tokens, candidates, seed, file_name=""
+    ) -> io.NodeOutput:
+        file = destination.for_embedding(file_name)
         if attack not in ATTACKS:
             raise ForgetError(f"Expected an attack of {', '.join(ATTACKS)}, got {attack!r}.")
-        budget = Budget(**{name: options[name] for name in ("steps", "batch", "tokens", "candidates", "seed")})
+        budget = Budget(steps=steps, batch=batch, tokens=tokens, candidates=candidates, seed=seed)
         started, losses = time.perf_counter(), []
         with torch.inference_mode(False):
             adapter = ComfyModel(model, clip)
             images = references.checked_images(images)
-            found = _search(adapter, vae, images, phrase, kind, attack, budget, losses)
+            words = _search(adapter, vae, images, phrase, kind, attack, budget, losses)
             base = fingerprint(adapter)
-        report = [
-            f"{attack} attack: {len(losses)} steps of {budget.batch} draws, {time.perf_counter() - started:.1f} s"
-        ]
-        report.append(reports.fifths("loss", losses))
-        plot = pictures.to_image(pictures.curves({"loss": losses}, budget.steps, f"{attack} attack"))
-        if isinstance(found, str):
-            concept, named = concept_from_text(found, kind, images=images), found
-            report.append(f"found the text: {found}")
+        seconds = time.perf_counter() - started
+        if isinstance(words, str):
+            concept, prompt_name = concept_from_text(words, kind, images=images), words
+            warning, result_lines = [], [f"found the text: {words}"]
         else:
-            concept = concept_from_text("", kind, embedding=found, images=images)
-            saved = file.save_embedding(Embedding(found, phrase, kind, len(losses), base))
-            named = f"embedding:{saved.path.stem}" if saved.path else ""
-            report.append(
-                f"found an embedding, in a prompt: {named}" if named else "found an embedding, not saved: no file name"
-            )
-            report = [*saved.warning, *(report[:-1] if saved.failure else report)]
-        report.append(
-            "sample prompts with it on the patched model: whether the concept is back is for the pictures to say"
-        )
-        text = "\n".join(report)
-        return io.NodeOutput((concept,), named, plot, text, ui={"text": (text,)})
+            concept = concept_from_text("", kind, embedding=words, images=images)
+            saved = file.save_embedding(Embedding(words, phrase, kind, len(losses), base))
+            prompt_name = f"embedding:{saved.path.stem}" if saved.path else ""
+            warning, result_lines = saved.warning, _embedding_lines(saved, prompt_name)
+        lines = [
+            *warning,
+            f"{attack} attack: {len(losses)} steps of {budget.batch} draws, {seconds:.1f} s",
+            reports.loss_trend("loss", losses),
+            *result_lines,
+            "sample prompts with it on the patched model: whether the concept is back is for the pictures to say",
+        ]
+        plot = pictures.to_image(pictures.curves({"loss": losses}, budget.steps, f"{attack} attack"))
+        report = "\n".join(lines)
+        return io.NodeOutput((concept,), prompt_name, plot, report, ui={"text": (report,)})
+
+
+def _embedding_lines(saved: destination.SaveResult, prompt_name: str) -> list[str]:
+    """The report's line on the embedding; empty where saving failed, which the report's first line says."""
+    if saved.failure:
+        return []
+    return [
+        f"found an embedding, in a prompt: {prompt_name}"
+        if prompt_name
+        else "found an embedding, not saved: no file name"
+    ]
 
 
 def _search(
     adapter: ComfyModel, vae: Any, images: Any, phrase: str, kind: str, attack: str, budget: Budget, losses: list[float]
-) -> Any:
-    """Runs the search with a progress bar and the loss as preview; returns a text or a word of vectors."""
+) -> str | LearnedEmbedding:
+    """Runs the search with a progress bar; appends the loss of each step to `losses`. Returns a text or learned vectors."""
     concept = Concept([], kind, [], images=images)
-    made = references.references_of(adapter, vae, concept, AugmentSettings(), budget.seed)
-    arguments = (adapter, made, list(default_templates(kind)), phrase, budget)
+    latents = references.references_of(adapter, vae, concept, AugmentSettings(), budget.seed)
+    arguments = (adapter, latents, list(default_templates(kind)), phrase, budget)
     with search_progress("attack", budget.steps, losses) as progress, adapter.ready_for_gradients(text=True):
-        if attack == "tokens":
+        if attack == TOKENS:
             return search_tokens(*arguments, host.spelled_tokens(adapter.clip), progress)
         return search_embedding(*arguments, progress)

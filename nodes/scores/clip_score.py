@@ -1,7 +1,8 @@
-"""CLIP Score: how well pictures fit their prompts."""
+"""CLIP Score: the mean cosine of pictures with their prompts."""
 
 from __future__ import annotations
 
+from ...fmn_core.concepts.templates import split_lines
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.scores.clip_score import similarities
 from ..adapter.references import checked_images
@@ -10,6 +11,8 @@ from . import score_rows
 
 
 class ClipScore(io.ComfyNode):
+    """Scores how well pictures fit their prompts."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -26,7 +29,7 @@ class ClipScore(io.ComfyNode):
                     multiline=True,
                     tooltip="What the pictures should show: one line for all, or one a picture.",
                 ),
-                score_rows.image_text(),
+                score_rows.image_text_input(),
                 *score_rows.optional_inputs(),
             ],
             outputs=[
@@ -38,12 +41,12 @@ class ClipScore(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, text, image_text, label="", scores=None) -> io.NodeOutput:
-        prompts = score_rows.lines_of(text)
+        prompts = split_lines(text)
         if not prompts:
             raise ForgetError("Expected a text that the pictures should fit, got none. Type their prompt.")
-        model = score_rows.checked_model(image_text)
-        values = similarities(model, checked_images(images), prompts).tolist()
-        mean = sum(values) / len(values)
-        note = f"{len(values)} pictures, judged by {model.name}"
-        row = score_rows.row("CLIP score", mean, values, note, label)
-        return io.NodeOutput(score_rows.longer(scores, [row]), mean, score_rows.report([row]))
+        model = score_rows.check_image_text(image_text)
+        cosines = similarities(model, checked_images(images), prompts).tolist()
+        mean = sum(cosines) / len(cosines)
+        note = f"{len(cosines)} pictures, judged by {model.name}"
+        row = score_rows.score_row("CLIP score", mean, cosines, note, label)
+        return io.NodeOutput(score_rows.append_rows(scores, [row]), mean, score_rows.scores_report([row]))

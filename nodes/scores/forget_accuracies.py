@@ -1,10 +1,11 @@
-"""Forget Accuracies: UA, IRA, CRA and the harmonic mean H_o, with a zero-shot classifier as the judge."""
+"""Forget Accuracies: UA, IRA, CRA and the harmonic mean H_o, judged by a zero-shot classifier."""
 
 from __future__ import annotations
 
 import copy
 from typing import Any
 
+from ...fmn_core.concepts.templates import split_lines
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.scores.accuracies import harmonic_mean_of_erasure, retain_accuracy, unlearning_accuracy
 from ...fmn_core.scores.clip_score import zero_shot
@@ -24,7 +25,7 @@ def _inputs() -> list[Any]:
             tooltip="Everything that the classifier may answer, one label a line; the concept is always one of them. "
             "Few or strange labels make any accuracy meaningless.",
         ),
-        score_rows.image_text(),
+        score_rows.image_text_input(),
         io.Image.Input(
             "synonyms", optional=True, tooltip="Pictures of prompts with synonyms of the concept, after forgetting."
         ),
@@ -42,6 +43,7 @@ def _inputs() -> list[Any]:
 
 
 def _cross_inputs() -> list[Any]:
+    """Inputs for pictures that are judged by the other kind (style or thing)."""
     return [
         io.Image.Input(
             "cross",
@@ -66,6 +68,8 @@ def _cross_inputs() -> list[Any]:
 
 
 class ForgetAccuracies(io.ComfyNode):
+    """Scores how often a classifier sees the right label after forgetting."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -95,66 +99,78 @@ class ForgetAccuracies(io.ComfyNode):
         cross_choices="",
     ) -> io.NodeOutput:
         judge = _Judge(image_text, concept, labels)
-        erased, rows = judge.still_seen(forgotten), []
-        rows.append(judge.unlearning("UA", erased, "no longer seen as", label))
+        rows = [judge.unlearning_row("UA", forgotten, label)]
         shares = {"erased": 1 - rows[0]["value"]}
         if synonyms is not None:
-            rows.append(judge.unlearning("UA of synonyms", judge.still_seen(synonyms), "no longer seen as", label))
+            rows.append(judge.unlearning_row("UA of synonyms", synonyms, label))
             shares["generality"] = 1 - rows[-1]["value"]
         if others is not None:
-            rows.append(judge.retaining("IRA", others, other_labels, label))
+            rows.append(judge.retaining_row("IRA", others, other_labels, label))
             shares["specificity"] = rows[-1]["value"]
         if cross is not None:
-            rows.append(judge.of_other_kind(cross_choices).retaining("CRA", cross, cross_labels, label))
+            rows.append(judge.with_labels(cross_choices).retaining_row("CRA", cross, cross_labels, label))
         missing = [name for name, images in (("synonyms", synonyms), ("others", others)) if images is None]
         if not missing:
-            rows.append(
-                score_rows.row("H_o", harmonic_mean_of_erasure(**shares), None, "of UA, UA of synonyms and IRA", label)
-            )
-        report = score_rows.report(rows) + (f"\nno H_o: connect {' and '.join(missing)}" if missing else "")
-        return io.NodeOutput(score_rows.longer(scores, rows), report)
+            mean = harmonic_mean_of_erasure(**shares)
+            rows.append(score_rows.score_row("H_o", mean, None, "of UA, UA of synonyms and IRA", label))
+        report = score_rows.scores_report(rows) + (f"\nno H_o: connect {' and '.join(missing)}" if missing else "")
+        return io.NodeOutput(score_rows.append_rows(scores, rows), report)
 
 
 class _Judge:
-    """Zero-shot labels of pictures, and rows of how often they are right."""
+    """A zero-shot classifier that labels pictures, and the rows of its accuracies.
+
+    Parameters
+    ----------
+    image_text
+        The image-text model.
+    concept
+        Label of the forgotten concept. It is always one of the labels.
+    labels
+        The labels to choose among, one a line.
+    """
 
     def __init__(self, image_text: Any, concept: str, labels: str):
-        self.model, self.concept = score_rows.checked_model(image_text), concept.strip()
+        self.model, self.concept = score_rows.check_image_text(image_text), concept.strip()
         if not self.concept:
             raise ForgetError("Expected the label of the forgotten concept, got none. Type it under concept.")
-        self._choose_among([*score_rows.lines_of(labels), self.concept])
+        self._set_labels([*split_lines(labels), self.concept])
 
-    def _choose_among(self, labels: list[str]) -> None:
+    def _set_labels(self, labels: list[str]) -> None:
         self.labels = list(dict.fromkeys(labels))
-        self.by = f"zero-shot by {self.model.name} among {len(self.labels)} labels"
+        self.note = f"zero-shot by {self.model.name} among {len(self.labels)} labels"
 
-    def of_other_kind(self, choices: str) -> _Judge:
-        """The same judge with the labels of another kind."""
-        other = copy.copy(self)
-        other._choose_among(score_rows.lines_of(choices))
-        return other
+    def with_labels(self, labels: str) -> _Judge:
+        """The same judge with other labels to choose among."""
+        judge = copy.copy(self)
+        judge._set_labels(split_lines(labels))
+        return judge
 
-    def still_seen(self, images: Any) -> list[str]:
+    def classify(self, images: Any) -> list[str]:
+        """The label of each picture."""
         return zero_shot(self.model, checked_images(images), self.labels)
 
-    def unlearning(self, score: str, seen: list[str], what: str, label: str) -> dict[str, Any]:
+    def unlearning_row(self, score: str, images: Any, label: str) -> dict[str, Any]:
+        """Share of pictures that are not seen as the concept."""
+        seen = self.classify(images)
         hits = [float(s != self.concept) for s in seen]
-        note = f"{int(sum(hits))} of {len(seen)} {what} {self.concept}; {self.by}"
-        return score_rows.row(score, unlearning_accuracy(seen, self.concept), hits, note, label)
+        note = f"{int(sum(hits))} of {len(seen)} no longer seen as {self.concept}; {self.note}"
+        return score_rows.score_row(score, unlearning_accuracy(seen, self.concept), hits, note, label)
 
-    def retaining(self, score: str, images: Any, other_labels: str, label: str) -> dict[str, Any]:
-        seen, wanted = self.still_seen(images), score_rows.lines_of(other_labels)
-        wanted = wanted * len(seen) if len(wanted) == 1 else wanted
-        unknown = sorted(set(wanted) - set(self.labels))
-        if unknown or len(wanted) != len(seen):
+    def retaining_row(self, score: str, images: Any, asked_labels: str, label: str) -> dict[str, Any]:
+        """Share of pictures that are seen as asked for; `asked_labels`: one line for all pictures, or one a picture."""
+        seen, asked = self.classify(images), split_lines(asked_labels)
+        asked = asked * len(seen) if len(asked) == 1 else asked
+        unknown = sorted(set(asked) - set(self.labels))
+        if unknown or len(asked) != len(seen):
             got = (
                 f"{', '.join(unknown)}, which labels does not list"
                 if unknown
-                else f"{len(wanted)} for {len(seen)} pictures"
+                else f"{len(asked)} for {len(seen)} pictures"
             )
             raise ForgetError(
                 f"Expected for {score} one label for all pictures, or one a picture, out of its labels, got {got}."
             )
-        hits = [float(a == b) for a, b in zip(seen, wanted)]
-        note = f"{int(sum(hits))} of {len(seen)} seen as asked for; {self.by}"
-        return score_rows.row(score, retain_accuracy(seen, wanted), hits, note, label)
+        hits = [float(a == b) for a, b in zip(seen, asked)]
+        note = f"{int(sum(hits))} of {len(seen)} seen as asked for; {self.note}"
+        return score_rows.score_row(score, retain_accuracy(seen, asked), hits, note, label)

@@ -1,4 +1,4 @@
-"""Forget Report: the same prompts and seeds before and after, under a slider, and everything that was measured in one figure."""
+"""Forget Report: compares pictures before and after forgetting, and draws all measurements in one figure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .. import host
 from ..host.node_api import CATEGORY, ForgetPatchType, ForgetScoresType, io
 from ..ui import pictures, reports
 from ..ui.mask_overlay import check_images
-from ..ui.temporary_images import saved
+from ..ui.temporary_images import save_images
 from . import report_figure
 from .save_report import save_report
 from .score_table import check_scores
@@ -24,6 +24,8 @@ _NO_PATCH = ForgetPatch({}, [], {}, {}, tool="")
 
 
 class ForgetReport(io.ComfyNode):
+    """Shows and saves a comparison of pictures before and after forgetting."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -41,7 +43,7 @@ class ForgetReport(io.ComfyNode):
                     optional=True,
                     tooltip="The patch, for the figure's title and, where it was trained by gradient, the curves of its training.",
                 ),
-                *_added_inputs(),
+                *_optional_inputs(),
             ],
             outputs=[
                 io.Image.Output(
@@ -64,24 +66,24 @@ class ForgetReport(io.ComfyNode):
     ) -> io.NodeOutput:
         sides, scores = _pairs(before, after), check_scores(scores)
         attention = {
-            label: _plain(images)
+            label: _checked_pictures(images)
             for label, images in (("before", attention_before), ("after", attention_after))
             if images is not None
         }
-        moved = float(((sides["after"] - sides["before"]) ** 2).mean())
-        figure = _figure(sides, attention, forget_patch, scores, moved)
+        drift = float(((sides["after"] - sides["before"]) ** 2).mean())
+        figure = _figure(sides, attention, forget_patch, scores, drift)
 
         def report(file_name: str) -> str:
-            return _report(forget_patch or _NO_PATCH, scores, moved, file_name)
+            return _report(forget_patch or _NO_PATCH, scores, drift, file_name)
 
-        # first, so that nothing is saved where this fails
-        shown = {f"fmn_{name}": saved(side, cls) for name, side in sides.items()}
+        # Temporary files come first: if they fail, no report is saved.
+        previews = {f"fmn_{name}": save_images(side, cls) for name, side in sides.items()}
         prefix = filename_prefix.strip()
-        said = save_report(figure, prefix, host.png_metadata(cls), report) if prefix else report("")
-        return io.NodeOutput(pictures.to_image(figure), said, ui=shown)
+        text = save_report(figure, prefix, host.png_metadata(cls), report) if prefix else report("")
+        return io.NodeOutput(pictures.to_image(figure), text, ui=previews)
 
 
-def _added_inputs() -> list[Any]:
+def _optional_inputs() -> list[Any]:
     return [
         ForgetScoresType.Input("scores", optional=True, tooltip="What the score nodes measured, for a table."),
         io.Image.Input(
@@ -98,13 +100,14 @@ def _added_inputs() -> list[Any]:
     ]
 
 
-def _plain(images: torch.Tensor) -> torch.Tensor:
+def _checked_pictures(images: torch.Tensor) -> torch.Tensor:
+    """Pictures (N, H, W, 3) as float32 on the CPU; raises ForgetError on ones that cannot be drawn."""
     return check_images(images).detach().cpu().float()
 
 
 def _pairs(before: torch.Tensor, after: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Both sides by name; raises ForgetError unless they are as many pictures of one size."""
-    sides = {"before": _plain(before), "after": _plain(after)}
+    """Both batches by name; raises ForgetError if their numbers or sizes differ."""
+    sides = {"before": _checked_pictures(before), "after": _checked_pictures(after)}
     if sides["before"].shape != sides["after"].shape:
         got = " and ".join(f"{len(s)} of {s.shape[2]} x {s.shape[1]}" for s in sides.values())
         raise ForgetError(
@@ -118,8 +121,9 @@ def _figure(
     attention: dict[str, torch.Tensor],
     patch: ForgetPatch | None,
     scores: list[dict[str, Any]],
-    moved: float,
+    drift: float,
 ) -> Any:
+    """The figure: pictures, attention, scores and curves of the training, as far as they are connected."""
     training = report_figure.training_panel(patch.figures) if patch else None
     panels = [
         report_figure.picture_panel("pictures", sides),
@@ -127,25 +131,25 @@ def _figure(
         *([report_figure.score_panel(scores)] if scores else []),
         *([training] if training else []),
     ]
-    facts = [f"mean squared drift of the pictures {moved:.4g}", f"comfyui-forget-me-not {__version__}"]
+    facts = [f"mean squared drift of the pictures {drift:.4g}", f"comfyui-forget-me-not {__version__}"]
     if patch is None:
         return report_figure.figure("before and after", "; ".join(facts), panels)
-    facts_of_patch = (patch.settings.get("method", "method unknown"), patch.base.get("architecture", "base unknown"))
-    made = [plain_text(fact, 200) for fact in facts_of_patch]
-    return report_figure.figure(f"forgets: {reports.forgotten(patch)}", "; ".join([*made, *facts]), panels)
+    patch_facts = (patch.settings.get("method", "method unknown"), patch.base.get("architecture", "base unknown"))
+    facts = [*(plain_text(fact, 200) for fact in patch_facts), *facts]
+    return report_figure.figure(f"forgets: {reports.forgotten(patch)}", "; ".join(facts), panels)
 
 
-def _report(patch: ForgetPatch, scores: list[dict[str, Any]], moved: float, file_name: str) -> str:
-    """The numbers as JSON; a number that is not finite, which JSON lacks, as a string."""
-    found = {
+def _report(patch: ForgetPatch, scores: list[dict[str, Any]], drift: float, file_name: str) -> str:
+    """The report as JSON. JSON has no infinity or NaN, so such numbers become strings."""
+    report = {
         "version": __version__,
         "concepts": [{k: v for k, v in c.items() if k != "embedding"} for c in patch.concepts],
         "settings": patch.settings,
         "base": patch.base,
         "figures": patch.figures,
         "scores": scores,
-        "mean_squared_drift": moved,
+        "mean_squared_drift": drift,
         "figure": file_name,
     }
-    plain = json.loads(json.dumps(found), parse_constant=str)
-    return json.dumps(plain, indent=2, sort_keys=True, allow_nan=False)
+    finite = json.loads(json.dumps(report), parse_constant=str)
+    return json.dumps(finite, indent=2, sort_keys=True, allow_nan=False)

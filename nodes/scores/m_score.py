@@ -1,4 +1,4 @@
-"""M-Score: whether pictures of a concept, inverted on a model that forgot it, still come out as its name."""
+"""M-Score: compares a concept's name with embeddings that were inverted before and after forgetting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..ui import pictures, reports, shared_inputs
 from ..ui.inversion_inputs import inversion_inputs, inversion_settings
 from . import score_rows
 
-# The templates without an ending, which are also the ones that the vectors are learned in.
+# The first 7 templates have no ending; the vectors are learned in them too.
 TEMPLATES = 7
 
 
@@ -39,7 +39,7 @@ def _inputs() -> list[Any]:
         shared_inputs.kind(),
         *inversion_inputs(),
         shared_inputs.seed(),
-        score_rows.image_text(
+        score_rows.image_text_input(
             optional=True,
             tooltip="Only the miniature's, whose text projection can take vectors. Without it: the CLIP's own pooled output.",
         ),
@@ -48,6 +48,8 @@ def _inputs() -> list[Any]:
 
 
 class MScoreNode(io.ComfyNode):
+    """Inverts pictures of a concept on two models and scores the results."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -81,32 +83,33 @@ class MScoreNode(io.ComfyNode):
         scores=None,
         **inversion_widgets,
     ) -> io.NodeOutput:
-        came = score_rows.longer(scores, [])
+        previous = score_rows.append_rows(scores, [])
         with torch.inference_mode(False):
             adapters = ComfyModel(model_before, clip), ComfyModel(model_after, clip)
             images = references.checked_images(images)
             features = _features(clip, image_text)
             concept = Concept([], kind, [], images=images)
-            made = references.references_of(adapters[0], vae, concept, AugmentSettings(), seed)
+            latents = references.references_of(adapters[0], vae, concept, AugmentSettings(), seed)
             templates = default_templates(kind)[:TEMPLATES]
             settings = inversion_settings(**inversion_widgets, seed=seed, start="noise")
             bar = host.Progress(2 * settings.steps)
-            found = m_score(*adapters, made, phrase, templates, settings, features, _ready, _progress_callback(bar))
-        rows = rows_of(
-            found, "the miniature's text projection" if image_text is not None else "CLIP's pooled output", label
-        )
-        return io.NodeOutput([*came, *rows], found.before, found.after, score_rows.report(rows) + losses_of(found))
+            score = m_score(*adapters, latents, phrase, templates, settings, features, _ready, _progress_callback(bar))
+        features_name = "the miniature's text projection" if image_text is not None else "CLIP's pooled output"
+        rows = _m_score_rows(score, features_name, label)
+        report = score_rows.scores_report(rows) + _loss_lines(score)
+        return io.NodeOutput([*previous, *rows], score.before, score.after, report)
 
 
 class PooledText(ComfyText):
     """A CLIP whose encoded prompts always carry its pooled output."""
 
     def wants_pooled(self) -> bool:
+        """True: the score needs the pooled output."""
         return True
 
 
 def _features(clip: Any, image_text: Any) -> TextFeatures:
-    """The pooled output of prompts, through the projection of an image-text model that has one for it."""
+    """Text features of prompts: CLIP's pooled output, projected by the image-text model where one is connected."""
     pooled = pooled_features(PooledText(clip))
     if image_text is None:
         return pooled
@@ -120,10 +123,12 @@ def _features(clip: Any, image_text: Any) -> TextFeatures:
 
 
 def _ready(adapter: ComfyModel) -> Any:
+    """Context in which gradients reach the token embeddings."""
     return adapter.ready_for_gradients(text=True)
 
 
 def _progress_callback(bar: host.Progress) -> Any:
+    """What both inversions call every step: it moves the bar and draws the loss in the node."""
     losses: list[float] = []
 
     def progress(done: int, total: int, figures: dict[str, float]) -> None:
@@ -134,13 +139,14 @@ def _progress_callback(bar: host.Progress) -> Any:
     return progress
 
 
-def rows_of(found: MScore, features: str, label: str) -> list[dict[str, Any]]:
-    note = f"cosine over {len(found.each_before)} prompts, {features}"
-    named = (("M-Score before", found.before, found.each_before), ("M-Score after", found.after, found.each_after))
-    return [score_rows.row(name, value, each, note, label) for name, value, each in named]
+def _m_score_rows(score: MScore, features_name: str, label: str) -> list[dict[str, Any]]:
+    note = f"cosine over {len(score.each_before)} prompts, {features_name}"
+    scores = (("M-Score before", score.before, score.each_before), ("M-Score after", score.after, score.each_after))
+    return [score_rows.score_row(name, mean, cosines, note, label) for name, mean, cosines in scores]
 
 
-def losses_of(found: MScore) -> str:
-    """What the inversions reached: one that did not learn says nothing of memory."""
-    both = (("before", found.original), ("after", found.forgetting))
-    return "".join(f"\n{reports.fifths(f'loss {name}', inversion.figures['losses'])}" for name, inversion in both)
+def _loss_lines(score: MScore) -> str:
+    """The report's lines on the losses: the score means nothing where an inversion did not learn."""
+    inversions = (("before", score.original), ("after", score.forgetting))
+    trends = (reports.loss_trend(f"loss {name}", inversion.figures["losses"]) for name, inversion in inversions)
+    return "".join(f"\n{trend}" for trend in trends)

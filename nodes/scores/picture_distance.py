@@ -1,4 +1,4 @@
-"""Picture Distance: how far two batches of pictures are from each other."""
+"""Picture Distance: FID, KID, CMMD or drift between two batches of pictures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from . import score_rows
 
 
 class PictureDistance(io.ComfyNode):
+    """Measures the distance between two batches of pictures."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -27,7 +29,7 @@ class PictureDistance(io.ComfyNode):
                     tooltip="CMMD needs the fewest pictures. FID and KID need the Python package torchmetrics. Drift compares picture with "
                     "picture and needs no image-text model.",
                 ),
-                score_rows.image_text(optional=True),
+                score_rows.image_text_input(optional=True),
                 *score_rows.optional_inputs(),
             ],
             outputs=[
@@ -40,9 +42,9 @@ class PictureDistance(io.ComfyNode):
     @classmethod
     def execute(cls, before, after, measure, image_text=None, label="", scores=None) -> io.NodeOutput:
         before, after = checked_images(before), checked_images(after)
-        model = None if image_text is None else score_rows.checked_model(image_text)
+        model = None if image_text is None else score_rows.check_image_text(image_text)
         value = distance(measure, None if model is None else model.images, before, after)
         counts = f"{len(before)} and {len(after)} pictures"
         note = counts if measure == "drift" or model is None else f"{counts}, features of {model.name}"
-        row = score_rows.row(measure, value, None, note, label)
-        return io.NodeOutput(score_rows.longer(scores, [row]), value, score_rows.report([row]))
+        row = score_rows.score_row(measure, value, None, note, label)
+        return io.NodeOutput(score_rows.append_rows(scores, [row]), value, score_rows.scores_report([row]))

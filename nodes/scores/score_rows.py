@@ -1,4 +1,4 @@
-"""What the score nodes share: rows on a wire of the type FORGET_SCORES, their inputs, outputs and report."""
+"""Inputs, outputs, rows and report of the score nodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ JUDGE_HELP = "Judges the pictures; from Load Image-Text Model. Compare only scor
 
 
 def optional_inputs() -> list[Any]:
-    """A label for this node's rows, and the scores that came before."""
+    """Inputs for a label of the node's rows and for the scores of other nodes."""
     return [
         io.String.Input(
             "label",
@@ -28,50 +28,58 @@ def optional_inputs() -> list[Any]:
     ]
 
 
-def image_text(optional: bool = False, tooltip: str = JUDGE_HELP) -> Any:
-    """The image-text model that judges the pictures."""
+def image_text_input(optional: bool = False, tooltip: str = JUDGE_HELP) -> Any:
+    """The input for the image-text model that judges the pictures."""
     return ImageTextType.Input("image_text", optional=optional, tooltip=tooltip)
 
 
 def scores_output() -> Any:
+    """The output of all scores in the chain."""
     return ForgetScoresType.Output(
         display_name="scores", tooltip="All scores so far, for the next score node or a report."
     )
 
 
 def report_output() -> Any:
+    """The output of the node's own scores as text."""
     return io.String.Output(display_name="report", tooltip="This node's scores in words.")
 
 
-def row(
-    score: str, value: float, values: Sequence[float] | None = None, note: str = "", label: str = ""
+def score_row(
+    score: str, value: float, samples: Sequence[float] | None = None, note: str = "", label: str = ""
 ) -> dict[str, Any]:
-    """One score; `values`, one for each picture or prompt, give its 95 % interval."""
-    low, high = interval(values) if values is not None and len(values) > 1 else (None, None)
+    """One score as a row on the type FORGET_SCORES.
+
+    Parameters
+    ----------
+    samples
+        Value of each picture or prompt, from which the 95 % interval comes; fewer than two give no interval.
+    note
+        What the score was measured on, and by which judge.
+    label
+        The user's label, written after the name of the score.
+    """
+    low, high = interval(samples) if samples is not None and len(samples) > 1 else (None, None)
     name = f"{score}, {label.strip()}" if label.strip() else score
     return {"score": name, "value": float(value), "low": low, "high": high, "note": note}
 
 
-def longer(scores: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The scores that came before and these; raises ForgetError where what came is no list of scores."""
+def append_rows(scores: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The connected scores followed by new rows; raises ForgetError if the connected input is not a list of scores."""
     return [*score_table.check_scores(scores), *rows]
 
 
-def report(rows: list[dict[str, Any]]) -> str:
-    """A line for each row."""
+def scores_report(rows: list[dict[str, Any]]) -> str:
+    """The rows as text, one line each."""
     lines = []
-    for score, value, between, note in score_table.rows(rows):
-        lines.append(f"{score}: {value}" + (f" (95 %: {between})" if between else "") + (f"; {note}" if note else ""))
+    for score, value, interval_text, note in score_table.table_rows(rows):
+        line = f"{score}: {value}" + (f" (95 %: {interval_text})" if interval_text else "")
+        lines.append(line + (f"; {note}" if note else ""))
     return "\n".join(lines)
 
 
-def lines_of(text: str) -> list[str]:
-    """The lines of a text box that say something."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def checked_model(model: Any) -> Any:
-    """An image-text model; raises ForgetError on anything else."""
+def check_image_text(model: Any) -> Any:
+    """Returns an image-text model unchanged; raises ForgetError on anything else."""
     if not all(callable(getattr(model, name, None)) for name in ("images", "texts")):
         raise ForgetError(
             f"Expected an image-text model, got {type(model).__name__}. Connect the output of Load Image-Text Model."

@@ -90,7 +90,7 @@ class InvertConcept(io.ComfyNode):
         continue_from=NONE,
         **inversion_widgets,
     ) -> io.NodeOutput:
-        file = destination.of_embedding(file_name)
+        file = destination.for_embedding(file_name)
         with torch.inference_mode(False):
             adapter = ComfyModel(model, clip)
             images = references.checked_images(images)
@@ -104,5 +104,5 @@ class InvertConcept(io.ComfyNode):
         concept = concept_from_text("", kind, embedding=inversion.word, images=images, masks=mask)
         prompt_name = f"embedding:{saved.path.stem}" if saved.path else ""
         plot = pictures.to_image(pictures.curves({"loss": inversion.figures["losses"]}, settings.steps, "inversion"))
-        report = reports.of_inversion(inversion, saved)
+        report = reports.inversion_report(inversion, saved)
         return io.NodeOutput((concept,), prompt_name, plot, report, ui={"text": (report,)})

@@ -1,1 +1,1 @@
-"""What nodes share towards the user: inputs, reports, pictures, drawing."""
+"""Inputs, reports, pictures and drawing that nodes share."""

@@ -1,4 +1,7 @@
-"""Where a node saves what it makes: looked at before the work begins, and no reason to lose the work when it has ended."""
+"""The file that a node saves its result to.
+
+The folder is checked before the work begins, and a failure to save does not discard the result.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +20,32 @@ from ..host import saving
 
 
 @dataclass(frozen=True)
-class Saved:
-    """What became of a result: its file, or why there is none; neither where the user wanted none."""
+class SaveResult:
+    """The file that a result was saved to, or the reason why saving failed; neither where the user gave no file name."""
 
     path: Path | None = None
     failure: str = ""
 
     @property
     def warning(self) -> list[str]:
-        """The report's first line where saving failed, else nothing."""
+        """First line of the report where saving failed; empty otherwise."""
         return [f"not saved: {self.failure}"] if self.failure else []
 
 
 class Destination:
-    """A file that a node will save, in a folder that can be written to; no file where the name is empty.
+    """A file that a node will save, in a folder that can be written to.
 
-    Raises ForgetError on a name that cannot be, and on a folder that is read-only, full, or no folder.
+    Parameters
+    ----------
+    file_name
+        Name of the file, with or without `.safetensors`. Empty: no file is saved.
+    folder
+        Returns the folder of the file. It is called only where there is a file to save.
+
+    Raises
+    ------
+    ForgetError
+        On a file name that is not allowed, and on a folder that is read-only, full, or not a folder.
     """
 
     def __init__(self, file_name: str, folder: Callable[[], Path]):
@@ -40,31 +53,31 @@ class Destination:
         if self.stem:
             check_folder(folder())
 
-    def save_patch(self, patch: ForgetPatch, dtype: torch.dtype = torch.float16) -> Saved:
-        """Saves a patch among the host's LoRAs, see saving.save_free; where that fails, says why."""
-        return self._saved(lambda: saving.save_patch_file(patch, self.stem, dtype))
+    def save_patch(self, patch: ForgetPatch, dtype: torch.dtype = torch.float16) -> SaveResult:
+        """Saves a patch among the host's LoRAs; it never overwrites another file."""
+        return self._save(lambda: saving.save_patch_file(patch, self.stem, dtype))
 
-    def save_embedding(self, embedding: Embedding) -> Saved:
-        """Saves an embedding in the host's embeddings folder, see saving.save_free; where that fails, says why."""
-        return self._saved(lambda: saving.save_embedding_file(embedding, self.stem))
+    def save_embedding(self, embedding: Embedding) -> SaveResult:
+        """Saves an embedding in the host's embeddings folder; it never overwrites another file."""
+        return self._save(lambda: saving.save_embedding_file(embedding, self.stem))
 
-    def _saved(self, save: Callable[[], Path]) -> Saved:
+    def _save(self, save: Callable[[], Path]) -> SaveResult:
         if not self.stem:
-            return Saved()
+            return SaveResult()
         try:
-            return Saved(save())
+            return SaveResult(save())
         except ForgetError as error:
             host.log.warning("not saved: %s", error)
-            return Saved(failure=str(error))
+            return SaveResult(failure=str(error))
 
 
-def of_patch(file_name: str) -> Destination:
-    """Where a node's patch goes: models/loras/forget_me_not."""
+def for_patch(file_name: str) -> Destination:
+    """The destination of a patch, in models/loras/forget_me_not."""
     return Destination(file_name, host.patch_root)
 
 
-def of_embedding(file_name: str) -> Destination:
-    """Where a node's embedding goes: models/embeddings, under a name that prompts can say."""
+def for_embedding(file_name: str) -> Destination:
+    """The destination of an embedding, in models/embeddings; raises ForgetError on a name that prompts cannot say."""
     destination = Destination(file_name, host.embedding_root)
     if destination.stem:
         check_embedding_name(destination.stem + SUFFIX)
@@ -72,7 +85,7 @@ def of_embedding(file_name: str) -> Destination:
 
 
 def check_folder(folder: Path) -> None:
-    """Makes a folder where there is none; raises ForgetError where no file can be written in it."""
+    """Makes the folder if it is missing; raises ForgetError if no file can be written in it."""
     try:
         probe_folder(folder)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the wire FORGET_OPTIONS carries, from the option nodes to Train Forget Patch."""
+"""Options that the option nodes send to Train Forget Patch on the type FORGET_OPTIONS."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .. import host
 
 
 def _both_losses() -> GradientSettings:
-    # The method of Train Forget Patch decides which of the two losses is used.
+    # The method of Train Forget Patch sets the weight of a loss that it does not use to 0.
     return GradientSettings(attention_weight=1.0, visual_weight=1.0)
 
 
@@ -22,19 +22,19 @@ class ForgetOptions:
     Parameters
     ----------
     closed_form
-        Settings of the closed form. Train Forget Patch fills in its own: train, rank, preservation, preserve prompts.
+        Settings of the closed form. Train Forget Patch replaces train, rank, preservation and preserve prompts by its inputs.
     attack_rounds
-        Rounds of attacks on a closed form; 0: none.
+        Attack rounds on a closed form; 0: no attack.
     gradient
-        Settings of a training by gradient, which Train Forget Patch completes likewise.
+        Settings of a training by gradient. Train Forget Patch replaces those that are also its inputs.
     augmentation
         Augmentation of the concepts' images.
     precision
         Precision of the UNet while it is trained by gradient, one of `host.PRECISIONS`.
     pairs
-        Image pairs of each concept that are made where none are connected.
+        Number of image pairs to make for each concept where none are connected.
     own_images
-        Pictures of each concept that the model draws where no images are connected; 0: one zero latent.
+        Number of pictures that the model draws of each concept where no images are connected; 0: one zero latent.
     """
 
     closed_form: ClosedFormSettings = field(default_factory=lambda: ClosedFormSettings())

@@ -1,4 +1,4 @@
-"""Inputs of a textual inversion, which several nodes have."""
+"""Node inputs of a textual inversion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEFAULT_DECAY = InversionSettings().weight_decay
 
 
 def inversion_inputs() -> list[Any]:
-    """Vectors, steps, warmup, learning rate and batch."""
+    """Inputs for the number of vectors, the steps, the warmup, the learning rate and the batch."""
     return [
         option_input(InversionSettings, "tokens"),
         option_input(InversionSettings, "steps", "inversion_steps"),
@@ -33,7 +33,7 @@ def inversion_settings(
     words: str = "",
     weight_decay: float = DEFAULT_DECAY,
 ) -> InversionSettings:
-    """The settings that a node's widgets say, by the names of `inversion_inputs`."""
+    """Inversion settings from the values of `inversion_inputs` and of the node's other widgets."""
     return InversionSettings(
         tokens=tokens,
         start=start,

@@ -1,4 +1,4 @@
-"""Files that a node chooses from a list: when to run again, and what to say where the file is gone."""
+"""Version and validation of a file that a node chooses from a list."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .. import host
 
 
 def file_stamp(path: Path) -> str:
-    """Path and version of a file, for a node's fingerprint_inputs; raises OSError where there is no file."""
+    """Path and version of a file, for a node's fingerprint_inputs; raises OSError if there is no such file."""
     return f"{path} {host.file_version(path)}"
 
 
-def validation_result(check: Callable[..., Any], *values: Any) -> Literal[True] | str:
-    """True where a check passes, else its message, as the host wants it of validate_inputs."""
+def validation_result(check: Callable[..., Any], *arguments: Any) -> Literal[True] | str:
+    """True if a check passes, otherwise its message: the form that the host expects from validate_inputs."""
     try:
-        check(*values)
+        check(*arguments)
     except (ForgetError, OSError) as error:
         return str(error)
     return True

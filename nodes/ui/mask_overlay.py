@@ -1,4 +1,4 @@
-"""What the mask nodes share: the check of their pictures and the preview."""
+"""Picture check and preview of the mask nodes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...fmn_core.errors import ForgetError
 
 
 def check_images(images: torch.Tensor | None) -> torch.Tensor:
-    """IMAGE (B, H, W, 3) as it is; raises ForgetError when there is none, or it is smaller than 8 pixels or not RGB."""
+    """Returns IMAGE (B, H, W, 3) unchanged; raises ForgetError if it is missing, not RGB, or smaller than 8 x 8 pixels."""
     if images is None or images.ndim != 4 or 0 in images.shape:
         got = "none" if images is None else f"an IMAGE of shape {list(images.shape)}"
         raise ForgetError(f"Expected at least one picture, got {got}. Connect other images.")
@@ -20,7 +20,7 @@ def check_images(images: torch.Tensor | None) -> torch.Tensor:
 
 
 def mask_overlay(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Pictures (B, H, W, 3) in grey where the mask (B, H, W) is 0, in colour under red light where it is 1."""
+    """Preview of masks (B, H, W) on pictures (B, H, W, 3): grey where the mask is 0, tinted red where it is 1."""
     mask = masks[..., None]
     grey = images.mean(-1, keepdim=True) * 0.6 + 0.2
     red = torch.tensor([1.0, 0.15, 0.1])

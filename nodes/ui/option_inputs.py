@@ -1,4 +1,4 @@
-"""Node inputs made from the fields of option classes, so that a default and its help text stand in one place."""
+"""Node inputs made from the fields of option classes, which hold each default, range and help text once."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ LARGEST = {int: 2**31 - 1, float: 1e9}
 
 
 def option_inputs(cls: type, *names: str, **changes: Any) -> list[Any]:
-    """Inputs for options of a class made by fmn_core's `options`, in the order of `names`; `changes` as in option_input."""
+    """Inputs for several options of a class made by `fmn_core.options.options`; `changes` apply to each, as in option_input."""
     return [option_input(cls, name, **changes) for name in names]
 
 
 def option_input(cls: type, name: str, input_name: str = "", **changes: Any) -> Any:
-    """The input of one option.
+    """Input for one option.
 
     Parameters
     ----------
     cls, name
-        The option class and its field.
+        The option class and the name of its field.
     input_name
-        The input's id, where it is not the field's name.
+        Id of the input; empty: the name of the field.
     changes
-        What this node shows in another way than the class says, such as `default` or `tooltip`.
+        Arguments of the input that differ from the class in this node, such as `default` or `tooltip`.
     """
     info = describe(cls)[name]
     identifier = input_name or name
@@ -42,7 +42,7 @@ def option_input(cls: type, name: str, input_name: str = "", **changes: Any) -> 
 
 
 def fine_input(cls: type, name: str, input_name: str = "", **changes: Any) -> Any:
-    """The input of a number that the page must not round to its step, such as a learning rate."""
+    """Input for a number that the page must not round to its step, such as a learning rate."""
     return option_input(cls, name, input_name, round=False, **changes)
 
 

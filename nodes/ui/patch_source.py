@@ -1,4 +1,4 @@
-"""Where a node takes a forget patch from: its connection, or a file of the list."""
+"""Inputs that give a node its forget patch: a connection, or a file from the list."""
 
 from __future__ import annotations
 
@@ -14,26 +14,25 @@ PATCH_SUFFIX = ".safetensors"
 FROM_INPUT = "(from the forget_patch input)"
 
 
-def inputs() -> list[Any]:
-    """The combo of files; the optional connection is `connection()`."""
-    return [
-        io.Combo.Input(
-            "patch_file",
-            options=[FROM_INPUT, *host.patch_files()],
-            default=FROM_INPUT,
-            tooltip="A patch under models/loras/forget_me_not, or the one connected below.",
-        )
-    ]
+def file_input() -> Any:
+    """The list of patch files."""
+    return io.Combo.Input(
+        "patch_file",
+        options=[FROM_INPUT, *host.patch_files()],
+        default=FROM_INPUT,
+        tooltip="A patch under models/loras/forget_me_not, or the one connected below.",
+    )
 
 
-def connection() -> Any:
+def patch_input() -> Any:
+    """The optional connection to a node that gives a patch."""
     return ForgetPatchType.Input(
         "forget_patch", optional=True, tooltip="A patch from another node; it wins over the file."
     )
 
 
-def chosen(patch_file: str, forget_patch: ForgetPatch | None) -> ForgetPatch:
-    """The connected patch, or the file's; raises ForgetError when there is neither."""
+def chosen_patch(patch_file: str, forget_patch: ForgetPatch | None) -> ForgetPatch:
+    """The connected patch, or the patch in the chosen file; raises ForgetError if there is neither."""
     if forget_patch is not None:
         return forget_patch
     if patch_file == FROM_INPUT:
@@ -44,10 +43,10 @@ def chosen(patch_file: str, forget_patch: ForgetPatch | None) -> ForgetPatch:
 
 
 class PatchFileNode(io.ComfyNode):
-    """A node with the inputs above: it runs again when the file changes, and takes a patch that was trained a moment ago."""
+    """A node with `file_input` that runs again when the file changes, and accepts files that are newer than the page's list."""
 
     @classmethod
-    def fingerprint_inputs(cls, patch_file=FROM_INPUT, **others):
+    def fingerprint_inputs(cls, patch_file=FROM_INPUT, **inputs):
         if patch_file == FROM_INPUT:
             return ""
         try:
@@ -57,7 +56,7 @@ class PatchFileNode(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, patch_file=FROM_INPUT):
-        # Taking patch_file here switches off the host's check against the list that the front end was given at its start.
+        # The host does not check an input that validate_inputs names. Its own check uses the list from when the page was loaded.
         if patch_file != FROM_INPUT and patch_file not in host.patch_files():
             return f"Expected a patch from the list, {patch_file!r} is not under models/loras/forget_me_not. Refresh the list or train it first."
         return True

@@ -1,4 +1,4 @@
-"""Pictures that nodes show: plots of a training, heat maps of attention; PIL in, IMAGE out."""
+"""Pictures that nodes show: plots of a training, rows of image pairs and heat maps of attention."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _INK, _GRID, _LINES = (40, 40, 44), (225, 225, 228), ((214, 69, 65), (52, 120, 2
 
 
 def to_image(picture: Image.Image) -> torch.Tensor:
-    """PIL -> IMAGE (1, H, W, 3) in 0..1."""
+    """Converts a PIL picture to IMAGE (1, H, W, 3) in 0..1."""
     return torch.from_numpy(np.array(picture.convert("RGB"))).float().div_(255)[None]
 
 
-def of_latents(patcher: Any, latents: torch.Tensor, side: int = 256) -> Image.Image:
-    """A rough picture of latents (1, C, h, w), from the host's preview colours, longer side as given."""
+def latent_picture(patcher: Any, latents: torch.Tensor, side: int = 256) -> Image.Image:
+    """A rough picture of latents (1, C, h, w) in the host's preview colours, its longer side `side` pixels long."""
     h, w = latents.shape[-2:]
     size = (side * h // max(h, w), side * w // max(h, w))
     pixels = host.latent_preview(patcher, latents.float(), size)
@@ -34,9 +34,18 @@ def curves(
     size: tuple[int, int] = (512, 320),
     steps: Sequence[int] | None = None,
 ) -> Image.Image:
-    """One curve per series over the steps, each scaled to its own maximum, which the legend gives.
+    """Plots each series over the steps, scaled to its own maximum, which the legend states.
 
-    `steps`: where the values are, 1 to `total`; every step from the first on without it.
+    Parameters
+    ----------
+    series
+        Values of each curve, by its label.
+    total
+        Last step of the axis.
+    size
+        Width and height in pixels.
+    steps
+        Step of each value, 1..total; None: the values belong to the steps 1, 2, 3 and so on.
     """
     picture, draw, box = _canvas(title, size)
     for i, (name, values) in enumerate(series.items()):
@@ -62,7 +71,7 @@ def curves(
 
 
 def bars(series: dict[str, list[float]], title: str, size: tuple[int, int] = (512, 320)) -> Image.Image:
-    """Grouped bars, one group per layer, values 0..1 or to the largest."""
+    """Plots bars in one group per layer, scaled to the largest value of all series."""
     picture, draw, box = _canvas(title, size)
     top = max([1e-12, *(v for values in series.values() for v in values)])
     count, groups = max(len(v) for v in series.values()), len(series)
@@ -91,25 +100,25 @@ def _canvas(title: str, size: tuple[int, int]) -> tuple[Image.Image, ImageDraw.I
     return picture, draw, box
 
 
-def plot_of(figures: dict[str, Any], title: str) -> torch.Tensor:
-    """The plot of a finished training: losses, or what the closed form reached in every layer."""
+def training_plot(figures: dict[str, Any], title: str) -> torch.Tensor:
+    """IMAGE of a training by gradient's losses, or of the closed form's missed target and drift in every layer."""
     if "losses" in figures:
         return to_image(
             curves({"loss": figures["losses"], "attention mass": figures["mass"]}, len(figures["losses"]), title)
         )
     layers = figures["layers"].values()
-    named = {"target missed": "missed", "preserve drift": "drift"}
-    return to_image(bars({label: [f.get(k, 0.0) for f in layers] for label, k in named.items()}, title))
+    keys = {"target missed": "missed", "preserve drift": "drift"}
+    return to_image(bars({label: [layer.get(key, 0.0) for layer in layers] for label, key in keys.items()}, title))
 
 
 def pair_rows(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Pairs of pictures (N, H, W, 3) as one IMAGE: for each, a row as it was and a row without."""
+    """Puts pairs of pictures (N, H, W, 3) into one IMAGE: a row with the concept's attention, and below it a row without."""
     rows = [torch.cat(list(side), dim=1) for pair in pairs for side in pair]
     return torch.cat(rows, dim=0)[None].clamp(0, 1)
 
 
 def heat_overlay(picture: torch.Tensor, heat: torch.Tensor) -> torch.Tensor:
-    """Lays attention (h, w) as red light over a grey picture (H, W, 3); returns IMAGE (1, H, W, 3)."""
+    """Lays attention (h, w) in red over a picture (H, W, 3) turned grey; returns IMAGE (1, H, W, 3)."""
     h, w = picture.shape[:2]
     heat = torch.nn.functional.interpolate(heat[None, None], size=(h, w), mode="bicubic", align_corners=False)[0, 0]
     heat = ((heat - heat.min()) / (heat.max() - heat.min()).clamp_min(1e-12))[..., None]

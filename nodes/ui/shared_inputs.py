@@ -1,4 +1,4 @@
-"""Inputs that several nodes have: one name, one range and one tooltip for the same thing."""
+"""Inputs and outputs that several nodes have, with one name, range and tooltip each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ NEVER_OVERWRITTEN = "empty: no file. An existing file is never overwritten."
 
 
 def kind() -> Any:
+    """The kind of a concept, which chooses its templates."""
     return io.Combo.Input(
         "kind",
         options=list(KINDS),
@@ -51,6 +52,7 @@ def preserve(preservation: float = 1.0) -> list[Any]:
 
 
 def templates() -> Any:
+    """The optional box for the user's own templates."""
     return io.String.Input(
         "templates",
         default="",
@@ -61,13 +63,14 @@ def templates() -> Any:
 
 
 def patch_file(default: str) -> Any:
+    """The name of the file that a patch is saved to."""
     return io.String.Input(
         "file_name", default=default, tooltip=f"File under models/loras/forget_me_not; {NEVER_OVERWRITTEN}"
     )
 
 
 def patch_outputs(plot: str) -> list[Any]:
-    """What a node that makes a patch gives; `plot` says what its plot shows."""
+    """Outputs of a node that trains a patch; `plot` is the tooltip of its plot."""
     return [
         io.Model.Output(display_name="MODEL", tooltip="The model with the patch applied."),
         ForgetPatchType.Output(display_name="FORGET_PATCH", tooltip="The patch, for Apply Forget Patch."),
@@ -77,12 +80,12 @@ def patch_outputs(plot: str) -> list[Any]:
 
 
 def percent_input(name: str, default: float, tooltip: str) -> Any:
-    """A share of the sampling, 0 to 1."""
+    """An input for a share of the sampling, 0..1."""
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
 
 
 def previous_concepts() -> Any:
-    """The concepts that a chain brings."""
+    """The optional input for the concepts of other nodes in the chain."""
     return ForgetConceptType.Input(
         "previous",
         optional=True,
@@ -91,7 +94,7 @@ def previous_concepts() -> Any:
 
 
 def concepts_output() -> Any:
-    """The concepts of a chain, with those of this node at its end."""
+    """The output of all concepts of the chain, those of this node last."""
     return ForgetConceptType.Output(
         display_name="FORGET_CONCEPT",
         tooltip="The concepts of the chain: those of `previous`, then those of this node.",

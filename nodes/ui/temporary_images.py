@@ -1,4 +1,4 @@
-"""Pictures for the page, in the host's temporary folder."""
+"""Pictures that the page loads from the host's temporary folder."""
 
 from __future__ import annotations
 
@@ -10,13 +10,28 @@ from ...fmn_core.errors import ForgetError
 from ..host.node_api import ui
 
 
-def saved(images: torch.Tensor, cls: Any) -> list[dict[str, Any]]:
-    """IMAGE as files; file name, subfolder and type of each, as the page asks the host for it.
+def save_images(images: torch.Tensor, cls: Any) -> list[dict[str, Any]]:
+    """Saves an IMAGE as files in the temporary folder.
 
-    Raises ForgetError when the disk refuses.
+    Parameters
+    ----------
+    images
+        IMAGE (N, H, W, 3) in 0..1.
+    cls
+        The node class that is executing.
+
+    Returns
+    -------
+    list of dict
+        File name, subfolder and type of each picture, with which the page asks the host for it.
+
+    Raises
+    ------
+    ForgetError
+        If the files cannot be written.
     """
     try:
-        return [dict(found) for found in ui.PreviewImage(images, cls=cls).values]
+        return [dict(file) for file in ui.PreviewImage(images, cls=cls).values]
     except OSError as error:
         raise ForgetError(
             f"Expected to write pictures to ComfyUI's temporary folder, but the disk refused: {error.strerror or error}. "

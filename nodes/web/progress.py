@@ -28,7 +28,7 @@ def progress_callback(monitor: Monitor, adapter: ComfyModel, title: str) -> Prog
                 series[curve].append(figures[name])
         bar.update(done, total, pictures.curves({k: v for k, v in series.items() if v}, total, title))
         latents = figures.get("preview")
-        picture = None if latents is None else pictures.of_latents(adapter.patcher, latents)
+        picture = None if latents is None else pictures.latent_picture(adapter.patcher, latents)
         return monitor.update(done, {label: figures[k] for k, label in CURVES.items() if figures.get(k)}, picture)
 
     return progress

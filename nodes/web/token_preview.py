@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ...fmn_core.concepts.concept import concept_from_text
-from ...fmn_core.concepts.templates import fill_template
+from ...fmn_core.concepts.templates import fill_template, split_lines
 from ...fmn_core.concepts.token_view import token_view
 from ...fmn_core.errors import ForgetError
 from .. import host
@@ -54,7 +54,7 @@ def preview(node: str, prompt: str, phrase: str, kind: str, templates: str, end_
     One row for `prompt`, or, where a node has none, one for each of the phrase's lines in its first template. Raises
     ForgetError on texts that are too long.
     """
-    lines = [line.strip() for line in phrase.splitlines() if line.strip()]
+    lines = split_lines(phrase)
     _check_size((prompt, phrase, templates), lines)
     found = connected.tokenizer(node)
     text = _PreviewText(found or _standard())

@@ -179,7 +179,7 @@ def test_a_stranger_s_figures_are_left_out_where_they_cannot_be_drawn(run):
 @settings(max_examples=150, deadline=None)
 @given(text=st.text(max_size=200), width=st.integers(30, 400), most=st.integers(1, 6))
 def test_lines_keep_within_their_width_and_lose_no_word_that_fits(text, width, most):
-    lines = text_drawing.wrapped(text, 14, width, most)
+    lines = text_drawing.wrap_text(text, 14, width, most)
     assert len(lines) <= most and all(text_drawing.font(14).getlength(line) <= width for line in lines)
     joined, whole = "".join("".join(lines).split()), "".join(text.split())
     assert joined == whole or (joined.endswith("…") and whole.startswith(joined[:-1]) and len(lines) == most)

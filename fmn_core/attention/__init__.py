@@ -1,1 +1,1 @@
-"""Cross-attention read, zeroed and masked: probabilities, hooks, maps, masks, queries."""
+"""Cross-attention: zeroing, hooks, masks, maps, and queries."""

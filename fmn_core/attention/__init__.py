@@ -1,1 +1,1 @@
-"""Cross-attention: zeroing, hooks, masks, maps, and queries."""
+"""Cross-attention: zeroing, hooks, masks and maps."""

@@ -20,7 +20,8 @@ def attention_probe(
 
     Parameters
     ----------
-    receive : called as receive(layer, A), with A (B, heads, pixels, tokens), differentiable.
+    receive
+        Called as receive(layer, A), with A (B, heads, pixels, tokens), differentiable.
 
     Notes
     -----
@@ -56,7 +57,8 @@ def scaled_columns(layers: list[CrossAttention], weight: torch.Tensor) -> Iterat
 
     Parameters
     ----------
-    weight : strength s of each column, (B, tokens).
+    weight
+        Strength s of each column, (B, tokens).
 
     Notes
     -----

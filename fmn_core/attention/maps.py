@@ -22,9 +22,12 @@ class AttentionMaps:
 
     Parameters
     ----------
-    heats : attention to each token, (l, h, w).
-    masses : mean attention to each token, (l,), 0..1.
-    x0 : the picture's latent, (1, C, h, w).
+    heats
+        Attention to each token, (l, h, w).
+    masses
+        Mean attention to each token, (l,), 0..1.
+    x0
+        The picture's latent, (1, C, h, w).
     """
 
     heats: torch.Tensor
@@ -44,10 +47,14 @@ def attention_maps(
 
     Parameters
     ----------
-    noise : standard normal, (1, C, h, w).
-    steps : Euler steps, without guidance.
-    progress : called as progress(step, steps).
-    probe : opens a context in which every layer's probabilities go to the function it is given; attention_probe where left out.
+    noise
+        Standard normal, (1, C, h, w).
+    steps
+        Euler steps, without guidance.
+    progress
+        Called as progress(step, steps).
+    probe
+        Opens a context in which every layer's probabilities go to the function it is given; attention_probe where left out.
 
     Notes
     -----

@@ -24,9 +24,12 @@ class MaskSettings:
 
     Parameters
     ----------
-    threshold : share of the heat's range, 0..1; 0 chooses Otsu's.
-    grow : radius in pixels; a negative one shrinks the mask.
-    feather : width of the blurred edge in pixels.
+    threshold
+        Share of the heat's range, 0..1; 0 chooses Otsu's.
+    grow
+        Radius in pixels; a negative one shrinks the mask.
+    feather
+        Width of the blurred edge in pixels.
     """
 
     threshold: float = 0.0
@@ -55,11 +58,16 @@ def picture_attention(
 
     Parameters
     ----------
-    columns : numbers of the phrase's attention columns.
-    latent : the picture, (1, C, h, w).
-    levels : sigmas. The latent is noised to each of them, and goes through the UNet once for each.
-    layers : as in `choose_layers`, or "finest up": the layers with most pixels among those of the up blocks.
-    seed : of the noise, which differs from level to level.
+    columns
+        Numbers of the phrase's attention columns.
+    latent
+        The picture, (1, C, h, w).
+    levels
+        Sigmas; the latent is noised to each of them and goes through the UNet once for each.
+    layers
+        As in `choose_layers`, or "finest up": the layers with most pixels among those of the up blocks.
+    seed
+        Seed of the noise, which differs from level to level.
 
     Raises
     ------
@@ -110,8 +118,10 @@ def to_pixels(heat: torch.Tensor, size: tuple[int, int], scale: int = 8) -> torc
 
     Parameters
     ----------
-    size : height and width of the picture; cells beyond it are cut off.
-    scale : pixels of a latent's cell.
+    size
+        Height and width of the picture; cells beyond it are cut off.
+    scale
+        Pixels of a latent's cell.
     """
     pixels = torch.nn.functional.interpolate(
         heat[None, None].double(), scale_factor=scale, mode="bilinear", align_corners=False

@@ -13,7 +13,8 @@ def otsu_threshold(values: torch.Tensor) -> float | None:
 
     Parameters
     ----------
-    values : any shape, finite.
+    values
+        Finite values of any shape.
 
     Returns
     -------

@@ -67,8 +67,10 @@ def layer_mask(mask: torch.Tensor, pixels: int, height: int, width: int) -> torc
 
     Parameters
     ----------
-    pixels : number of the layer's pixels.
-    height, width : of the latent; the mask's size and aspect ratio may differ.
+    pixels
+        Number of the layer's pixels.
+    height, width
+        Size of the latent; the mask's size and aspect ratio may differ.
 
     Raises
     ------
@@ -83,8 +85,10 @@ class LayerMasks:
 
     Parameters
     ----------
-    mask : (H, W) or (B, H, W).
-    height, width : of the latent.
+    mask
+        The mask, (H, W) or (B, H, W).
+    height, width
+        Size of the latent.
     """
 
     def __init__(self, mask: torch.Tensor, height: int, width: int, device: torch.device | str):

@@ -26,8 +26,10 @@ def attention_probabilities(q: torch.Tensor, k: torch.Tensor, heads: int) -> tor
 
     Parameters
     ----------
-    q : queries of the pixels, (B, n, heads * d).
-    k : keys of the tokens, (B, l, heads * d).
+    q
+        Queries of the pixels, (B, n, heads * d).
+    k
+        Keys of the tokens, (B, l, heads * d).
 
     Returns
     -------
@@ -44,8 +46,10 @@ def zero_columns(probabilities: torch.Tensor, weight: torch.Tensor, renormalise:
 
     Parameters
     ----------
-    weight : strength s of each column, (B, l) or (l,); 0 keeps the column.
-    renormalise : whether rows sum to one again.
+    weight
+        Strength s of each column, (B, l) or (l,); 0 keeps the column.
+    renormalise
+        Whether rows sum to one again.
 
     Notes
     -----
@@ -67,10 +71,14 @@ def zeroed_attention(
 
     Parameters
     ----------
-    attend : values (B, l, w) -> (B, n, w); linear in the values with `renormalise`, else at least affine.
-    weight : strength s of each column, (B, l).
-    rows : mask m of the pixels in 0..1, (B, n); None acts on all of them.
-    renormalise : whether every row keeps its sum; the sums are the attention of ones.
+    attend
+        Values (B, l, w) -> (B, n, w); linear in the values with `renormalise`, else at least affine.
+    weight
+        Strength s of each column, (B, l).
+    rows
+        Mask m of the pixels in 0..1, (B, n); None acts on all of them.
+    renormalise
+        Whether every row keeps its sum; the sums are the attention of ones.
 
     Notes
     -----

@@ -22,9 +22,9 @@ from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.concepts.concept import make_concept
 from fmn_core.patch.file import save_patch
+from fmn_core.training.concept_prompts import concept_prompts
 from fmn_core.training.forget import GradientSettings, forget_by_gradient
-from fmn_core.training.references import References, made_latents, make_pairs
-from fmn_core.training.trainer import concept_prompts
+from fmn_core.training.references import References, make_pairs, sample_references
 from mini_sd.concepts import BY_NAME
 
 
@@ -120,7 +120,7 @@ def hardened(rounds: int, pictures: int = 8, seed: int = 0) -> Method:
             for concept in concepts:
                 with torch.no_grad():
                     prompts = concept_prompts(adapter, concept).encoded
-                    latents = made_latents(adapter, prompts, adapter.latent_shape(), pictures, seed)
+                    latents = sample_references(adapter, prompts, adapter.latent_shape(), pictures, seed)
                 made.append(References(latents))
             chosen = Hardening(rounds, budget=budget)
             patch = forget_hardened(adapter, concepts, made, hardening=chosen)

@@ -22,10 +22,10 @@ from fmn_core.concepts.concept import make_concept
 from fmn_core.model.encoding_cache import CachedEncoding
 from fmn_core.model.memory_cache import Cache
 from fmn_core.patch.file import save_patch
+from fmn_core.training.concept_prompts import concept_prompts
 from fmn_core.training.forget import GradientSettings, forget_by_gradient
 from fmn_core.training.inversion import InversionSettings, invert_concept
 from fmn_core.training.references import References, make_pairs
-from fmn_core.training.trainer import concept_prompts
 from mini_sd.concepts import BY_NAME
 
 # The published number of steps; where fewer are run, the rest is extrapolated from them.

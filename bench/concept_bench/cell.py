@@ -26,7 +26,12 @@ from tools.comfy_host import REPOSITORY
 # How many of several concepts are attacked; the seed decides which.
 ATTACKED_OF_SEVERAL = 2
 # A change of one of these makes the attacks on the untouched model again.
-ATTACK_SOURCES = ("bench/attack.py", "fmn_core/attacks/search.py", "fmn_core/training/inversion.py")
+ATTACK_SOURCES = (
+    "bench/attack.py",
+    "fmn_core/attacks/search.py",
+    "fmn_core/training/inversion.py",
+    "fmn_core/training/noised_batches.py",
+)
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""Searches for what brings a concept back, and hardening against them."""
+"""Attacks, which search for an input that brings a concept back, and hardening against them."""

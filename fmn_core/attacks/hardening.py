@@ -1,4 +1,4 @@
-"""Closed forms that were attacked: what a search finds on the patched model is forgotten too."""
+"""Adversarial hardening: the patched model is attacked, and the embeddings of the attack are forgotten in the next solve."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_ROUNDS, MOST_SEARCHES = 10, 16
 
 @options
 class Hardening:
-    """How often a closed form is attacked: in each round, every concept by several searches, each with draws of its own."""
+    """Number of attacks on a closed form: in each round, every concept is attacked by several searches with different seeds."""
 
     rounds: int = option(
         default=1,
@@ -50,80 +50,93 @@ def forget_hardened(
     hardening: Hardening | None = None,
     progress: Callable[[int, int, dict], bool | None] | None = None,
 ) -> ForgetPatch:
-    """A closed form that is attacked with embeddings and solved again with what they found, round after round.
+    """Solves a closed form, attacks it with embedding searches, and solves it again with their embeddings, round after round.
 
-    Each search starts at a concept's first name and learns, on the model with the patch of the round before, vectors with which it draws
-    the `references` of that concept; they join the concept's names in the next solve, and are not kept in the patch. `progress(done,
-    total, figures)` is called every step of a search, may raise to interrupt, and ends the search by returning True. The model must
-    allow gradients through its text encoder. Raises ForgetError on settings out of range, and what forget_closed_form and invert_concept
-    raise. Source: adversarial training, with the searches of Pham et al., Circumventing Concept Erasure Methods, in place of RECE's algebra.
+    Parameters
+    ----------
+    model
+        It must allow gradients through its text encoder.
+    references
+        Pictures of each concept, which a search makes the patched model draw.
+    progress
+        Called every step of a search as progress(done, total, figures). It may raise to interrupt. Returning True ends the search.
+
+    Raises
+    ------
+    ForgetError
+        On settings out of range, and what forget_closed_form and invert_concept raise.
+
+    Notes
+    -----
+    Each search starts at a concept's first name and learns vectors on the model with the patch of the round before. The vectors join the
+    concept's names in the next solve, and are not kept in the patch. Source: adversarial training, with the searches of Pham et al.,
+    Circumventing Concept Erasure Methods, in place of RECE's algebra.
     """
     hardening = hardening or Hardening()
     settings, report_progress = settings or ClosedFormSettings(), progress or (lambda done, total, figures: None)
-    started, revived = time.perf_counter(), list[Concept]()
+    started, attacks = time.perf_counter(), list[Concept]()
     total = hardening.rounds * hardening.searches * len(concepts) * hardening.budget.steps
-    patch = _solved(model, concepts, [], settings)
+    patch = _solve(model, concepts, [], settings)
     for number in range(hardening.rounds):
         with _patched(model, patch):
-            for k in range(hardening.searches):
-                seed = (hardening.budget.seed + number * hardening.searches + k) % (MOST_SEED + 1)
+            for search in range(hardening.searches):
+                seed = (hardening.budget.seed + number * hardening.searches + search) % (MOST_SEED + 1)
                 budget = replace(hardening.budget, seed=seed)
                 for concept, pictures in zip(concepts, references, strict=True):
-                    done = len(revived) * budget.steps
-                    revived.append(
-                        _revived(
-                            model, concept, pictures, budget, lambda n, f, d=done: report_progress(d + n, total, f)
-                        )
+                    done = len(attacks) * budget.steps
+                    attacks.append(
+                        _attack(model, concept, pictures, budget, lambda n, f, d=done: report_progress(d + n, total, f))
                     )
-        patch = _solved(model, concepts, revived, settings)
+        patch = _solve(model, concepts, attacks, settings)
     patch.concepts = [c.as_dict() for c in concepts]
     patch.settings |= {"attack_rounds": hardening.rounds, "attack": asdict(hardening)}
     patch.figures["seconds"] = time.perf_counter() - started
     return patch
 
 
-def _solved(
+def _solve(
     model: ForgetModel,
     concepts: list[Concept],
-    revived: list[Concept],
+    attacks: list[Concept],
     settings: ClosedFormSettings,
 ) -> ForgetPatch:
-    """The closed form of the concepts and of what was found, which ends at the target: its vectors are no words to go further from."""
-    aim = settings.target, settings.substitute
-    pairs = template_pairs(concepts, *aim, settings.overshoot) + template_pairs(
-        revived, *aim, max(0, settings.overshoot)
-    )
+    """Solves the closed form of the concepts and of the embeddings that attacks have learned."""
+    target, substitute, overshoot = settings.target, settings.substitute, settings.overshoot
+    pairs = template_pairs(concepts, target, substitute, overshoot)
+    # Learned vectors are no words: those of an attack go to the target itself where the overshoot depends on the kind.
+    pairs += template_pairs(attacks, target, substitute, max(0, overshoot))
     with torch.no_grad():
-        return forget_closed_form(model, [*concepts, *revived], settings, pairs=pairs)
+        return forget_closed_form(model, [*concepts, *attacks], settings, pairs=pairs)
 
 
-def _revived(
+def _attack(
     model: ForgetModel,
     concept: Concept,
     references: References,
     budget: Budget,
     report_progress: Callable[[int, dict], bool | None],
 ) -> Concept:
-    """The concept under vectors that a search finds, and under nothing else.
+    """Attacks a concept by an embedding search; returns the concept with the learned vectors as its only name.
 
-    In some of its templates: vectors that were found lie anywhere, and in all of them they would move the other words further.
+    It gets a part of the concept's templates, because learned vectors may lie anywhere, and in all templates they would move other words
+    further.
     """
-    first = concept.names()[0]
-    settings = attack_settings(model, first.text, budget, first.word)
+    name = concept.names()[0]
+    settings = attack_settings(model, name.text, budget, name.word)
     templates = list(default_templates(concept.kind))
-    revived = invert_concept(
-        model, references, templates, settings, first.word, lambda done, total, figures: report_progress(done, figures)
+    inversion = invert_concept(
+        model, references, templates, settings, name.word, lambda done, total, figures: report_progress(done, figures)
     )
-    return replace(concept, phrases=[], embedding=revived.word, templates=spread_templates([concept]))
+    return replace(concept, phrases=[], embedding=inversion.word, templates=spread_templates([concept]))
 
 
 def _patched(model: ForgetModel, patch: ForgetPatch) -> contextlib.AbstractContextManager[None]:
-    """The model with the patch added to its layers' outputs while the context lasts; no weight is changed."""
+    """Adds the patch to the outputs of the model's layers while the context lasts; no weight is changed."""
     layers = {kohya_name(a.name, p): m for a in model.cross_attention() for p, m in a.projections.items()}
-    return injected(layers, {name: _effect(f, model.device) for name, f in patch.factors.items()})
+    return injected(layers, {name: _linear_change(f, model.device) for name, f in patch.factors.items()})
 
 
-def _effect(factors: Factors, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """x -> dW x of a linear layer, in float32."""
+def _linear_change(factors: Factors, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The function x -> dW x of a linear layer, in float32."""
     up, down = factors.up.float().to(device) * (factors.alpha / factors.rank), factors.down.float().to(device)
     return lambda x: x.to(down.dtype) @ down.T @ up.T

@@ -1,1 +1,1 @@
-"""Cross-attention read, zeroed and masked: probabilities, hooks, maps and masks."""
+"""Cross-attention: zeroing, hooks, masks and maps."""

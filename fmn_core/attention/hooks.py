@@ -1,4 +1,4 @@
-"""Forward hooks that read and change attention in any host, and gradient checkpointing, without touching weights."""
+"""Forward hooks that read or change attention in any host, and gradient checkpointing; weights stay as they are."""
 
 from __future__ import annotations
 
@@ -16,28 +16,35 @@ from .zeroing import attention_probabilities
 def attention_probe(
     layers: list[CrossAttention], receive: Callable[[CrossAttention, torch.Tensor], None]
 ) -> Iterator[None]:
-    """Calls `receive(layer, A)` for every cross-attention layer that runs, A (B, heads, pixels, tokens), differentiable.
+    """Hands the attention probabilities of every cross-attention layer that runs to a function.
 
-    The probabilities are computed beside the model's own attention, from the outputs of to_q and to_k, because no
-    attention backend returns them. Factors injected earlier on these projections are seen.
+    Parameters
+    ----------
+    receive
+        Called as receive(layer, A), with A (B, heads, pixels, tokens), differentiable.
+
+    Notes
+    -----
+    The probabilities are computed a second time from the outputs of to_q and to_k, because no attention backend returns them. They
+    include factors that were injected into these projections earlier.
     """
     handles = []
 
-    def watch(layer: CrossAttention) -> None:
-        seen: list[torch.Tensor] = []
+    def register(layer: CrossAttention) -> None:
+        queries: list[torch.Tensor] = []
 
         def on_q(module, inputs, output):
-            seen[:] = [output]
+            queries[:] = [output]
 
         def on_k(module, inputs, output):
-            receive(layer, attention_probabilities(seen.pop(), output, layer.heads))
+            receive(layer, attention_probabilities(queries.pop(), output, layer.heads))
 
         handles.append(layer.projections["to_q"].register_forward_hook(on_q))
         handles.append(layer.projections["to_k"].register_forward_hook(on_k))
 
     try:
         for layer in layers:
-            watch(layer)
+            register(layer)
         yield
     finally:
         for handle in handles:
@@ -46,17 +53,24 @@ def attention_probe(
 
 @contextlib.contextmanager
 def scaled_columns(layers: list[CrossAttention], weight: torch.Tensor) -> Iterator[None]:
-    """Zero attention on columns of every layer: v_i *= 1 - s_i, which equals A[:, i] *= 1 - s_i as to_v has no bias.
+    """Applies zero attention to columns of every layer.
 
-    `weight`: strength s of each column, (B, tokens).
+    Parameters
+    ----------
+    weight
+        Strength s of each column, (B, tokens).
+
+    Notes
+    -----
+    It scales the values, v_i *= 1 - s_i, which equals A[:, i] *= 1 - s_i as to_v has no bias.
     """
-    kept: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
+    factors: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
 
     def scale(module, inputs, output):
-        place = output.device, output.dtype
-        if place not in kept:
-            kept[place] = (1 - weight[..., None]).to(output)
-        return output * kept[place]
+        key = output.device, output.dtype
+        if key not in factors:
+            factors[key] = (1 - weight[..., None]).to(output)
+        return output * factors[key]
 
     handles = [layer.projections["to_v"].register_forward_hook(scale) for layer in layers]
     try:
@@ -68,9 +82,11 @@ def scaled_columns(layers: list[CrossAttention], weight: torch.Tensor) -> Iterat
 
 @contextlib.contextmanager
 def checkpointed(blocks: list[torch.nn.Module]) -> Iterator[None]:
-    """Gradient checkpointing: blocks keep their inputs only and run again on the way back; less memory, more time.
+    """Turns on gradient checkpointing: blocks keep only their inputs and run again in the backward pass, for less memory and more time.
 
-    Hooks inside a block run again too; what they handed out in the first run stays part of the graph.
+    Notes
+    -----
+    Hooks inside a block run again too. Tensors that they handed out in the first run stay part of the graph.
     """
 
     def wrapped(forward: Callable):

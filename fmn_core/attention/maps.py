@@ -1,4 +1,4 @@
-"""Where the tokens of a prompt attend while a picture forms."""
+"""Attention maps of a prompt's tokens, averaged while a picture is sampled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ Receive = Callable[[CrossAttention, torch.Tensor], None]
 
 @dataclass
 class AttentionMaps:
-    """`heats` (l, h, w): where each token attends; `masses` (l,): its mean attention, 0..1; `x0` (1, C, h, w): the picture."""
+    """Attention maps of a prompt's tokens, and the picture.
+
+    Parameters
+    ----------
+    heats
+        Attention to each token, (l, h, w).
+    masses
+        Mean attention to each token, (l,), 0..1.
+    x0
+        The picture's latent, (1, C, h, w).
+    """
 
     heats: torch.Tensor
     masses: torch.Tensor
@@ -31,13 +41,24 @@ def attention_maps(
     noise: torch.Tensor,
     steps: int,
     progress: Callable[[int, int], None] | None = None,
-    watch: Callable[[Receive], AbstractContextManager] | None = None,
+    probe: Callable[[Receive], AbstractContextManager] | None = None,
 ) -> AttentionMaps:
     """Samples a picture of the prompt and averages the attention to each of its tokens.
 
-    Euler steps without guidance from `noise` (1, C, h, w), standard normal. The probabilities are averaged over heads,
-    layers and the second half of the steps, every layer brought to the latent's grid. `watch` hands them to a function
-    while it is open; without it they are the attention_probe's.
+    Parameters
+    ----------
+    noise
+        Standard normal, (1, C, h, w).
+    steps
+        Euler steps, without guidance.
+    progress
+        Called as progress(step, steps).
+    probe
+        Opens a context in which every layer's probabilities go to the function it is given; attention_probe where left out.
+
+    Notes
+    -----
+    The probabilities are averaged over heads, layers and the second half of the steps. Every layer is resized to the latent's grid.
     """
     size, tokens = noise.shape[-2:], prompt.context.shape[0]
     heats, masses, count, step = torch.zeros(tokens, *size), torch.zeros(tokens), 0, 0
@@ -60,13 +81,13 @@ def attention_maps(
 
     sigmas, prompt = schedule(model.sigmas(), steps).to(model.device), prompt.to(model.device)
     x = (noise * sigmas[0].cpu()).to(model.device)
-    with watch(receive) if watch is not None else attention_probe(model.cross_attention(), receive):
+    with probe(receive) if probe is not None else attention_probe(model.cross_attention(), receive):
         x0 = euler(x, sigmas, predict)
     return AttentionMaps(heats / count, masses / count, x0.float().cpu())
 
 
 def to_grid(heat: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """A layer's pixels (..., n) laid out with the latent's aspect ratio and resized to (..., h, w)."""
+    """Arranges a layer's pixels (..., n) in the latent's aspect ratio and resizes them to (..., h, w)."""
     h, w = size
     factor = 1
     while -(-h // factor) * -(-w // factor) > heat.shape[-1]:

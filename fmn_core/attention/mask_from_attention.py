@@ -1,4 +1,4 @@
-"""Where a phrase attends in a given picture, and the mask that follows from it."""
+"""Masks from the attention that a phrase gets in a given picture."""
 
 from __future__ import annotations
 
@@ -20,9 +20,16 @@ AUTO_LAYERS = "finest up"
 
 @dataclass
 class MaskSettings:
-    """How heat becomes a mask.
+    """Settings of mask_from_heat.
 
-    `threshold`: share of the heat's range, 0 for Otsu's. `grow`, `feather`: pixels, negative growth shrinks.
+    Parameters
+    ----------
+    threshold
+        Share of the heat's range, 0..1; 0 chooses Otsu's.
+    grow
+        Radius in pixels; a negative one shrinks the mask.
+    feather
+        Width of the blurred edge in pixels.
     """
 
     threshold: float = 0.0
@@ -32,7 +39,7 @@ class MaskSettings:
 
 
 def noise_levels(sigmas: torch.Tensor, steps: int, highest: float) -> torch.Tensor:
-    """`steps` noise levels, evenly spaced in timesteps up to the share `highest` (0..1) of them; increasing."""
+    """Selects `steps` increasing noise levels, evenly spaced in timesteps up to the share `highest` (0..1) of them."""
     shares = highest * torch.arange(1, steps + 1, dtype=torch.float64) / steps
     return sigmas[(shares * (len(sigmas) - 1)).round().long()]
 
@@ -47,37 +54,57 @@ def picture_attention(
     seed: int = 0,
     progress: Callable[[], None] | None = None,
 ) -> torch.Tensor:
-    """Attention of a picture's latent (1, C, h, w) to the columns of a prompt, (h, w), relative to its mean.
+    """Measures where a picture attends to columns of a prompt: a heat map (h, w), relative to its mean.
 
-    The latent is noised to every level with its own noise drawn from `seed`, and goes through the UNet once each.
-    `layers`: as `choose_layers`, or "finest up": the layers with most pixels among those of the up blocks. Raises
-    ForgetError on layers that the model does not have and on attention that is not finite.
+    Parameters
+    ----------
+    columns
+        Numbers of the phrase's attention columns.
+    latent
+        The picture, (1, C, h, w).
+    levels
+        Sigmas; the latent is noised to each of them and goes through the UNet once for each.
+    layers
+        As in `choose_layers`, or "finest up": the layers with most pixels among those of the up blocks.
+    seed
+        Seed of the noise, which differs from level to level.
+
+    Raises
+    ------
+    ForgetError
+        On layers that the model does not have, and on attention that is not finite.
     """
-    known = model.cross_attention()
-    chosen = choose_layers("up" if layers == AUTO_LAYERS else layers, [layer.name for layer in known])
+    all_layers = model.cross_attention()
+    chosen = choose_layers("up" if layers == AUTO_LAYERS else layers, [layer.name for layer in all_layers])
     heats: list[torch.Tensor] = []
 
     def receive(_: CrossAttention, probabilities: torch.Tensor) -> None:
         heats.append(probabilities[..., columns].sum(-1).mean((0, 1)).float().cpu())
 
     generator = torch.Generator().manual_seed(seed)
-    with attention_probe([known[i] for i in sorted(chosen)], receive):
+    with attention_probe([all_layers[i] for i in sorted(chosen)], receive):
         for sigma in levels:
             x = latent + sigma * torch.randn(latent.shape, generator=generator)
             model.denoise(x.to(model.device), sigma.reshape(1).to(model.device), [prompt])
             if progress is not None:
                 progress()
     if layers == AUTO_LAYERS:
-        most = max(heat.numel() for heat in heats)
-        heats = [heat for heat in heats if heat.numel() == most]
-    return aggregate(heats, latent.shape[-2:])
+        finest = max(heat.numel() for heat in heats)
+        heats = [heat for heat in heats if heat.numel() == finest]
+    return mean_heat(heats, latent.shape[-2:])
 
 
-def aggregate(heats: list[torch.Tensor], size: torch.Size) -> torch.Tensor:
-    """Mean (h, w) of heat maps (pixels,) of any grid, each brought to `size` and divided by its own mean.
+def mean_heat(heats: list[torch.Tensor], size: torch.Size) -> torch.Tensor:
+    """Mean (h, w) of heat maps (pixels,) of any resolution, each resized to `size` and divided by its own mean.
 
-    Dividing makes every layer count alike, however much attention it gives the phrase. Raises ForgetError when a map
-    is not finite.
+    Raises
+    ------
+    ForgetError
+        When a map is not finite.
+
+    Notes
+    -----
+    The division makes every layer count alike, however much attention it gives the phrase.
     """
     if not all(heat.isfinite().all() for heat in heats):
         raise ForgetError(
@@ -87,17 +114,28 @@ def aggregate(heats: list[torch.Tensor], size: torch.Size) -> torch.Tensor:
 
 
 def to_pixels(heat: torch.Tensor, size: tuple[int, int], scale: int = 8) -> torch.Tensor:
-    """Heat (h, w) of a latent, `scale` pixels a cell, as (H, W); cells that lie beyond the picture are cut off."""
-    full = torch.nn.functional.interpolate(
+    """Resizes a heat map (h, w) of a latent to the picture's size (H, W).
+
+    Parameters
+    ----------
+    size
+        Height and width of the picture; cells beyond it are cut off.
+    scale
+        Pixels of a latent's cell.
+    """
+    pixels = torch.nn.functional.interpolate(
         heat[None, None].double(), scale_factor=scale, mode="bilinear", align_corners=False
     )
-    return full[0, 0, : size[0], : size[1]]
+    return pixels[0, 0, : size[0], : size[1]]
 
 
 def mask_from_heat(heat: torch.Tensor, settings: MaskSettings) -> torch.Tensor:
-    """Mask (H, W) in 0..1 from heat (H, W): scaled to its range, cut, grown, feathered, inverted, in this order.
+    """Turns a heat map (H, W) into a mask (H, W) in 0..1: threshold, growing, feathering, inversion, in this order.
 
-    Raises ForgetError when the heat has no contrast, or nothing is left of the mask.
+    Raises
+    ------
+    ForgetError
+        When the heat map has no contrast, and when nothing is left of the mask.
     """
     low, high = heat.min(), heat.max()
     if high - low <= 1e-9 * high.abs():
@@ -105,11 +143,11 @@ def mask_from_heat(heat: torch.Tensor, settings: MaskSettings) -> torch.Tensor:
             "Expected attention that differs from place to place, got the same everywhere. Choose other layers or another end_token."
         )
     heat = (heat - low) / (high - low)
-    cut = settings.threshold or otsu_threshold(heat) or 0.0
-    mask = grow(heat > cut, settings.grow)
+    threshold = settings.threshold or otsu_threshold(heat) or 0.0
+    mask = grow(heat > threshold, settings.grow)
     if not mask.any():
         raise ForgetError(
-            f"Expected a mask with something in it, got none above {cut:.2f} of the range, grown by {settings.grow}. "
+            f"Expected a mask with something in it, got none above {threshold:.2f} of the range, grown by {settings.grow}. "
             "Lower the threshold, or shrink the mask less."
         )
     mask = feather(mask.float(), settings.feather)

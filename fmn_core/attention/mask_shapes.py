@@ -1,17 +1,29 @@
-"""Shaping masks: threshold, grow, feather, and the outlines of boxes and ellipses."""
+"""Operations on masks: Otsu's threshold, growing, feathering, and the shapes of boxes and ellipses."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+from scipy import ndimage
 
 
 def otsu_threshold(values: torch.Tensor) -> float | None:
-    """The cut that parts values into two classes with the largest variance between them; None when all are equal.
+    """Threshold that splits values into two classes with the largest variance between them.
 
-    `values`: any shape, finite. Every cut between two neighbouring distinct values is tried, without a histogram; the
-    middle of the gap is returned. Source: Otsu, A Threshold Selection Method from Gray-Level Histograms, 1979.
+    Parameters
+    ----------
+    values
+        Finite values of any shape.
+
+    Returns
+    -------
+    The middle of the gap at which the values are split; None when all values are equal.
+
+    Notes
+    -----
+    Every gap between two neighbouring distinct values is tried, without a histogram. Source: Otsu, A Threshold Selection Method from
+    Gray-Level Histograms, 1979.
     """
     ordered = values.flatten().double().sort().values
     gaps = (ordered[1:] > ordered[:-1]).nonzero()[:, 0]
@@ -27,47 +39,50 @@ def otsu_threshold(values: torch.Tensor) -> float | None:
 def grow(mask: torch.Tensor, radius: int) -> torch.Tensor:
     """Dilates a boolean mask (H, W) by a disc of `radius` pixels, or erodes it by one of -radius; 0 changes nothing.
 
-    Beyond the picture there is neither object nor background, so what touches the border is not eroded there.
+    Notes
+    -----
+    Pixels beyond the picture count as neither mask nor background, so a mask that touches the border is not eroded there. A distance
+    transform costs the same for every radius.
     """
     if radius < 0:
         return ~grow(~mask, -radius)
-    if radius == 0:
+    if radius == 0 or not mask.any():
         return mask
-    offset = torch.arange(-radius, radius + 1)
-    disc = (offset[:, None] ** 2 + offset**2 <= radius**2).double()
-    size = [n + 2 * radius for n in mask.shape]
-    # A convolution through the Fourier transform costs the same for every radius.
-    counted = torch.fft.irfft2(torch.fft.rfft2(mask.double(), size) * torch.fft.rfft2(disc, size), size)
-    return counted[radius : radius + mask.shape[0], radius : radius + mask.shape[1]] > 0.5
+    distance = torch.as_tensor(ndimage.distance_transform_edt(~mask.cpu().numpy()))
+    return (distance <= radius).to(mask.device)
 
 
 def feather(mask: torch.Tensor, width: float) -> torch.Tensor:
-    """Blurs a mask (H, W) in 0..1 with a Gaussian whose standard deviation is half of `width` pixels; 0 changes nothing."""
+    """Blurs a mask (H, W) in 0..1 with a Gaussian whose standard deviation is half of `width` pixels; 0 changes nothing.
+
+    Notes
+    -----
+    The Gaussian is cut off at three standard deviations, rounded up. The border's pixels are repeated beyond the picture.
+    """
     if width <= 0:
         return mask
     radius = math.ceil(1.5 * width)
-    kernel = torch.exp(-2 * (torch.arange(-radius, radius + 1, dtype=mask.dtype) / width) ** 2)
-    kernel = kernel / kernel.sum()
-    padded = torch.nn.functional.pad(mask[None, None], [radius] * 4, mode="replicate")
-    blurred = torch.nn.functional.conv2d(padded, kernel.view(1, 1, 1, -1))
-    return torch.nn.functional.conv2d(blurred, kernel.view(1, 1, -1, 1))[0, 0].clamp(0, 1)
+    blurred = ndimage.gaussian_filter(mask.cpu().double().numpy(), width / 2, mode="nearest", radius=radius)
+    return torch.from_numpy(blurred).clamp(0, 1).to(mask.device, mask.dtype)
 
 
 def box_mask(size: tuple[int, int], box: tuple[float, float, float, float]) -> torch.Tensor:
     """Mask (H, W) that is 1 on the pixels whose centres lie in `box` (left, top, right, bottom) in pixels."""
-    y, x = _from_centre(size, box)
+    y, x = _relative_pixel_centres(size, box)
     return ((x.abs() <= 1) & (y.abs() <= 1)).float()
 
 
 def ellipse_mask(size: tuple[int, int], box: tuple[float, float, float, float], soft: float = 0.2) -> torch.Tensor:
     """Mask (H, W) of the ellipse that fills `box`: 1 inside, falling as a cosine to 0 over the outer `soft` of its radius."""
-    y, x = _from_centre(size, box)
+    y, x = _relative_pixel_centres(size, box)
     inward = ((1 - (x**2 + y**2).sqrt()) / soft).clamp(0, 1)
     return (0.5 - 0.5 * torch.cos(math.pi * inward)).float()
 
 
-def _from_centre(size: tuple[int, int], box: tuple[float, float, float, float]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixel centres (H, 1) and (1, W) relative to the box: -1 and 1 are its edges."""
+def _relative_pixel_centres(
+    size: tuple[int, int], box: tuple[float, float, float, float]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixel centres (H, 1) and (1, W) in the box's coordinates, whose edges are -1 and 1."""
     left, top, right, bottom = box
     y = (torch.arange(size[0], dtype=torch.float64) + 0.5 - (top + bottom) / 2) * 2 / max(bottom - top, 1e-9)
     x = (torch.arange(size[1], dtype=torch.float64) + 0.5 - (left + right) / 2) * 2 / max(right - left, 1e-9)

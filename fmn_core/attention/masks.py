@@ -1,4 +1,4 @@
-"""Masks of image size, brought to the pixels of a cross-attention layer."""
+"""Checks masks and resizes them to the resolution of cross-attention layers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ MIN_SIDE = 8
 
 
 def check_mask(mask: torch.Tensor) -> torch.Tensor:
-    """A mask as float32 (B, H, W) in 0..1, from (H, W) or (B, H, W); values outside are clamped.
+    """Checks a mask (H, W) or (B, H, W) and returns it as float32 (B, H, W), clamped to 0..1.
 
-    Raises ForgetError on another rank, a side below 8 pixels, values that are not finite, and a mask of zeros only.
+    Raises
+    ------
+    ForgetError
+        On another rank, a side below 8 pixels, values that are not finite, and a mask of zeros only.
     """
     shape = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
     if not isinstance(mask, torch.Tensor) or mask.ndim not in (2, 3) or mask.numel() == 0:
@@ -32,9 +35,16 @@ def check_mask(mask: torch.Tensor) -> torch.Tensor:
 
 
 def layer_grid(pixels: int, height: int, width: int) -> tuple[int, int]:
-    """(rows, columns) of the layer with that number of pixels in a UNet on a latent of height x width.
+    """Finds the grid (rows, columns) of a layer from its number of pixels and the height and width of the latent.
 
-    Every downsampling is a convolution of stride 2 that rounds odd sides up. Raises ForgetError when none fits.
+    Raises
+    ------
+    ForgetError
+        When no number of downsamplings leads to so many pixels.
+
+    Notes
+    -----
+    Every downsampling of the UNet is a convolution of stride 2, which rounds odd sides up.
     """
     rows, columns = height, width
     while rows * columns > pixels and (rows, columns) != (1, 1):
@@ -48,30 +58,45 @@ def layer_grid(pixels: int, height: int, width: int) -> tuple[int, int]:
 
 
 def mask_to_grid(mask: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Mask (B, H, W) -> (B, rows * columns): area interpolation, the mean of the mask under every cell, row by row."""
+    """Averages a mask (B, H, W) over every cell of a grid (rows, columns): (B, rows * columns), row by row."""
     return torch.nn.functional.interpolate(mask[:, None], size=grid, mode="area").flatten(1)
 
 
 def layer_mask(mask: torch.Tensor, pixels: int, height: int, width: int) -> torch.Tensor:
-    """A mask (H, W) or (B, H, W) of any size and shape -> (B, pixels) of a layer on a latent of height x width.
+    """Resizes a mask (H, W) or (B, H, W) to the pixels of a layer, (B, pixels).
 
-    Raises ForgetError on a bad mask (see check_mask), and when no layer of that latent has so many pixels.
+    Parameters
+    ----------
+    pixels
+        Number of the layer's pixels.
+    height, width
+        Size of the latent; the mask's size and aspect ratio may differ.
+
+    Raises
+    ------
+    ForgetError
+        What check_mask and layer_grid raise.
     """
     return mask_to_grid(check_mask(mask), layer_grid(pixels, height, width))
 
 
 class LayerMasks:
-    """A mask at the resolution of every layer that asks for it, on a device: each is made and copied once.
+    """A mask on a device, resized once for each layer resolution.
 
-    `mask`: (H, W) or (B, H, W); `height`, `width`: of the latent. Calls give (B, pixels), and raise what layer_mask raises.
+    Parameters
+    ----------
+    mask
+        The mask, (H, W) or (B, H, W).
+    height, width
+        Size of the latent.
     """
 
     def __init__(self, mask: torch.Tensor, height: int, width: int, device: torch.device | str):
         self._mask, self._size, self._device = mask, (height, width), device
-        self._made: dict[int, torch.Tensor] = {}
+        self._by_pixels: dict[int, torch.Tensor] = {}
 
     def __call__(self, pixels: int) -> torch.Tensor:
-        """The mask at a layer of so many pixels; each resolution is computed once."""
-        if pixels not in self._made:
-            self._made[pixels] = layer_mask(self._mask, pixels, *self._size).to(self._device)
-        return self._made[pixels]
+        """The mask (B, pixels) for layers with that number of pixels; raises what layer_mask raises."""
+        if pixels not in self._by_pixels:
+            self._by_pixels[pixels] = layer_mask(self._mask, pixels, *self._size).to(self._device)
+        return self._by_pixels[pixels]

@@ -1,1 +1,1 @@
-"""How much was forgotten and kept: accuracies, CLIP score, M-Score, distances."""
+"""Scores of forgetting and keeping: accuracies, CLIP score, M-Score, distances."""

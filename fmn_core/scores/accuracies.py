@@ -1,4 +1,4 @@
-"""Accuracies of a classifier on generated pictures, their harmonic mean, and the interval of a mean."""
+"""Accuracies of a classifier on generated pictures, their harmonic mean, and bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -13,30 +13,74 @@ RESAMPLES = 9999
 
 
 def unlearning_accuracy(seen: Sequence[str], target: str) -> float:
-    """UA: the share of pictures asked for the target that are NOT classified as it, 0..1; 1 is forgotten.
+    """Unlearning accuracy UA: share of the target's pictures that are not classified as the target, 0..1; 1 is forgotten.
 
-    Raises ForgetError without pictures. Source: UnlearnCanvas.
+    Parameters
+    ----------
+    seen
+        Label of each picture, from the classifier.
+
+    Raises
+    ------
+    ForgetError
+        Without pictures.
+
+    Notes
+    -----
+    Source: UnlearnCanvas.
     """
     return 1 - retain_accuracy(seen, [target] * len(seen))
 
 
-def retain_accuracy(seen: Sequence[str], wanted: Sequence[str]) -> float:
-    """IRA or CRA: the share of pictures of other concepts that are classified as what was asked for, 0..1.
+def retain_accuracy(seen: Sequence[str], prompted: Sequence[str]) -> float:
+    """Retain accuracy IRA or CRA: share of other concepts' pictures that are classified as the concept in their prompt, 0..1.
 
-    Raises ForgetError without pictures, and when there are not as many labels as pictures. Source: UnlearnCanvas.
+    Parameters
+    ----------
+    seen
+        Label of each picture, from the classifier.
+    prompted
+        Label of each picture's prompt.
+
+    Raises
+    ------
+    ForgetError
+        Without pictures, and when there are not as many labels as pictures.
+
+    Notes
+    -----
+    Source: UnlearnCanvas.
     """
-    if not seen or len(seen) != len(wanted):
+    if not seen or len(seen) != len(prompted):
         raise ForgetError(
-            f"Expected pictures and a label for each, got {len(seen)} pictures and {len(wanted)} labels. Give one label a picture."
+            f"Expected pictures and a label for each, got {len(seen)} pictures and {len(prompted)} labels. Give one label a picture."
         )
-    return sum(a == b for a, b in zip(seen, wanted)) / len(seen)
+    return sum(a == b for a, b in zip(seen, prompted)) / len(seen)
 
 
 def harmonic_mean_of_erasure(erased: float, specificity: float, generality: float) -> float:
-    """H_o = 3 / (1 / (1 - Acc_e) + 1 / Acc_s + 1 / (1 - Acc_g)), 0..1; 0 where any of the three terms is 0.
+    """Harmonic mean H_o = 3 / (1 / (1 - Acc_e) + 1 / Acc_s + 1 / (1 - Acc_g)) of forgetting, keeping and generality, 0..1.
 
-    `erased`: Acc_e, the share in which the concept is still seen; `specificity`: Acc_s, the share of other concepts that is right;
-    `generality`: Acc_g, the share in which it is still seen under its synonyms. Raises ForgetError on shares outside 0..1.
+    Parameters
+    ----------
+    erased
+        Acc_e, the share of its pictures in which the concept is still seen.
+    specificity
+        Acc_s, the share of other concepts' pictures that are right.
+    generality
+        Acc_g, the share of its synonyms' pictures in which the concept is still seen.
+
+    Returns
+    -------
+    H_o; 0 where any of the three terms is 0.
+
+    Raises
+    ------
+    ForgetError
+        On shares outside 0..1.
+
+    Notes
+    -----
     Source: MACE.
     """
     shares = {"erased": erased, "specificity": specificity, "generality": generality}
@@ -47,10 +91,19 @@ def harmonic_mean_of_erasure(erased: float, specificity: float, generality: floa
 
 
 def interval(values: Sequence[float], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """The bootstrap percentile interval (low, high) of the mean of values, one for each picture or prompt.
+    """Bootstrap percentile interval (low, high) of a mean.
 
-    A single value, or equal ones, give an interval of no width. Raises ForgetError without values, on values that are not
-    numbers, and on a level outside 0..1.
+    Parameters
+    ----------
+    values
+        One number for each picture or prompt. A single one, or equal ones, give an interval of no width.
+    level
+        Confidence level, between 0 and 1.
+
+    Raises
+    ------
+    ForgetError
+        Without values, on values that are not numbers, and on a level outside 0..1.
     """
     data = np.asarray(values, dtype=np.float64)
     if data.ndim != 1 or len(data) == 0 or not np.isfinite(data).all():

@@ -1,4 +1,4 @@
-"""CLIP score and zero-shot labels over any image-text model."""
+"""CLIP score and zero-shot labels of pictures, with any image-text model."""
 
 from __future__ import annotations
 
@@ -14,23 +14,33 @@ TEMPLATE = "a picture of {}"
 
 
 class ImageTextModel(Protocol):
-    """Pictures and texts in one space, as CLIP has them. Features are of length 1, float32 on the CPU."""
+    """A model that encodes pictures and texts to comparable features of length 1, such as CLIP, in float32 on the CPU."""
 
     name: str
 
     def images(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, 3) in 0..1 -> (B, D)."""
+        """Encodes pictures (B, H, W, 3) in 0..1 to features (B, D)."""
         ...
 
     def texts(self, texts: list[str]) -> torch.Tensor:
-        """N texts -> (N, D)."""
+        """Encodes N texts to features (N, D)."""
         ...
 
 
 def similarities(model: ImageTextModel, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-    """The cosine of each picture with its own prompt, (B,) in -1..1; one prompt is that of every picture.
+    """Cosine of each picture with its prompt, (B,) in -1..1.
 
-    Raises ForgetError without pictures, and on another number of prompts than one or one a picture.
+    Parameters
+    ----------
+    images
+        Pictures (B, H, W, 3) in 0..1.
+    prompts
+        One prompt for all pictures, or one for each.
+
+    Raises
+    ------
+    ForgetError
+        Without pictures, and on another number of prompts.
     """
     if len(images) == 0:
         raise ForgetError("Expected at least one picture, got none. Connect pictures.")
@@ -42,9 +52,11 @@ def similarities(model: ImageTextModel, images: torch.Tensor, prompts: Sequence[
 
 
 def clip_score(model: ImageTextModel, images: torch.Tensor, prompts: Sequence[str]) -> float:
-    """Mean cosine of pictures (B, H, W, 3) in 0..1 with their prompts, -1..1; see similarities.
+    """CLIP score: mean cosine of pictures with their prompts, -1..1; see similarities.
 
-    Source: Hessel et al., CLIPScore, without its factor of 2.5.
+    Notes
+    -----
+    Source: Hessel et al., CLIPScore, here without its factor of 2.5.
     """
     return float(similarities(model, images, prompts).mean())
 
@@ -52,9 +64,23 @@ def clip_score(model: ImageTextModel, images: torch.Tensor, prompts: Sequence[st
 def zero_shot(
     model: ImageTextModel, images: torch.Tensor, labels: Sequence[str], template: str = TEMPLATE
 ) -> list[str]:
-    """For each picture (B, H, W, 3) in 0..1 the label whose text is nearest; `template` has one `{}` for the label.
+    """Classifies pictures by the label whose text is nearest.
 
-    Raises ForgetError on fewer than two labels: a classifier of one sees it everywhere. Source: Radford et al., CLIP.
+    Parameters
+    ----------
+    images
+        Pictures (B, H, W, 3) in 0..1.
+    template
+        Text with one `{}` for the label.
+
+    Raises
+    ------
+    ForgetError
+        On fewer than two labels, since a classifier with one label sees it in every picture.
+
+    Notes
+    -----
+    Source: Radford et al., CLIP.
     """
     if len(set(labels)) < 2:
         raise ForgetError(

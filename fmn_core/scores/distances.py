@@ -1,4 +1,4 @@
-"""Distances between two batches of pictures: FID, KID and CMMD over any features, and the drift of pictures of the same seeds."""
+"""Distances between two batches of pictures: FID, KID and CMMD on any features, and the drift between pictures of the same seeds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,29 @@ Features = Callable[[torch.Tensor], torch.Tensor]
 
 
 def distance(measure: str, features: Features | None, first: torch.Tensor, second: torch.Tensor) -> float:
-    """One of MEASURES between pictures (B, H, W, 3) in 0..1; 0 where nothing changed (KID scatters around it).
+    """Computes a distance between two batches of pictures.
 
-    `features`: pictures -> (B, D), such as ImageTextModel.images; drift needs none. With other features than Inception's, FID and KID
-    compare with themselves alone, not with published figures, and FID of few pictures comes out too large.
-    Raises ForgetError on an unknown measure, too few pictures, no features, and where the package torchmetrics is missing.
+    Parameters
+    ----------
+    measure
+        One of MEASURES.
+    features
+        Function from pictures to features (B, D), such as ImageTextModel.images. Drift needs none.
+    first, second
+        Pictures (B, H, W, 3) in 0..1.
+
+    Returns
+    -------
+    The distance; 0 for the same pictures, around which KID scatters.
+
+    Raises
+    ------
+    ForgetError
+        On an unknown measure, too few pictures, no features, and when the package torchmetrics is missing.
+
+    Notes
+    -----
+    With other features than Inception's, FID and KID are not comparable with published figures. FID of few pictures is too large.
     """
     if measure not in MEASURES:
         raise ForgetError(f"Expected a measure of {', '.join(MEASURES)}, got {measure!r}.")
@@ -39,7 +57,7 @@ def distance(measure: str, features: Features | None, first: torch.Tensor, secon
 
 
 def drift(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Mean squared error of pictures of the same prompts and seeds; raises ForgetError where their shapes differ."""
+    """Mean squared difference of pictures of the same prompts and seeds; raises ForgetError when their shapes differ."""
     if first.shape != second.shape or len(first) == 0:
         raise ForgetError(
             f"Expected as many pictures of one size on both sides, got {list(first.shape)} and {list(second.shape)}. "
@@ -49,27 +67,29 @@ def drift(first: torch.Tensor, second: torch.Tensor) -> float:
 
 
 def frechet(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Frechet distance of the two Gaussians of features (N, D) and (M, D). Source: Heusel et al."""
-    return float(
-        _computed(_metrics().fid.FrechetInceptionDistance(feature=_FeaturesAlready(first.shape[1])), first, second)
-    )
+    """Frechet distance (FID) between the Gaussians fitted to features (N, D) and (M, D). Source: Heusel et al."""
+    metric = _image_metrics().fid.FrechetInceptionDistance(feature=_IdentityFeatures(first.shape[1]))
+    return float(_compute(metric, first, second))
 
 
 def kernel(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Unbiased squared MMD of features with the kernel (x y / D + 1)^3, over the same number of both. Source: Binkowski et al."""
+    """Kernel distance (KID): unbiased squared MMD of features with the kernel (x y / D + 1)^3. Source: Binkowski et al."""
     size = min(len(first), len(second), KID_SUBSET)
     subsets = 1 if len(first) == len(second) == size else KID_SUBSETS
-    metric = _metrics().kid.KernelInceptionDistance(
-        feature=_FeaturesAlready(first.shape[1]), subsets=subsets, subset_size=size
+    metric = _image_metrics().kid.KernelInceptionDistance(
+        feature=_IdentityFeatures(first.shape[1]), subsets=subsets, subset_size=size
     )
-    with torch.random.fork_rng(devices=[]):  # it draws its subsets from the global generator
+    # The metric draws its subsets from the global generator.
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return float(_computed(metric, first, second)[0])
+        return float(_compute(metric, first, second)[0])
 
 
 def cmmd(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Squared MMD, times 1000, of features of length 1 with a Gaussian kernel of bandwidth 10.
+    """CMMD: squared MMD, times 1000, of features of length 1 with a Gaussian kernel of bandwidth 10.
 
+    Notes
+    -----
     Source: Jayasumana et al., Rethinking FID, in the biased form (with the diagonal) of its published figures.
     """
 
@@ -81,23 +101,23 @@ def cmmd(first: torch.Tensor, second: torch.Tensor) -> float:
     )
 
 
-class _FeaturesAlready(torch.nn.Identity):
-    """Tells the metrics that what they get are features already."""
+class _IdentityFeatures(torch.nn.Identity):
+    """Feature extractor of the metrics that returns its input, since they are given features."""
 
     def __init__(self, width: int):
         super().__init__()
         self.num_features = width
 
 
-def _computed(metric: Any, first: torch.Tensor, second: torch.Tensor) -> Any:
+def _compute(metric: Any, first: torch.Tensor, second: torch.Tensor) -> Any:
     metric.set_dtype(torch.float64)
     metric.update(first, real=True)
     metric.update(second, real=False)
     return metric.compute()
 
 
-def _metrics() -> Any:
-    """The package's metrics of pictures; raises ForgetError with what to install where there is none."""
+def _image_metrics() -> Any:
+    """The module torchmetrics.image; raises ForgetError when the package is not installed."""
     try:
         import torchmetrics.image.fid
         import torchmetrics.image.kid

@@ -1,4 +1,4 @@
-"""Memorization score (M-Score): how much of a concept is still found when its pictures are inverted on the forgetting model."""
+"""Memorization score (M-Score): how much of a concept concept inversion recovers from the forgetting model."""
 
 from __future__ import annotations
 
@@ -22,9 +22,16 @@ TextFeatures = Callable[[str, LearnedEmbedding | None], torch.Tensor]
 
 @dataclasses.dataclass
 class MScore:
-    """Cosines of inverted prompts with prompts that name the concept, -1..1: a lower `after` means forgotten.
+    """Cosines of inverted prompts with prompts that name the concept, -1..1; a lower `after` means that it was forgotten.
 
-    `before`, `after`: means over the templates, whose own values are in `each_before` and `each_after`.
+    Parameters
+    ----------
+    before, after
+        Means over the templates, on the original and on the forgetting model.
+    each_before, each_after
+        Cosine of each template.
+    original, forgetting
+        The inversions on both models.
     """
 
     before: float
@@ -46,29 +53,46 @@ def m_score(
     ready: Callable[[Any], contextlib.AbstractContextManager] = contextlib.nullcontext,
     progress: Callable[[int, int, dict], bool | None] | None = None,
 ) -> MScore:
-    """before = cos(emb_r, emb_o), after = cos(emb_r, emb_f), each a mean over the templates.
+    """Computes the M-Score: cos(emb_r, emb_o) before and cos(emb_r, emb_f) after forgetting, averaged over the templates.
 
-    The references, probe pictures of the concept, are inverted to token embeddings on each model, with the same settings, seeds and
-    start, which must not be the concept's words: noise or mean. emb_o and emb_f are text features of a template holding them, emb_r of
-    the template naming the concept. `text_features(prompt, word)` -> (D,), the word standing at PLACEHOLDER; left out, the original
-    model's own, see pooled_features. `ready(model)` is entered around each inversion. `progress` counts the steps of both.
-    Raises ForgetError on a start from words, a phrase without tokens, no templates, and what invert_concept raises.
-    Source: Zhang et al., Forget-Me-Not (Memorization score).
+    Parameters
+    ----------
+    references
+        Pictures of the concept. They are inverted to token embeddings on each model, with the same settings and seeds.
+    settings
+        Settings of the inversions. They must start from noise or mean, not from the concept's words.
+    text_features
+        Function (prompt, word) -> features (D,), with the word at PLACEHOLDER; by default those of the original model, see
+        pooled_features.
+    ready
+        Function that gives the context in which a model is inverted.
+    progress
+        Called as progress(done, total, figures) over the steps of both inversions. It may raise to interrupt.
+
+    Raises
+    ------
+    ForgetError
+        On a start from words, a phrase without tokens, no templates, and what invert_concept raises.
+
+    Notes
+    -----
+    emb_o and emb_f are features of a template with the vectors that were inverted on the original and on the forgetting model, emb_r of
+    the template with the concept's phrase. Source: Zhang et al., Forget-Me-Not (Memorization score).
     """
     settings = settings or InversionSettings(start="noise")
-    _check(original, settings, concept_phrase, templates)
+    _check_inputs(original, settings, concept_phrase, templates)
     features = text_features or pooled_features(original)
     inversions = []
     for number, model in enumerate((original, forgetting)):
         with ready(model):
-            on_step = _progress_of_one(progress, number * settings.steps)
+            on_step = _inversion_progress(progress, number * settings.steps)
             inversions.append(invert_concept(model, references, list(templates), settings, progress=on_step))
-    anchors = [features(fill_template(template, concept_phrase), None) for template in templates]
-    before, after = (_cosines(features, templates, anchors, inversion.word) for inversion in inversions)
+    phrase_features = [features(fill_template(template, concept_phrase), None) for template in templates]
+    before, after = (_cosines(features, templates, phrase_features, inversion.word) for inversion in inversions)
     return MScore(sum(before) / len(before), sum(after) / len(after), before, after, *inversions)
 
 
-def _check(model: ForgetModel, settings: InversionSettings, phrase: str, templates: Sequence[str]) -> None:
+def _check_inputs(model: ForgetModel, settings: InversionSettings, phrase: str, templates: Sequence[str]) -> None:
     if settings.start == "words":
         raise ForgetError(
             "Expected a start that does not name the concept (noise or mean), got words: the score would measure them."
@@ -83,8 +107,8 @@ def _check(model: ForgetModel, settings: InversionSettings, phrase: str, templat
     check_templates(templates)
 
 
-def _progress_of_one(progress: Callable[[int, int, dict], bool | None] | None, done_before: int) -> Any:
-    """Progress of one of the two inversions, whose steps must be the same number: neither can be ended early."""
+def _inversion_progress(progress: Callable[[int, int, dict], bool | None] | None, done_before: int) -> Any:
+    """Progress callback of one of the two inversions; it ends none early, because both must run as many steps."""
     if progress is None:
         return None
 
@@ -95,14 +119,15 @@ def _progress_of_one(progress: Callable[[int, int, dict], bool | None] | None, d
 
 
 def _cosines(
-    features: TextFeatures, templates: Sequence[str], anchors: list[torch.Tensor], word: LearnedEmbedding
+    features: TextFeatures, templates: Sequence[str], phrase_features: list[torch.Tensor], word: LearnedEmbedding
 ) -> list[float]:
+    """Cosine, for each template, of its features with the learned embedding and with the phrase."""
     inverted = [features(fill_template(template, PLACEHOLDER), word) for template in templates]
-    return [float(torch.nn.functional.cosine_similarity(a, b, dim=0)) for a, b in zip(anchors, inverted)]
+    return [float(torch.nn.functional.cosine_similarity(a, b, dim=0)) for a, b in zip(phrase_features, inverted)]
 
 
 def pooled_features(model: TextModel) -> TextFeatures:
-    """Features of a prompt from a model's own text encoder: its pooled output, or the row that CLIP pools, at the first end token."""
+    """Text features of a model's own encoder: its pooled output or, where there is none, the row of the first end token."""
 
     def features(prompt: str, word: LearnedEmbedding | None) -> torch.Tensor:
         [encoded] = model.encode([prompt], [word])

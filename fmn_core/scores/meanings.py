@@ -1,4 +1,4 @@
-"""Which meaning of a word a picture shows, told by the untouched model itself: a diffusion classifier."""
+"""A diffusion classifier for the meanings of a word: the untouched model tells which one a picture shows."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from ..model.protocol import ForgetModel
 from ..model.sampler import sample_seeds, seeded_noise
 from ..model.tokens import EncodedPrompt
 
-# Shares of the training timesteps at which prompts are compared; what is drawn is decided there.
+# Shares of the training timesteps at which prompts are compared; a picture's content is decided there.
 LEVELS = (0.4, 0.55, 0.7, 0.85)
 
 
-def pictures_of(
+def sample_word(
     model: ForgetModel, word: str, templates: list[str], size: tuple[int, int, int], count: int, seed: int = 0
 ) -> torch.Tensor:
-    """Samples the bare word, templates in turn: latents (count, C, h, w); the same seeds give the same noise."""
+    """Samples pictures of a word with the templates in turn: latents (count, C, h, w). One seed gives the same noise."""
     prompts = model.encode([fill_template(templates[k % len(templates)], word) for k in range(count)])
     return sample_seeds(model, prompts, size, seed)
 
 
 @torch.no_grad()
 def denoising_errors(model: ForgetModel, latent: torch.Tensor, prompts: list[EncodedPrompt], seed: int) -> torch.Tensor:
-    """Error of the predicted x0 of one latent (C, h, w) under each prompt, same noise for all: (prompts,)."""
+    """Error of the predicted x0 of a latent (C, h, w) under each prompt, with the same noise: (prompts,)."""
     sigmas, errors = model.sigmas(), torch.zeros(len(prompts))
     for number, level in enumerate(LEVELS):
         sigma = sigmas[int(level * (len(sigmas) - 1))]
@@ -38,10 +38,18 @@ def denoising_errors(model: ForgetModel, latent: torch.Tensor, prompts: list[Enc
 def dominant_share(
     model: ForgetModel, latents: torch.Tensor, dominant: Concept, contexts: list[str], templates: list[str]
 ) -> float:
-    """The share of pictures that the model denoises better as the dominant meaning than as any of the contexts.
+    """Share of pictures that the model denoises better as the dominant meaning than as any of the contexts, 0..1.
 
-    `latents`: (N, C, h, w), picture k drawn with template k. `model`: the untouched one. Source: Li et al., Your
-    Diffusion Model is Secretly a Zero-Shot Classifier.
+    Parameters
+    ----------
+    model
+        The untouched model.
+    latents
+        Latents (N, C, h, w) of the pictures, the k-th drawn with the k-th template.
+
+    Notes
+    -----
+    Source: Li et al., Your Diffusion Model is Secretly a Zero-Shot Classifier.
     """
     names = [*dominant.names(), *(Name(context) for context in contexts)]
     dominant_names, dominant_count = len(dominant.names()), 0

@@ -1,4 +1,4 @@
-"""Any CLIP that transformers loads from a local folder, as an image-text model."""
+"""Image-text models that transformers loads from a local folder."""
 
 from __future__ import annotations
 
@@ -16,25 +16,33 @@ KINDS = ("clip", "siglip", "siglip2", "chinese_clip", "align", "altclip")
 
 
 class TransformersClip:
-    """An ImageTextModel (scores/clip_score.py) of a local folder; nothing is downloaded, no code of the folder is run.
+    """An ImageTextModel (scores/clip_score.py) from a local folder.
 
-    The folder holds config.json, safetensors weights, the tokenizer's and the image processor's files.
-    Raises ForgetError, with the reason, on a folder that lacks one of them or holds another kind of model.
+    Parameters
+    ----------
+    folder
+        Folder with config.json, safetensors weights, and the files of the tokenizer and the image processor. Nothing is downloaded, and
+        no code in the folder is run.
+
+    Raises
+    ------
+    ForgetError
+        When a file is missing, and on another kind of model.
     """
 
     def __init__(self, folder: Path | str, device: torch.device | str = "cpu"):
         folder = Path(folder)
-        _check(folder)
+        _check_folder(folder)
         self.name, self.device = folder.name, torch.device(device)
-        self.model, self.tokenizer, self.processor = _loaded(folder)
+        self.model, self.tokenizer, self.processor = _load(folder)
         self.model.eval().requires_grad_(False).to(self.device)
 
     @torch.no_grad()
     def images(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, 3) in 0..1 -> features of length 1, (B, D)."""
+        """Encodes pictures (B, H, W, 3) in 0..1 to features of length 1, (B, D)."""
         features = []
-        for part in images[..., :3].float().cpu().clamp(0, 1).split(BATCH):
-            pixels = self.processor(images=list(part.movedim(-1, 1)), do_rescale=False, return_tensors="pt")
+        for batch in images[..., :3].float().cpu().clamp(0, 1).split(BATCH):
+            pixels = self.processor(images=list(batch.movedim(-1, 1)), do_rescale=False, return_tensors="pt")
             features.append(
                 self._unit(self.model.get_image_features(pixel_values=pixels["pixel_values"].to(self.device)))
             )
@@ -42,16 +50,16 @@ class TransformersClip:
 
     @torch.no_grad()
     def texts(self, texts: list[str]) -> torch.Tensor:
-        """Texts -> features of length 1, (N, D); what is longer than the model reads is cut off."""
+        """Encodes texts to features of length 1, (N, D); texts are cut off at the model's longest input."""
         longest = self.model.config.text_config.max_position_embeddings
         features = []
         for start in range(0, len(texts), BATCH):
-            part = list(texts[start : start + BATCH])
+            batch = list(texts[start : start + BATCH])
             tokens = self.tokenizer(
-                part, padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
+                batch, padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
             )
-            wanted = {k: v.to(self.device) for k, v in tokens.items() if k in ("input_ids", "attention_mask")}
-            features.append(self._unit(self.model.get_text_features(**wanted)))
+            inputs = {k: v.to(self.device) for k, v in tokens.items() if k in ("input_ids", "attention_mask")}
+            features.append(self._unit(self.model.get_text_features(**inputs)))
         return torch.cat(features)
 
     @staticmethod
@@ -61,7 +69,7 @@ class TransformersClip:
         return torch.nn.functional.normalize(tensor.float(), dim=-1).cpu()
 
 
-def _check(folder: Path) -> None:
+def _check_folder(folder: Path) -> None:
     """Raises ForgetError unless the folder has a known configuration and safetensors weights."""
     try:
         kind = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_type"]
@@ -80,15 +88,17 @@ def _check(folder: Path) -> None:
         )
 
 
-def _loaded(folder: Path) -> tuple[Any, Any, Any]:
-    safe = {"local_files_only": True, "trust_remote_code": False}
+def _load(folder: Path) -> tuple[Any, Any, Any]:
+    """Loads the model, the tokenizer and the image processor of a folder; raises ForgetError when transformers cannot."""
     try:
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
         return (
-            AutoModel.from_pretrained(str(folder), use_safetensors=True, **safe),
-            AutoTokenizer.from_pretrained(str(folder), **safe),
-            AutoImageProcessor.from_pretrained(str(folder), **safe),
+            AutoModel.from_pretrained(
+                str(folder), use_safetensors=True, local_files_only=True, trust_remote_code=False
+            ),
+            AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False),
+            AutoImageProcessor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False),
         )
     except Exception as error:  # transformers raises whatever its readers of files do
         reason = str(error).strip().split("\n")[0][:200]

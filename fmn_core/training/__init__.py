@@ -1,1 +1,1 @@
-"""Forgetting and inversion by gradient: losses, draws, trainer, drift."""
+"""Forgetting and inversion by gradient: losses, trainer, references, drift."""

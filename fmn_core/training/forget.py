@@ -18,7 +18,17 @@ from .trainer import Step, Trainer
 
 @dataclass
 class History:
-    """What a training reports: every step, the drift seen on the way, and what to tell the user."""
+    """Record of a training.
+
+    Parameters
+    ----------
+    drifts
+        Number of a step, and the drift after it.
+    warnings
+        Sentences for the user.
+    stopped
+        Reason why the training ended.
+    """
 
     steps: list[Step] = field(default_factory=list)
     drifts: list[tuple[int, float]] = field(default_factory=list)
@@ -30,47 +40,53 @@ Progress = Callable[[int, int, dict], bool | None]
 
 
 def train(trainer: Trainer, progress: Progress | None = None) -> History:
-    """Runs the steps of a training, all of them or until a reason to stop.
+    """Runs the steps of a training until all are done or it has to stop.
 
-    Reasons are the user, the attention target, the drift limit, and a loss that is no longer finite.
+    Notes
+    -----
+    It stops at the user's wish, at the attention target, at the drift limit, and when the loss is no longer finite.
     """
-    settings, history, recent = trainer.settings, History(), None
+    settings, history, mean_mass = trainer.settings, History(), None
     for number in range(settings.steps):
         step = trainer.step(number)
         if step is None:
             history.stopped = "loss not finite"
             history.warnings.append(
-                f"The loss was not finite at step {number + 1}: kept the state before step {trainer.good[0] + 1}. Lower the learning rate."
+                f"The loss was not finite at step {number + 1}: kept the state before step {trainer.good_step + 1}. Lower the learning rate."
             )
             break
         history.steps.append(step)
-        recent = step.mass if recent is None else 0.7 * recent + 0.3 * step.mass
-        if progress is not None and progress(number + 1, settings.steps, _figures(trainer, history)):
+        mean_mass = step.mass if mean_mass is None else 0.7 * mean_mass + 0.3 * step.mass
+        if progress is not None and progress(number + 1, settings.steps, _progress_figures(trainer, history)):
             history.stopped = "stopped by the user"
             break
-        if settings.target_mass > 0 and number >= 4 and recent < settings.target_mass * history.steps[0].mass:
+        if settings.target_mass > 0 and number >= 4 and mean_mass < settings.target_mass * history.steps[0].mass:
             history.stopped = "attention target reached"
             break
-        if settings.drift_every and (number + 1) % settings.drift_every == 0 and watch(trainer, history, number + 1):
+        if (
+            settings.drift_every
+            and (number + 1) % settings.drift_every == 0
+            and check_drift(trainer, history, number + 1)
+        ):
             break
     if settings.drift_every and (not history.drifts or history.drifts[-1][0] != len(history.steps)):
-        watch(trainer, history, len(history.steps))
+        check_drift(trainer, history, len(history.steps))
     return history
 
 
-def _figures(trainer: Trainer, history: History) -> dict:
-    """What `progress` is told: loss, attention mass and its target, the last drift, and a preview's latents where one is due."""
+def _progress_figures(trainer: Trainer, history: History) -> dict:
+    """Figures for `progress`: loss, attention mass and its target, the last drift, and the latents of a preview where one is due."""
     settings, step = trainer.settings, history.steps[-1]
-    found: dict = {"loss": step.loss, "mass": step.mass, "target": settings.target_mass * history.steps[0].mass}
+    figures: dict = {"loss": step.loss, "mass": step.mass, "target": settings.target_mass * history.steps[0].mass}
     if history.drifts:
-        found["drift"] = history.drifts[-1][1]
+        figures["drift"] = history.drifts[-1][1]
     if settings.preview_every and (step.number + 1) % settings.preview_every == 0:
-        found["preview"] = trainer.preview()
-    return found
+        figures["preview"] = trainer.preview()
+    return figures
 
 
-def watch(trainer: Trainer, history: History, number: int) -> bool:
-    """Looks at the drift monitor; warns before collapse, and says whether to stop."""
+def check_drift(trainer: Trainer, history: History, number: int) -> bool:
+    """Measures the drift after a step, warns when it is high, and returns whether it has reached its limit."""
     settings, drift = trainer.settings, trainer.drift()
     history.drifts.append((number, drift))
     if settings.drift_warning and drift > settings.drift_warning and not history.warnings:
@@ -92,14 +108,28 @@ def forget_by_gradient(
     progress: Progress | None = None,
     pairs: Sequence[ImagePairs] | None = None,
 ) -> ForgetPatch:
-    """Trains factors that turn the concept's attention away (Algorithm 1; eq. 7), or reproduce zeroed attention (eq. 9).
+    """Trains a forget patch by attention re-steering (Algorithm 1, eq. 7) or the visual denoising loss (eq. 9).
 
-    `references`: of each concept; one zero latent where there are no images (`no_real_image` of the released code).
-    `pairs`: of each concept, needed when `visual_weight` is above 0; they then take the references' place.
-    `progress(done, total, figures)` is called every step, may raise to interrupt, and ends the training with what was learned so
-    far by returning True. Everything random is drawn from one
-    generator, so one seed gives one patch. Raises ForgetError on settings out of range, a phrase that is not found,
-    missing pairs, and a loss that is not finite before anything good was learned. The model must allow gradients.
+    Parameters
+    ----------
+    model
+        It must allow gradients.
+    references
+        Reference latents of each concept; one zero latent where there are no images (`no_real_image` of the released code).
+    progress
+        Called every step as progress(done, total, figures). It may raise to interrupt. Returning True ends the training and keeps what
+        was learned so far.
+    pairs
+        Image pairs of each concept, which take the references' place; needed when `visual_weight` is above 0.
+
+    Raises
+    ------
+    ForgetError
+        On settings out of range, a phrase that is not found, missing pairs, and a loss that is not finite in the first steps.
+
+    Notes
+    -----
+    Everything random is drawn from one generator, so one seed gives one patch.
     """
     settings = settings or GradientSettings()
     check_settings(settings)
@@ -109,16 +139,16 @@ def forget_by_gradient(
     started = time.perf_counter()
     trainer = Trainer(model, concepts, references, settings, pairs if settings.visual_weight > 0 else None)
     history = train(trainer, progress)
-    factors, left = trainer.patch_factors()
+    factors, residual = trainer.patch_factors()
     figures = {
         "steps": len(history.steps),
         "stopped": history.stopped,
-        "learning_rate": trainer.rate,
+        "learning_rate": trainer.learning_rate,
         "losses": [s.loss for s in history.steps],
         "mass": [s.mass for s in history.steps],
         "drift": [list(pair) for pair in history.drifts],
         "warnings": history.warnings,
-        "rank_residual": left,
+        "rank_residual": residual,
         "preserve_drift": float(trainer.preservation().detach().sqrt()),
         "seconds": time.perf_counter() - started,
     }
@@ -127,6 +157,6 @@ def forget_by_gradient(
 
 
 def method_name(settings: GradientSettings) -> str:
-    """What the settings amount to, in words."""
-    parts = {"attention re-steering": settings.attention_weight, "visual denoising": settings.visual_weight}
-    return " and ".join(name for name, weight in parts.items() if weight > 0)
+    """Names the losses that the settings use."""
+    weights = {"attention re-steering": settings.attention_weight, "visual denoising": settings.visual_weight}
+    return " and ".join(name for name, weight in weights.items() if weight > 0)

@@ -1,4 +1,4 @@
-"""Concept inversion (textual inversion): images -> token embeddings that make the model draw what they show."""
+"""Concept inversion (textual inversion): learns token embeddings from images of a concept."""
 
 from __future__ import annotations
 
@@ -10,28 +10,25 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from ..attention.masks import check_mask, mask_to_grid
 from ..concepts.concept import check_word
-from ..concepts.templates import fill_template
 from ..errors import ForgetError
 from ..model.protocol import ForgetModel
 from ..model.token_table import mean_embedding, mean_norm, token_rows, widths
-from ..model.tokens import PLACEHOLDER, EncodedPrompt, LearnedEmbedding
-from ..model.transfer import send
+from ..model.tokens import EncodedPrompt, LearnedEmbedding
 from ..options import option, options
 from .loss_scale import LossScale
+from .noised_batches import BatchSampler, encode_words
 from .references import References
 from .settings import MOST_SEED, SEED_HELP
 
 Start = Literal["words", "noise", "mean"]
 START_CHOICES: tuple[Start, ...] = get_args(Start)
-CONTINUED_RATE = 1e-4  # the released code's for continuation
-SNR_LIMIT = 5.0
+CONTINUED_RATE = 1e-4  # of the released code, for continuation
 
 
 @options
 class InversionSettings:
-    """Settings of textual inversion; the defaults are the released code's."""
+    """Settings of textual inversion. The defaults are those of the released code."""
 
     tokens: int = option(default=4, help="Vectors to learn. Published: 4.", minimum=1, maximum=32)
     start: Start = option(
@@ -63,14 +60,20 @@ class InversionSettings:
 
 @dataclass
 class Inversion:
-    """The learned vectors and what was measured on the way."""
+    """The learned vectors, and the figures of their training: steps, losses and seconds."""
 
     word: LearnedEmbedding
     figures: dict[str, Any]
 
 
 def starting_vectors(model: ForgetModel, settings: InversionSettings) -> LearnedEmbedding:
-    """The vectors that training starts from, (tokens, width) per text encoder. Raises ForgetError on words without tokens."""
+    """The vectors that training starts from, (tokens, width) per text encoder.
+
+    Raises
+    ------
+    ForgetError
+        On words without tokens.
+    """
     generator = torch.Generator().manual_seed(settings.seed)
     ids = model.phrase_tokens(settings.words) if settings.start == "words" else {}
     if settings.start == "words" and not all(ids.values()):
@@ -85,27 +88,14 @@ def starting_vectors(model: ForgetModel, settings: InversionSettings) -> Learned
             noise = torch.randn(settings.tokens, table.shape[1], generator=generator)
             vectors = torch.nn.functional.normalize(noise, dim=1) * mean_norm(table)
         if settings.start == "words":
-            known = token_rows(table, ids[name][: settings.tokens])
-            vectors[: len(known)] = known
+            word_vectors = token_rows(table, ids[name][: settings.tokens])
+            vectors[: len(word_vectors)] = word_vectors
         start[name] = vectors.clone()
     return start
 
 
-def denoising_loss(
-    predicted: torch.Tensor, x0: torch.Tensor, sigma: torch.Tensor, mask: torch.Tensor | None
-) -> torch.Tensor:
-    """MSE of the predicted x0, weighted by min(1 + 1 / sigma^2, 5): v-prediction's weight, bounded at low noise.
-
-    predicted, x0: (B, C, h, w); sigma (B,); mask (B, 1, h, w) or None.
-    """
-    error = (predicted - x0) ** 2 * (1 + sigma**-2).clamp(max=SNR_LIMIT).view(-1, 1, 1, 1)
-    if mask is None:
-        return error.mean()
-    return (error * mask).sum() / (mask.sum() * error.shape[1]).clamp_min(1e-6)
-
-
 class Inverter:
-    """Holds one inversion: vectors, optimiser and the single generator everything is drawn from."""
+    """One inversion: the vectors, their optimiser, and the only random generator."""
 
     def __init__(
         self,
@@ -115,7 +105,7 @@ class Inverter:
         settings: InversionSettings,
         start: LearnedEmbedding | None,
     ):
-        self.model, self.references, self.templates, self.settings = model, references, templates, settings
+        self.model, self.settings = model, settings
         word = start if start is not None else starting_vectors(model, settings)
         check_word(word, widths(model.token_embeddings()))
         self.word = {name: torch.nn.Parameter(v.detach().float().clone()) for name, v in word.items()}
@@ -127,37 +117,20 @@ class Inverter:
         )
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.loss_scale = LossScale(model.compute_dtype())
-        self.sigmas = model.sigmas()
-        self.masks = self._grid_masks()
-
-    def _grid_masks(self) -> torch.Tensor | None:
-        """The masks on the latents' grid, (N, 1, h, w)."""
-        if self.references.masks is None:
-            return None
-        h, w = self.references.latents.shape[-2:]
-        masks = mask_to_grid(check_mask(self.references.masks), (h, w)).view(-1, 1, h, w)
-        return masks.expand(len(self.references.latents), -1, -1, -1)
+        self.batches = BatchSampler(model, references, templates, self.generator)
 
     def encoded(self, template: str) -> EncodedPrompt:
-        """A template with the vectors as they are now, with gradients."""
-        return self.model.encode([fill_template(template, PLACEHOLDER)], [dict(self.word)])[0]
+        """Encodes a template with the vectors in their present state, with gradients."""
+        return encode_words(self.model, template, dict(self.word))
 
     def loss(self) -> torch.Tensor:
-        """The denoising loss, a scalar, on `batch` draws of a reference, noise and a template."""
-        s, latents = self.settings, self.references.latents
-        picked = torch.randint(len(latents), (s.batch,), generator=self.generator)
-        sigma = self.sigmas[torch.randint(len(self.sigmas), (s.batch,), generator=self.generator)]
-        x0 = latents[picked]
-        x = x0 + sigma.view(-1, 1, 1, 1) * torch.randn(x0.shape, generator=self.generator)
-        template = self.templates[int(torch.randint(len(self.templates), (1,), generator=self.generator))]
-        masks = [] if self.masks is None else [self.masks[picked]]
-        x, x0, sigma, *masks = send(self.model.device, x, x0, sigma, *masks)
-        predicted = self.model.denoise(x, sigma, [self.encoded(template)] * s.batch).float()
-        return denoising_loss(predicted, x0, sigma, masks[0] if masks else None)
+        """The denoising loss, a scalar, on a new batch."""
+        batch = self.batches.draw(self.settings.batch)
+        return batch.prompt_loss(self.model, self.encoded(batch.template))
 
     def step(self) -> float:
-        """One step; returns its loss. Raises ForgetError when it is not finite."""
-        drawn_from = self.generator.get_state()
+        """Runs one step and returns its loss; raises ForgetError when the loss or its gradient is not finite."""
+        generator_state = self.generator.get_state()
         loss = self.loss()
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -166,16 +139,16 @@ class Inverter:
             )
         self.optimiser.zero_grad(set_to_none=True)
         self.loss_scale.scaled(loss).backward()
-        if self.loss_scale.enabled and not self._unscaled():
-            self.generator.set_state(drawn_from)
+        if self.loss_scale.enabled and not self._unscale_gradients():
+            self.generator.set_state(generator_state)
             return self.step()
         self.optimiser.step()
         self._pull_norms()
         self.schedule.step()
         return value
 
-    def _unscaled(self) -> bool:
-        """Takes the loss scale out of the gradients; False where they overflowed, and the step has to be repeated with a smaller one."""
+    def _unscale_gradients(self) -> bool:
+        """Unscales the gradients. Returns False where they overflowed, after which the step has to be repeated at a smaller loss scale."""
         vectors = list(self.word.values())
         self.loss_scale.unscale(vectors)
         if all(torch.isfinite(v.grad).all() for v in vectors if v.grad is not None):
@@ -187,6 +160,7 @@ class Inverter:
 
     @torch.no_grad()
     def _pull_norms(self) -> None:
+        """Moves the norms of the vectors towards the vocabulary's mean norm."""
         pull = self.settings.weight_decay * self.optimiser.param_groups[0]["lr"] / self.settings.learning_rate
         for name, vectors in self.word.items():
             norm = vectors.norm(dim=1, keepdim=True)
@@ -201,12 +175,28 @@ def invert_concept(
     start: LearnedEmbedding | None = None,
     progress: Callable[[int, int, dict], bool | None] | None = None,
 ) -> Inversion:
-    """Learns vectors with which the model, everything in it frozen, denoises the references best.
+    """Learns the vectors with which the frozen model denoises the references best.
 
-    `templates` have one `{}` where the vectors stand. `start` continues from existing vectors. `progress(done, total,
-    figures)` is called every step, may raise to interrupt, and ends the inversion with what was learned so far by returning True. The model must allow gradients through its text encoder.
-    Raises ForgetError on settings out of range, vectors that do not fit, a mask that is empty, and a loss that is not
-    finite. Source: FMN, section 3.4; Gal et al., An Image is Worth One Word.
+    Parameters
+    ----------
+    model
+        It must allow gradients through its text encoder.
+    templates
+        Prompts with one `{}` where the vectors stand.
+    start
+        Vectors to continue from.
+    progress
+        Called every step as progress(done, total, figures). It may raise to interrupt. Returning True ends the inversion and keeps the
+        vectors learned so far.
+
+    Raises
+    ------
+    ForgetError
+        On settings out of range, vectors that do not fit, an empty mask, and a loss that is not finite.
+
+    Notes
+    -----
+    Source: FMN, section 3.4; Gal et al., An Image is Worth One Word.
     """
     settings = settings or InversionSettings()
     started, losses = time.perf_counter(), []

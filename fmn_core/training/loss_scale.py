@@ -1,4 +1,4 @@
-"""Loss scaling: gradients that pass through half-precision activations would vanish without it."""
+"""Loss scaling, which keeps gradients from vanishing in half-precision activations."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ GROWTH_INTERVAL = 200
 
 
 class LossScale:
-    """A factor on the loss that is halved when gradients overflow and doubled when they have not for a while; 1 where it is not needed.
-
-    Works on every kind of device: it needs no operators of its own, and no look at the gradients besides their norm.
-    Source: Micikevicius et al., Mixed Precision Training, section 3.2.
+    """A factor on the loss that is halved when gradients overflow and doubled after many steps without overflow.
 
     Parameters
     ----------
-    precision : what the model computes in; only float16 needs scaling.
+    precision
+        Precision in which the model computes. Only float16 needs scaling; in others the factor is 1.
+
+    Notes
+    -----
+    It works on every kind of device, because it reads nothing but the gradients' norm. Source: Micikevicius et al., Mixed Precision
+    Training, section 3.2.
     """
 
     def __init__(self, precision: torch.dtype):
@@ -28,24 +31,24 @@ class LossScale:
         self._good_steps = 0
 
     def scaled(self, loss: torch.Tensor) -> torch.Tensor:
-        """The loss to call `backward` on."""
+        """The loss times the factor, on which to call `backward`."""
         return loss * self.value if self.enabled else loss
 
     @torch.no_grad()
     def unscale(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Takes the factor out of the gradients."""
+        """Divides the gradients by the factor."""
         if self.enabled:
             for gradient in (p.grad for p in parameters if p.grad is not None):
                 gradient.div_(self.value)
 
     def keep(self) -> None:
-        """After a step whose gradients were finite."""
+        """Counts a step whose gradients were finite."""
         self._good_steps += 1
         if self.enabled and self._good_steps % GROWTH_INTERVAL == 0:
             self.value = min(self.value * 2, LARGEST)
 
     def reduce(self) -> bool:
-        """After gradients that were not finite: whether a smaller scale is left with which the step can be repeated."""
+        """Halves the factor after gradients that were not finite. Returns False where it cannot become smaller."""
         if not self.enabled or self.value <= SMALLEST:
             return False
         self.value, self._good_steps = self.value / 2, 0

@@ -1,4 +1,4 @@
-"""The losses of Forget-Me-Not, and the preservation term."""
+"""The losses of Forget-Me-Not and the preservation term."""
 
 from __future__ import annotations
 
@@ -17,28 +17,48 @@ MIN_SNR_GAMMA = 5.0
 
 
 def attention_loss(columns: list[torch.Tensor], form: str) -> torch.Tensor:
-    """L_attn over the concept's columns A_k[:, I] of all layers, each (..., pixels, |I|).
+    """Attention re-steering loss L_attn, a scalar.
 
-    "paper": sum_k sum a^2 (eq. 7, Algorithm 1). "released code": one un-squared norm over all layers.
+    Parameters
+    ----------
+    columns
+        The concept's columns A_k[:, I] of every layer k, each (..., pixels, |I|).
+    form
+        "paper": sum_k sum a^2 (eq. 7, Algorithm 1). "released code": one norm, not squared, over all layers.
     """
     total = torch.stack([(a**2).sum() for a in columns]).sum()
     return total if form == "paper" else total.clamp_min(1e-20).sqrt()
 
 
-def visual_loss(predicted: torch.Tensor, wanted: torch.Tensor, sigma: torch.Tensor, weighting: str) -> torch.Tensor:
-    """L_vis = MSE(x^0, x~0) (eq. 8 and 9) on the model's prediction of x0, whatever its parameterisation.
+def visual_loss(predicted: torch.Tensor, zeroed: torch.Tensor, sigma: torch.Tensor, weighting: str) -> torch.Tensor:
+    """Visual denoising loss L_vis = MSE(x^0, x~0) (eq. 8 and 9), a scalar.
 
-    predicted, wanted: (B, C, h, w); sigma (B,). For eps-prediction the error of x0 grows as sigma: "min-SNR" weights by
-    min(1 / sigma^2, 5) / 5 (Hang et al., Efficient Diffusion Training via Min-SNR), "uniform" does not.
+    Parameters
+    ----------
+    predicted, zeroed
+        The model's prediction of x0, and the latent x~0 with zeroed attention, (B, C, h, w).
+    sigma
+        Noise levels (B,).
+    weighting
+        "min-SNR" weights noise levels by min(1 / sigma^2, 5) / 5 (Hang et al., Efficient Diffusion Training via Min-SNR), since the
+        error of x0 grows as sigma in eps-prediction; "uniform" weights all alike.
     """
-    return (((predicted - wanted) ** 2).mean((1, 2, 3)) * _level_weight(sigma, weighting)).mean()
+    return (((predicted - zeroed) ** 2).mean((1, 2, 3)) * _level_weight(sigma, weighting)).mean()
 
 
 def visual_scale(kept: torch.Tensor, zeroed: torch.Tensor, sigmas: torch.Tensor, weighting: str) -> float:
-    """What L_vis starts from, averaged over noise levels: that of a model which predicts x0 (`kept`) where x~0 is wanted.
+    """Value of L_vis before training, averaged over noise levels.
 
-    kept, zeroed: (N, C, h, w); sigmas: the levels that are drawn. A single draw is no measure: under "min-SNR" the
-    levels' losses differ by orders of magnitude.
+    Parameters
+    ----------
+    kept, zeroed
+        Latents (N, C, h, w) of image pairs. Before training the model predicts `kept`, and L_vis compares it with `zeroed`.
+    sigmas
+        The noise levels that are drawn.
+
+    Notes
+    -----
+    The value on a single draw is no measure: under "min-SNR" the levels' losses differ by orders of magnitude.
     """
     error = ((kept - zeroed) ** 2).mean() * _level_weight(sigmas, weighting).mean()
     return max(float(error), 1e-12)
@@ -51,7 +71,7 @@ def _level_weight(sigma: torch.Tensor, weighting: str) -> torch.Tensor:
 
 
 class Preservation:
-    """|(W' - W) P^T|^2 / |W P^T|^2, mean over the trained keys and values."""
+    """Preservation term |(W' - W) P^T|^2 / |W P^T|^2, averaged over the trained keys and values."""
 
     def __init__(self, model: ForgetModel, trained: dict[str, Trainable], preserve: torch.Tensor):
         rows = preserve.double()
@@ -63,7 +83,7 @@ class Preservation:
             self.terms.append((trained[".".join(name)], ((w @ self.moment) * w).sum()))
 
     def __call__(self) -> torch.Tensor:
-        """The mean squared relative movement of the preserve prompts' keys and values, a scalar."""
+        """Mean squared relative movement of the preserve prompts' keys and values, a scalar."""
         if not self.terms:
             return torch.zeros((), device=self.moment.device)
-        return torch.stack([part.energy(self.moment) / scale for part, scale in self.terms]).mean()
+        return torch.stack([delta.energy(self.moment) / scale for delta, scale in self.terms]).mean()

@@ -1,4 +1,4 @@
-"""Reference latents of a concept, the masks that go with them, and pairs that the model itself makes."""
+"""Reference latents of a concept with their masks, and image pairs that the model draws."""
 
 from __future__ import annotations
 
@@ -18,7 +18,20 @@ _BATCH = 4
 
 @dataclass
 class References:
-    """What a concept is trained on: latents (N, C, h, w) in the model's scale; masks (N, H, W) in 0..1 at image size."""
+    """Reference latents of a concept.
+
+    Parameters
+    ----------
+    latents
+        Latents (N, C, h, w) in the model's scale.
+    masks
+        Masks (N or 1, H, W) in 0..1, of the images' size; None shows all of them.
+
+    Raises
+    ------
+    ForgetError
+        When there are neither one mask nor as many as latents.
+    """
 
     latents: torch.Tensor
     masks: torch.Tensor | None = None
@@ -33,7 +46,15 @@ class References:
 
 @dataclass
 class ImagePairs:
-    """Same seed and prompt, attention kept and zeroed: latents (N, C, h, w), and the number of each pair's prompt."""
+    """Latents of the same seed and prompt, with the concept's attention kept and zeroed.
+
+    Parameters
+    ----------
+    kept, zeroed
+        Latents (N, C, h, w).
+    prompts
+        Number of each pair's prompt.
+    """
 
     kept: torch.Tensor
     zeroed: torch.Tensor
@@ -51,38 +72,55 @@ def make_pairs(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImagePairs:
-    """Samples pairs: x0 with the model's attention, x~0 with the attention of the concept's columns zeroed.
+    """Samples image pairs: x0 with the model's attention, and x~0 with the attention of the concept's columns zeroed.
 
-    `columns`: the columns of each prompt. `size`: (C, h, w) of the latents. Prompts come in turn, seeds from `seed` on.
+    Parameters
+    ----------
+    prompts, columns
+        Encoded prompts, and the concept columns of each. The pairs are spread evenly over them.
+    size
+        Shape (C, h, w) of a latent.
+    seed
+        Seed of the first pair's noise; every next pair has the next seed.
+    progress
+        Called as progress(done, count) after every batch.
+
+    Raises
+    ------
+    ForgetError
+        Without prompts.
+
+    Notes
+    -----
     Source: FMN, section 3.3 (visual denoising loss).
     """
     if not prompts:
         raise ForgetError("Expected prompts to make pairs with, got none. Name the concept.")
-    numbers = spread(count, len(prompts))
+    numbers = spread_evenly(count, len(prompts))
     [empty] = model.encode([""])
     kept, zeroed = [], []
     for start in range(0, count, _BATCH):
-        part = numbers[start : start + _BATCH]
-        chosen = [prompts[n] for n in part]
-        noise = torch.stack([seeded_noise(size, seed + start + k) for k in range(len(part))])
-        kept.append(sample(model, chosen, empty, noise, steps, guidance))
-        weight = torch.zeros(2 * len(part), chosen[0].context.shape[0])
-        for row, n in enumerate(part):
+        batch = numbers[start : start + _BATCH]
+        batch_prompts = [prompts[n] for n in batch]
+        noise = torch.stack([seeded_noise(size, seed + start + k) for k in range(len(batch))])
+        kept.append(sample(model, batch_prompts, empty, noise, steps, guidance))
+        weight = torch.zeros(2 * len(batch), batch_prompts[0].context.shape[0])
+        for row, n in enumerate(batch):
             weight[row, columns[n]] = 1
         with scaled_columns(model.cross_attention(), weight):
-            zeroed.append(sample(model, chosen, empty, noise, steps, guidance))
+            zeroed.append(sample(model, batch_prompts, empty, noise, steps, guidance))
         if progress is not None:
-            progress(start + len(part), count)
+            progress(start + len(batch), count)
     return ImagePairs(torch.cat(kept), torch.cat(zeroed), numbers)
 
 
-def spread(count: int, total: int) -> list[int]:
-    """`count` numbers spread over range(total)."""
+def spread_evenly(count: int, total: int) -> list[int]:
+    """Returns `count` numbers of range(total), evenly spread."""
     return [round(k * total / count) % total for k in range(count)]
 
 
-def made_latents(
+def sample_references(
     model: ForgetModel, prompts: list[EncodedPrompt], size: tuple[int, int, int], count: int, seed: int = 0
 ) -> torch.Tensor:
-    """Pictures of the concept that the model makes itself, as latents (count, C, h, w): references without images."""
-    return sample_seeds(model, [prompts[n] for n in spread(count, len(prompts))], size, seed)
+    """Samples pictures of the concept as latents (count, C, h, w), to serve as references where there are no images."""
+    return sample_seeds(model, [prompts[n] for n in spread_evenly(count, len(prompts))], size, seed)

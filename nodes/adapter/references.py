@@ -15,8 +15,8 @@ from ...fmn_core.model.encoding_cache import CachedEncoding
 from ...fmn_core.model.memory_cache import Cache
 from ...fmn_core.model.tokens import vector_id
 from ...fmn_core.training.augmentation import AugmentSettings, augment
-from ...fmn_core.training.references import ImagePairs, References, made_latents, make_pairs
-from ...fmn_core.training.trainer import concept_prompts
+from ...fmn_core.training.concept_prompts import concept_prompts
+from ...fmn_core.training.references import ImagePairs, References, make_pairs, sample_references
 from .. import host
 from ..ui.mask_overlay import check_images
 from .model import ComfyModel
@@ -61,7 +61,7 @@ def _own_latents(
     host.load(adapter.patcher)
     key = content_key("own images", model_key(adapter), [p.context for p in prompts], list(shape), [count, seed])
     with torch.no_grad():
-        return cache().remember(key, lambda: {"latents": made_latents(adapter, prompts, shape, count, seed=seed)})[
+        return cache().remember(key, lambda: {"latents": sample_references(adapter, prompts, shape, count, seed=seed)})[
             "latents"
         ]
 

@@ -11,7 +11,7 @@ from ...fmn_core.closed_form.settings import ClosedFormSettings
 from ...fmn_core.concepts.concept import Concept, concept_from_text
 from ...fmn_core.concepts.templates import parse_lines
 from ...fmn_core.errors import ForgetError
-from ...fmn_core.scores.meanings import dominant_share, pictures_of
+from ...fmn_core.scores.meanings import dominant_share, sample_word
 from ...fmn_core.training.inversion import InversionSettings
 from .. import host
 from ..adapter.inversion import invert_images
@@ -133,7 +133,7 @@ def _shares(
     bar = host.Progress(4)
     for number, model in enumerate((adapter, after)):
         host.load(model.patcher)
-        latents = pictures_of(model, word, templates, shape, count, seed)
+        latents = sample_word(model, word, templates, shape, count, seed)
         bar.update(2 * number + 1, 4)
         host.load(adapter.patcher)
         shares.append(dominant_share(adapter, latents, concept, contexts, templates))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from fmn_core.attention.mask_shapes import feather, grow
 from tests.device import fake_device
 
 pytestmark = [pytest.mark.usefixtures("device"), pytest.mark.timeout(3600)]
@@ -104,3 +105,11 @@ def test_a_listener_hears_copies_waits_and_float64():
     finally:
         torch.fake.listen(None)
     assert {"op", "sync", "float64"} <= set(events)
+
+
+def test_masks_are_shaped_as_on_the_cpu_and_return_to_their_device():
+    mask = torch.rand(31, 47, generator=torch.Generator().manual_seed(0))
+    for function, values, amounts in ((grow, mask > 0.5, (2, -2, 0)), (feather, mask, (0.0, 3.0, 20.0))):
+        for amount in amounts:
+            shaped = function(values.to("fake"), amount)
+            assert shaped.device.type == "fake" and torch.equal(shaped.cpu(), function(values, amount))

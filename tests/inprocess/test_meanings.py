@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fmn_core.concepts.concept import Concept
-from fmn_core.scores.meanings import dominant_share, pictures_of
+from fmn_core.scores.meanings import dominant_share, sample_word
 from tools import comfy_host
 
 
@@ -23,7 +23,7 @@ def test_the_model_tells_meanings_apart_as_the_judge_does(world):
     with torch.inference_mode(False), torch.no_grad():
         world.host.load(world.model)
         for name in ("red apple", "green apple"):
-            latents = pictures_of(adapter, name, templates, size, 4, seed=60)
+            latents = sample_word(adapter, name, templates, size, 4, seed=60)
             seen = world.seen(adapter.decode_latents(world.vae, latents))[0]
             assert seen == [name] * 4
             red = concept(["red apple"], "object", templates)

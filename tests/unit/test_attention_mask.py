@@ -6,8 +6,8 @@ from toy_model import ToyModel
 
 from fmn_core.attention.mask_from_attention import (
     MaskSettings,
-    aggregate,
     mask_from_heat,
+    mean_heat,
     noise_levels,
     picture_attention,
     to_pixels,
@@ -77,7 +77,7 @@ def test_layers_of_other_grids_count_alike():
     """Each map is spread over the area of its cells, bilinearly, and divided by its mean first."""
     g = torch.Generator().manual_seed(0)
     fine, coarse = torch.rand(16, generator=g), 1000 * torch.rand(4, generator=g)
-    got = aggregate([fine, coarse], torch.Size((4, 4)))
+    got = mean_heat([fine, coarse], torch.Size((4, 4)))
     small, wanted = (coarse / coarse.mean()).view(2, 2).double(), (fine / fine.mean()).view(4, 4).double().clone()
     for y in range(4):
         for x in range(4):
@@ -89,7 +89,7 @@ def test_layers_of_other_grids_count_alike():
 
 def test_attention_that_is_not_finite_is_refused():
     with pytest.raises(ForgetError, match="got NaN or infinity"):
-        aggregate([torch.tensor([1.0, float("nan")])], torch.Size((1, 2)))
+        mean_heat([torch.tensor([1.0, float("nan")])], torch.Size((1, 2)))
 
 
 def test_pixels_beyond_the_picture_are_cut_off_and_cells_stay_in_place():

@@ -9,12 +9,13 @@ from fmn_core.attention.zeroing import attention_probabilities
 from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError
 from fmn_core.model.sampler import sample, sample_seeds, schedule, seeded_noise
+from fmn_core.training.concept_prompts import concept_prompts
 from fmn_core.training.forget import forget_by_gradient
 from fmn_core.training.losses import Preservation, attention_loss, visual_loss, visual_scale
 from fmn_core.training.references import ImagePairs, References, make_pairs
 from fmn_core.training.settings import GradientSettings, auto_learning_rate
 from fmn_core.training.trainable import FullDelta, LowRank, injected
-from fmn_core.training.trainer import Trainer, concept_prompts, trained_layers
+from fmn_core.training.trainer import Trainer, trained_layers
 
 ZEBRA = Concept(["zebra"], "object", ["a photo of a {}", "a {} in the park"])
 LATENTS = [References(torch.zeros(1, 4, 4, 4))]
@@ -107,7 +108,7 @@ def test_what_is_trained(model, train, count):
 
 def test_gradients_are_clipped(model):
     trainer = Trainer(model, [ZEBRA], LATENTS, GradientSettings(clip=1e-3))
-    for f in trainer.parts.values():
+    for f in trainer.trained.values():
         f.up.data.normal_(generator=torch.Generator().manual_seed(1))
     trainer.step(0)
     total = torch.stack([p.grad.norm() for p in trainer.parameters if p.grad is not None]).norm()
@@ -246,7 +247,7 @@ def test_preservation_of_visual_training_does_not_hang_on_the_first_draw(model):
         settings = GradientSettings(attention_weight=0.0, visual_weight=2.0, seed=seed, drift_every=0)
         trainer = Trainer(model, [ZEBRA], LATENTS, settings, pairs)
         trainer.backward()
-        scales.append(trainer.first)
+        scales.append(trainer.initial_losses)
     wanted = 2 * visual_scale(pairs[0].kept, pairs[0].zeroed, model.sigmas(), "min-SNR")
     assert scales == [{"visual": pytest.approx(wanted)}] * 4
 
@@ -331,7 +332,7 @@ def test_accumulation_is_the_mean_of_its_draws(model):
     grads = {}
     for accumulation in (1, 3):
         trainer = Trainer(model, [ZEBRA], LATENTS, GradientSettings(accumulation=accumulation, preservation=0.0))
-        for f in trainer.parts.values():
+        for f in trainer.trained.values():
             f.up.data.normal_(generator=torch.Generator().manual_seed(1))
         if accumulation == 3:
             trainer.backward()

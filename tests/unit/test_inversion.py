@@ -3,7 +3,8 @@ import torch
 
 from fmn_core.errors import ForgetError
 from fmn_core.model.tokens import PLACEHOLDER
-from fmn_core.training.inversion import InversionSettings, Inverter, denoising_loss, invert_concept, starting_vectors
+from fmn_core.training.inversion import InversionSettings, Inverter, invert_concept, starting_vectors
+from fmn_core.training.noised_batches import denoising_loss
 from fmn_core.training.references import References
 
 TEMPLATES = ["a photo of a {}", "a {} in the park"]

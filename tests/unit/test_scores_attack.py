@@ -4,10 +4,10 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.attacks.search import Budget, TokenSearch, draw, search_embedding, search_tokens, token_gradient
+from fmn_core.attacks.search import Budget, TokenSearch, search_embedding, search_tokens, token_gradient
 from fmn_core.errors import ForgetError
 from fmn_core.model.tokens import PLACEHOLDER
-from fmn_core.training.inversion import denoising_loss
+from fmn_core.training.noised_batches import BatchSampler, denoising_loss
 from fmn_core.training.references import References
 
 TEMPLATES = ["a photo of a {}", "a {} in the park"]
@@ -26,15 +26,19 @@ def generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
+def draw(model, references, count, g):
+    return BatchSampler(model, references, TEMPLATES, g).draw(count)
+
+
 def held_out(model, references, words):
     """The mean loss of a text, or of vectors, on draws that no search has seen."""
     g = generator(12345)
     with torch.no_grad():
-        return sum(float(draw(model, references, TEMPLATES, 8, g).loss(model, words)) for _ in range(20)) / 20
+        return sum(float(draw(model, references, 8, g).loss(model, words)) for _ in range(20)) / 20
 
 
 def test_loss_of_a_draw_is_the_denoising_loss(model, references):
-    draws = draw(model, references, TEMPLATES, 3, generator(0))
+    draws = draw(model, references, 3, generator(0))
     [prompt] = model.encode([draws.template.format("zebra")])
     predicted = model.denoise(draws.x, draws.sigma, [prompt] * 3)
     assert torch.equal(draws.loss(model, "zebra"), denoising_loss(predicted, draws.x0, draws.sigma, None))
@@ -45,7 +49,7 @@ def test_loss_of_a_draw_is_the_denoising_loss(model, references):
 def test_only_what_the_mask_shows_counts(model, references):
     masks = torch.zeros(1, 32, 32)
     masks[:, :16] = 1
-    draws = draw(model, References(references.latents, masks), TEMPLATES, 2, generator(0))
+    draws = draw(model, References(references.latents, masks), 2, generator(0))
     [prompt] = model.encode([draws.template.format("zebra")])
     error = (model.denoise(draws.x, draws.sigma, [prompt] * 2) - draws.x0) ** 2
     weight = (1 + draws.sigma**-2).clamp(max=5).view(-1, 1, 1, 1)
@@ -53,7 +57,7 @@ def test_only_what_the_mask_shows_counts(model, references):
 
 
 def test_gradient_of_tokens_against_autograd_and_finite_differences(model, references):
-    draws = draw(model, references, TEMPLATES, 3, generator(1))
+    draws = draw(model, references, 3, generator(1))
     start = model.table[model.ids(PHRASE)]
     found = token_gradient(model, draws, {"l": start})["l"]
 
@@ -82,7 +86,7 @@ def random_search(model, references, vocabulary, budget, seed):
         for _ in range(budget.steps * (budget.candidates + 2))
     ]
     with torch.no_grad():
-        draws = draw(model, references, TEMPLATES, budget.batch, g)
+        draws = draw(model, references, budget.batch, g)
         return min(texts, key=lambda t: float(draws.loss(model, t)))
 
 
@@ -102,7 +106,7 @@ def test_a_step_never_raises_the_loss_on_its_draws(model, references, vocabulary
     for _ in range(8):
         before, state = search.ids, search.generator.get_state()
         loss = search.step()
-        same = draw(model, references, TEMPLATES, 4, generator(0).set_state(state))
+        same = draw(model, references, 4, generator(0).set_state(state))
         with torch.no_grad():
             assert loss <= float(same.loss(model, search.text(before)))
 

@@ -142,7 +142,7 @@ class ComfyModel(ComfyText):
         host.require_floats(self.unet)
         before = self._loaded
         self._loaded = host.LoadedModels([self.patcher, *([self.clip.patcher] if text else [])], for_gradients=True)
-        with host.gradients(), contextlib.ExitStack() as stack:
+        with host.training_mode(), contextlib.ExitStack() as stack:
             if text:
                 stack.enter_context(_kept_for_backward(self.clip.cond_stage_model))
             try:

@@ -84,7 +84,7 @@ class ComfyText:
         for part in (order[i : i + _BATCH] for i in range(0, len(order), _BATCH)):
             joined = {name: [chunk for i in part for chunk in tokens[i][name]] for name in tokens[part[0]]}
             rows = [CHUNK if padding is None else min(CHUNK, ends[i] + 1 + padding) for i in part]
-            with host.first_rows(self.clip, max(rows)):
+            with host.limit_encoder_rows(self.clip, max(rows)):
                 made = self._run_encoder(joined if learned else self._sent(joined), learned)[0][0].split(max(rows))
             contexts |= {i: context[:own] for i, context, own in zip(part, made, rows)}
         return [EncodedPrompt(p, token_ids(t), contexts[i]) for i, (p, t) in enumerate(zip(prompts, tokens))]
@@ -113,7 +113,7 @@ class ComfyText:
         host.check_interrupted()
         if learned:
             self.keep_loaded()
-            context, pooled = host.without_loading(self.clip).encode_from_tokens(tokens, return_pooled=True)
+            context, pooled = host.assume_loaded(self.clip).encode_from_tokens(tokens, return_pooled=True)
             return context.float().cpu(), None if pooled is None else pooled.float().cpu()
         with torch.inference_mode():
             context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)

@@ -80,6 +80,6 @@ def _saved(embeddings: list[Embedding], stem: str) -> list[Path]:
     except BaseException:
         for path in set(paths) - before:
             path.unlink(missing_ok=True)
-        host.forget_file_lists()
+        host.clear_file_lists()
         raise
     return paths

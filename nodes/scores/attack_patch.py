@@ -132,5 +132,5 @@ def _search(
     arguments = (adapter, made, list(default_templates(kind)), phrase, budget)
     with search_progress("attack", budget.steps, losses) as progress, adapter.ready_for_gradients(text=True):
         if attack == "tokens":
-            return search_tokens(*arguments, host.spelled_tokens(adapter.clip), progress)
+            return search_tokens(*arguments, host.token_spellings(adapter.clip), progress)
         return search_embedding(*arguments, progress)

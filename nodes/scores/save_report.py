@@ -25,7 +25,7 @@ def save_report(figure: Image.Image, prefix: str, about: dict[str, Any], report:
     """
     data = _png(figure, about)
     try:
-        folder, name, first = host.output_name(prefix, *figure.size)
+        folder, name, first = host.output_file_name(prefix, *figure.size)
         for number in itertools.count(first):
             said = _written(folder / f"{name}_{number:05}_", data, report)
             if said is not None:

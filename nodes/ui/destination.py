@@ -41,11 +41,11 @@ class Destination:
             check_folder(folder())
 
     def save_patch(self, patch: ForgetPatch, dtype: torch.dtype = torch.float16) -> Saved:
-        """Saves a patch among the host's LoRAs, see saving.save_free; where that fails, says why."""
+        """Saves a patch among the host's LoRAs, see saving.save_under_free_name; where that fails, says why."""
         return self._saved(lambda: saving.save_patch_file(patch, self.stem, dtype))
 
     def save_embedding(self, embedding: Embedding) -> Saved:
-        """Saves an embedding in the host's embeddings folder, see saving.save_free; where that fails, says why."""
+        """Saves an embedding in the host's embeddings folder, see saving.save_under_free_name; where that fails, says why."""
         return self._saved(lambda: saving.save_embedding_file(embedding, self.stem))
 
     def _saved(self, save: Callable[[], Path]) -> Saved:

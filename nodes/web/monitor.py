@@ -57,7 +57,7 @@ class Monitor:
     def _send(self) -> None:
         self.state["curves"] = {name: thinned(points) for name, points in self.curves.items()}
         self.sent = time.monotonic()
-        host.send(EVENT, self.state)
+        host.send_event(EVENT, self.state)
 
 
 def states() -> dict[str, dict[str, Any]]:

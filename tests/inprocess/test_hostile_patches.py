@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 from forget_me_not.nodes.concepts.encode_prompt import EncodePrompt
-from forget_me_not.nodes.host import apply_patch, files, layer_shapes, patch_hooks, patches, saving, with_hooks
+from forget_me_not.nodes.host import add_hooks, apply_patch, files, layer_shapes, patch_hooks, patches, saving
 from forget_me_not.nodes.host.saving import check_file_name, host, save_embedding_file
 from forget_me_not.nodes.patches.apply_patch import ApplyForgetPatch
 from forget_me_not.nodes.patches.install_embedding import InstallPatchEmbedding
@@ -118,10 +118,10 @@ def test_hooks_are_as_strict_as_the_model(miniature, shapes, patch_of, number):
     changes = list(misfits(shapes).values())[number]
     model, clip, _ = miniature
     cond = EncodePrompt.execute("a zebra", clip).args[0]
-    hooked = with_hooks(cond[0], patch_hooks(patch_of(changes), 1.0, 0.0, 1.0))
+    hooked = add_hooks(cond[0], patch_hooks(patch_of(changes), 1.0, 0.0, 1.0))
     with pytest.raises(ForgetError, match=rf"of {len(changes)} layers"):
         sample(model, [hooked], cond)
-    good = with_hooks(cond[0], patch_hooks(patch_of(values(shapes)), 1.0, 0.0, 1.0))
+    good = add_hooks(cond[0], patch_hooks(patch_of(values(shapes)), 1.0, 0.0, 1.0))
     assert not torch.equal(sample(model, [good], cond), sample(model, cond, cond))
 
 

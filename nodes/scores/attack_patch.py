@@ -128,7 +128,7 @@ def _search(
 ) -> Any:
     """Runs the search with a progress bar and the loss as preview; returns a text or a word of vectors."""
     concept = Concept([], kind, [], images=images)
-    made = references.references_of(adapter, vae, concept, AugmentSettings(), budget.seed)
+    made = references.encode_references(adapter, vae, concept, AugmentSettings(), budget.seed)
     arguments = (adapter, made, list(default_templates(kind)), phrase, budget)
     with search_progress("attack", budget.steps, losses) as progress, adapter.ready_for_gradients(text=True):
         if attack == "tokens":

@@ -64,5 +64,5 @@ def preview(node: str, prompt: str, phrase: str, kind: str, templates: str, end_
     else:
         template = concept_from_text(lines[0], kind, templates).templates[0]
         prompts = [(fill_template(template, line), {line: ids[line]}) for line in lines[:MOST_ROWS]]
-    rows = [token_view(text.tokenize(p), i, text.vocabulary, end_token, text.word_of) for p, i in prompts]
+    rows = [token_view(text.tokenize(p), i, text.vocabulary, end_token, text.token_text) for p, i in prompts]
     return {"rows": rows, "tokenizer": "standard" if found is None else "connected"}

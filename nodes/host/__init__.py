@@ -14,7 +14,7 @@ from .execution import (
     step_counter,
     training_mode,
 )
-from .families import diffusers_names, native_latent_side, require_unet, takes_pooled, unet_blocks
+from .families import diffusers_names, native_latent_side, predicts_v, require_unet, takes_pooled, unet_blocks
 from .files import (
     PATCH_FOLDER,
     clear_file_lists,
@@ -106,6 +106,7 @@ __all__ = [
     "patch_path",
     "patch_root",
     "png_metadata",
+    "predicts_v",
     "preset_folder",
     "quantisation",
     "replaced_attention",

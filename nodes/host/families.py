@@ -54,6 +54,11 @@ def takes_pooled(patcher: Any) -> bool:
     return getattr(patcher.model, "adm_channels", 0) > 0
 
 
+def predicts_v(patcher: Any) -> bool:
+    """Whether a MODEL predicts v instead of the noise."""
+    return patcher.model.model_type == comfy.model_base.ModelType.V_PREDICTION
+
+
 def native_latent_side(patcher: Any, context_width: int) -> int:
     """Side, in latent pixels, of the square that a MODEL was trained on.
 
@@ -69,5 +74,4 @@ def native_latent_side(patcher: Any, context_width: int) -> int:
     size = patcher.model.model_config.unet_config.get("image_size", _FULL_SIZE)
     if size != _FULL_SIZE:
         return size
-    predicts_v = patcher.model.model_type == comfy.model_base.ModelType.V_PREDICTION
-    return 96 if context_width == _SD2_CONTEXT_WIDTH and predicts_v else 64
+    return 96 if context_width == _SD2_CONTEXT_WIDTH and predicts_v(patcher) else 64

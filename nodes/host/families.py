@@ -1,4 +1,4 @@
-"""Recognises a MODEL's family: Stable Diffusion 1.x, 2.x, XL or the miniature. No other module looks at classes of comfy."""
+"""Recognises a MODEL's family by the host's classes and configuration; the only module that does."""
 
 from __future__ import annotations
 

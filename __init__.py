@@ -1,4 +1,4 @@
-"""ComfyUI Forget-Me-Not: makes a Stable Diffusion model forget a concept. Entry point: the list of nodes."""
+"""Entry point of ComfyUI Forget-Me-Not, which makes a Stable Diffusion model forget a concept: the list of its nodes."""
 
 try:
     from comfy_api.v0_0_2 import ComfyExtension
@@ -73,10 +73,14 @@ NODES = [
 
 
 class ForgetMeNot(ComfyExtension):
+    """The extension that the host loads."""
+
     async def get_node_list(self):
+        """Returns the node classes of the pack."""
         return NODES
 
 
 async def comfy_entrypoint():
+    """Adds the pack's routes to the server and returns the extension; the host calls it by this name."""
     web_routes.register()
     return ForgetMeNot()

@@ -67,7 +67,7 @@ def search(
             if attack == "embedding":
                 return search_embedding(*arguments)
             if attack == "tokens":
-                return search_tokens(*arguments, world.host.spelled_tokens(world.clip))
+                return search_tokens(*arguments, world.host.token_spellings(world.clip))
     raise ValueError(f"Expected the attack embedding or tokens, got {attack!r}.")
 
 

@@ -78,7 +78,7 @@ def stored_bytes(world: World, patch: Any) -> int:
 def merged(world: World, patches: list[Any], case: str) -> tuple[Any, float]:
     """The merged patch and the seconds it took, starting with an empty encoding cache as the node does."""
     references = world.node("adapter.references")
-    references.cache().clear()
+    references.shared_cache().clear()
     text = references.with_cache(world.node("adapter.text").ComfyText(world.clip))
     started = time.perf_counter()
     with torch.inference_mode(False):

@@ -1,1 +1,1 @@
-"""Thin ComfyUI nodes over fmn_core, in packages by menu group."""
+"""The ComfyUI nodes, which are thin layers over fmn_core, and the packages that they share."""

@@ -1,1 +1,1 @@
-"""MODEL, CLIP and conditionings of the host as fmn_core sees them."""
+"""Adapters that present the host's MODEL, CLIP, images and conditionings to fmn_core."""

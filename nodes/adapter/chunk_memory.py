@@ -1,4 +1,4 @@
-"""What Encode Prompt encoded since the server started, for conditionings that lost their tokens on the way."""
+"""Remembers which tokens Encode Prompt encoded, for conditionings that lose their tokens in other nodes."""
 
 from __future__ import annotations
 
@@ -10,24 +10,33 @@ import torch
 
 from ...fmn_core.model.tokens import CHUNK
 
+# Key of the tokens in a conditioning's dictionary.
 TOKENS_KEY = "fmn_tokens"
 
+# Token ids by text encoder and chunk.
 Tokens = dict[str, list[list[int]]]
 
 
 @dataclass
 class ChunkMemory:
-    """The tokens behind chunks of 77 rows of a conditioning, found by the chunk's values.
+    """Looks up the tokens of a chunk, which is 77 rows of a context, by the chunk's values.
 
-    Conditioning (Concat) and nodes that stack prompts into a batch join the values of several conditionings but keep the
-    dictionary of one. The oldest chunks are forgotten beyond `limit`.
+    Attributes
+    ----------
+    limit
+        Most chunks to remember; the oldest are dropped.
+
+    Notes
+    -----
+    Conditioning (Concat) and nodes that stack prompts into a batch join the contexts of several conditionings but keep
+    the dictionary, and so the tokens, of only one.
     """
 
     limit: int = 4096
     _prompts: OrderedDict[bytes, tuple[Tokens, int]] = field(default_factory=OrderedDict)
 
     def remember(self, context: torch.Tensor, tokens: Tokens) -> None:
-        """Stores every chunk of a context (rows, dim) of the prompt with these tokens."""
+        """Stores the tokens of a prompt under every chunk of its context (rows, d)."""
         for number, chunk in enumerate(context.split(CHUNK)):
             self._prompts[_digest(chunk)] = tokens, number
             self._prompts.move_to_end(_digest(chunk))
@@ -35,7 +44,7 @@ class ChunkMemory:
             self._prompts.popitem(last=False)
 
     def recall(self, chunk: torch.Tensor) -> tuple[Tokens, int] | None:
-        """The tokens of the prompt that the chunk (77, dim) is from, and its number in it; None when it is not known."""
+        """Returns the tokens of the prompt that a chunk (77, d) comes from, and the chunk's number in it; None when unknown."""
         return self._prompts.get(_digest(chunk))
 
 

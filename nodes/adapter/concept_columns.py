@@ -1,4 +1,4 @@
-"""Which columns of a conditioning belong to a concept, found by the conditioning's values."""
+"""Finds the columns of a conditioning that belong to a concept."""
 
 from __future__ import annotations
 
@@ -6,37 +6,89 @@ from typing import Any
 
 import torch
 
-from ...fmn_core.model.tokens import CHUNK, Vocabulary, concept_columns, end_columns, find_subsequence, strip_special
+from ...fmn_core.errors import ForgetError
+from ...fmn_core.model.protocol import TextModel
+from ...fmn_core.model.tokens import (
+    CHUNK,
+    EncodedPrompt,
+    Vocabulary,
+    concept_columns,
+    end_columns,
+    find_subsequence,
+    strip_special,
+)
 from .chunk_memory import TOKENS_KEY, Tokens, encoded_chunks
 from .model import ComfyModel
 from .text import token_ids
 
 # Batches of another size can change the last bits of an encoding; other words change whole rows.
 _TOLERANCE = 1e-3
+# A known chunk (77, d) and the strength of its columns (77,).
 Chunk = tuple[torch.Tensor, torch.Tensor]
 
 
-class ConceptColumns:
-    """Finds the phrases' columns in whatever conditioning arrives.
+def phrase_ids(model: TextModel, phrases: list[str]) -> dict[str, list[list[int]]]:
+    """Token ids of every phrase by text encoder, as fmn_core's concept_columns takes them."""
+    ids: dict[str, list[list[int]]] = {}
+    for phrase in phrases:
+        for encoder, tokens in model.phrase_tokens(phrase).items():
+            ids.setdefault(encoder, []).append(tokens)
+    return ids
 
+
+def require_columns(
+    model: TextModel,
+    prompt: EncodedPrompt,
+    phrases: list[str],
+    end_token: str,
+    advice: str = "Write it into the prompt as it is.",
+) -> list[int]:
+    """Returns the concept columns of one or several phrases in a prompt.
+
+    Parameters
+    ----------
+    end_token
+        One of END_TOKEN_CHOICES: which end tokens count as concept columns too.
+    advice
+        Last sentence of the error.
+
+    Raises
+    ------
+    ForgetError
+        The prompt holds none of the phrases.
+    """
+    columns = concept_columns(prompt.tokens, phrase_ids(model, phrases), model.vocabulary, end_token)
+    if not columns:
+        quoted = " or ".join(map(repr, phrases))
+        raise ForgetError(f"Phrase {quoted} was not found in the prompt {prompt.text!r}. {advice}")
+    return columns
+
+
+class ConceptColumns:
+    """Finds the concept columns of any conditioning that reaches the UNet.
+
+    Parameters
+    ----------
+    strength
+        Strength of a concept column, 0..1; all other columns have 0.
+
+    Notes
+    -----
     A conditioning carries embeddings, not tokens. Its chunks of 77 rows are therefore compared with chunks whose tokens
-    are known: those of conditionings that Encode Prompt made, and those of prompts that were listed. So every prompt
-    of a batch, negative prompts, joined and repeated conditionings each get their own columns.
+    are known: those from Encode Prompt, and those of prompts given to `learn`. So each prompt of a batch, and each
+    negative, joined or repeated conditioning gets its own columns.
     """
 
     def __init__(self, adapter: ComfyModel, phrases: list[str], end_token: str, strength: float):
         self.vocabulary, self.end_token, self.strength = adapter.vocabulary, end_token, strength
-        self.phrases: dict[str, list[list[int]]] = {}
-        for phrase in phrases:
-            for encoder, ids in adapter.phrase_tokens(phrase).items():
-                self.phrases.setdefault(encoder, []).append(ids)
-        self._listed: list[Chunk] = []  # a known chunk (77, dim) and the strength of its columns (77,)
+        self.phrases = phrase_ids(adapter, phrases)
+        self._listed: list[Chunk] = []
         self._recalled: list[Chunk] = []
 
     def learn(self, clip: Any, prompts: list[str]) -> None:
-        """Remembers prompts that other nodes encode; the empty prompt is always known.
+        """Encodes prompts that other nodes encode, and the empty prompt, and remembers their chunks.
 
-        A CLIP with scheduled hooks gives several encodings of a prompt, all of them are learnt.
+        A CLIP with scheduled hooks gives several encodings of a prompt; all of them are remembered.
         """
         for prompt in ["", *prompts]:
             tokens = clip.tokenize(prompt)
@@ -46,86 +98,95 @@ class ConceptColumns:
                 self._listed += self._chunks(context[0], token_ids(tokens))
 
     def recall(self, conds: list[dict[str, Any]]) -> list[Chunk]:
-        """Learns the conditionings of a sampling by the tokens that Encode Prompt left; returns what it replaces."""
+        """Remembers the chunks of a sampling's conditionings that carry tokens from Encode Prompt.
+
+        Returns
+        -------
+        The chunks of the sampling before, for `restore`.
+        """
         before, self._recalled = self._recalled, []
         for cond in conds:
             if TOKENS_KEY in cond:
-                # A node that joins or stacks prompts keeps the tokens of the first; the others are remembered.
-                self._recalled += [known for row in cond["cross_attn"] for known in self._remembered(row)]
+                # A node that joins or stacks prompts keeps the tokens of the first; chunk_memory has those of the others.
+                self._recalled += [chunk for row in cond["cross_attn"] for chunk in self._encoded_chunks(row)]
                 self._recalled += self._chunks(cond["cross_attn"][0], cond[TOKENS_KEY])
         return before
 
     def restore(self, before: list[Chunk]) -> None:
-        """Goes back to what was known before `recall`."""
+        """Undoes `recall`, given what it returned."""
         self._recalled = before
 
-    def _remembered(self, row: torch.Tensor) -> list[Chunk]:
-        found = []
+    def _encoded_chunks(self, row: torch.Tensor) -> list[Chunk]:
+        """Chunks of a context (rows, d) that Encode Prompt encoded, with their columns."""
+        chunks = []
         for chunk in row.split(CHUNK):
-            prompt = encoded_chunks.recall(chunk)
-            if prompt is not None:
-                start = prompt[1] * CHUNK
-                found.append((chunk.detach().float().cpu(), self.of_tokens(prompt[0])[start : start + len(chunk)]))
-        return found
+            encoded = encoded_chunks.recall(chunk)
+            if encoded is not None:
+                tokens, number = encoded
+                start = number * CHUNK
+                strengths = self.column_strengths(tokens)[start : start + len(chunk)]
+                chunks.append((chunk.detach().float().cpu(), strengths))
+        return chunks
 
     def _chunks(self, context: torch.Tensor, tokens: Tokens) -> list[Chunk]:
-        """Pairs a context's chunks with their columns; rows that no token stands for are left out."""
-        weight = self.of_tokens(tokens)
-        context = context[: len(weight)].detach().float().cpu()
-        return list(zip(context.split(CHUNK), weight[: len(context)].split(CHUNK)))
+        """Pairs a context's chunks with their columns; rows without a token are left out."""
+        strengths = self.column_strengths(tokens)
+        context = context[: len(strengths)].detach().float().cpu()
+        return list(zip(context.split(CHUNK), strengths[: len(context)].split(CHUNK)))
 
-    def of_tokens(self, tokens: Tokens) -> torch.Tensor:
-        """Strength of every column of a prompt's tokens: (l,)."""
-        weight = torch.zeros(max(len(chunks) for chunks in tokens.values()) * CHUNK)
-        weight[concept_columns(tokens, self.phrases, self.vocabulary, self.end_token)] = self.strength
-        weight[columns_across_chunks(tokens, self.phrases, self.vocabulary, self.end_token)] = self.strength
-        return weight
+    def column_strengths(self, tokens: Tokens) -> torch.Tensor:
+        """Strength (l,) of every column of a prompt with these tokens."""
+        strengths = torch.zeros(max(len(chunks) for chunks in tokens.values()) * CHUNK)
+        strengths[concept_columns(tokens, self.phrases, self.vocabulary, self.end_token)] = self.strength
+        strengths[columns_across_chunks(tokens, self.phrases, self.vocabulary, self.end_token)] = self.strength
+        return strengths
 
-    def wordless(self, context: torch.Tensor) -> bool:
-        """Whether a context (B, l, dim) is that of empty prompts, or zeros."""
+    def is_empty(self, context: torch.Tensor) -> bool:
+        """Whether every chunk of a context (B, l, d) is that of the empty prompt, or zeros."""
         empty = self._listed[0][0]
         return all(_same(chunk, empty) or not chunk.any() for row in context.cpu() for chunk in row.split(CHUNK))
 
-    def knows(self, context: torch.Tensor) -> bool:
-        """Whether the tokens of every chunk of a context (B, l, dim) are known."""
+    def knows_tokens(self, context: torch.Tensor) -> bool:
+        """Whether the tokens of every chunk of a context (B, l, d) are known; chunks of zeros count as known."""
         chunks = (chunk for row in context.cpu() for chunk in row.split(CHUNK))
         return all(self._match(chunk) is not None or not chunk.any() for chunk in chunks)
 
     def find(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Strength of every column of a context (B, l, dim): (B, l), and which rows hold a known chunk: (B,)."""
-        weight = torch.zeros(context.shape[:2])
+        """Returns the strength of every column of a context (B, l, d), (B, l), and which rows hold a known chunk, (B,)."""
+        strengths = torch.zeros(context.shape[:2])
         known = torch.zeros(len(context), dtype=torch.bool)
-        # Compared on the CPU, where the known ones are: one copy of what arrives instead of one of each known chunk.
+        # Chunks are compared on the CPU, where the known ones are: one copy of the context instead of one of each known chunk.
         for b, row in enumerate(context.cpu()):
             for start, chunk in zip(range(0, len(row), CHUNK), row.split(CHUNK)):
                 match = self._match(chunk)
                 if match is not None:
-                    weight[b, start : start + len(chunk)] = match
+                    strengths[b, start : start + len(chunk)] = match
                     known[b] = True
-        return weight, known
+        return strengths, known
 
     def _match(self, chunk: torch.Tensor) -> torch.Tensor | None:
-        return next((w for c, w in (*self._recalled, *self._listed) if _same(chunk, c)), None)
+        return next((s for known, s in (*self._recalled, *self._listed) if _same(chunk, known)), None)
 
 
 def columns_across_chunks(
     tokens: Tokens, phrases: dict[str, list[list[int]]], vocabulary: Vocabulary, end_token: str
 ) -> list[int]:
-    """Columns of phrases that begin in one chunk of 77 and end in the next, where the host broke a long prompt.
+    """Columns of phrases that begin in one chunk of 77 and end in the next, where the host split a long prompt.
 
-    Arguments as in fmn_core.tokens.concept_columns, which finds the phrases that are in one chunk.
+    Parameters and return value are those of fmn_core.model.tokens.concept_columns, which finds phrases within a chunk.
     """
     columns: set[int] = set()
     for encoder, chunks in tokens.items():
         bodies = [strip_special([chunk], vocabulary) for chunk in chunks]
-        places = [(n, n * len(chunks[n]) + 1 + i) for n, body in enumerate(bodies) for i in range(len(body))]
+        # Chunk and column of every token between the start and end tokens.
+        positions = [(n, n * len(chunks[n]) + 1 + i) for n, body in enumerate(bodies) for i in range(len(body))]
         ids = [i for body in bodies for i in body]
         for phrase in phrases.get(encoder, []):
             for start in find_subsequence(ids, phrase):
-                found = places[start : start + len(phrase)]
-                if found[0][0] != found[-1][0]:
-                    columns.update(column for _, column in found)
-                    for n in {number for number, _ in found}:
+                occurrence = positions[start : start + len(phrase)]
+                if occurrence[0][0] != occurrence[-1][0]:
+                    columns.update(column for _, column in occurrence)
+                    for n in {number for number, _ in occurrence}:
                         columns.update(n * len(chunks[n]) + c for c in end_columns(chunks[n], vocabulary, end_token))
     return sorted(columns)
 

@@ -1,4 +1,4 @@
-"""What was connected to a node when it last ran: the page asks about it, and only the server has seen it."""
+"""Remembers, for the page, the tokenizer and the base model that each node received at its last run."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from typing import Any
 
 from .. import host
 
-_KEPT = 256
+_MOST_BASES = 256
 _tokenizers: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 _bases: dict[str, dict[str, Any]] = {}
 
 
 def remember_tokenizer(tokenizer: Any) -> None:
-    """Of the CLIP of the node that is executing; forgotten when the host frees the CLIP."""
+    """Remembers the tokenizer of the executing node's CLIP until the host frees the CLIP."""
     node = host.running_node()
     if node:
         _tokenizers[node] = tokenizer
 
 
 def tokenizer(node: str) -> Any:
-    """The tokenizer that a node was last given, or None."""
+    """The tokenizer of the CLIP that a node last received, or None."""
     return _tokenizers.get(node)
 
 
 def remember_base(fingerprint: dict[str, Any]) -> None:
-    """Of the MODEL of the node that is executing."""
+    """Remembers the fingerprint of the executing node's MODEL."""
     node = host.running_node()
     if node:
         _bases.pop(node, None)
         _bases[node] = fingerprint
-        while len(_bases) > _KEPT:
+        while len(_bases) > _MOST_BASES:
             _bases.pop(next(iter(_bases)))
 
 
 def base(node: str) -> dict[str, Any]:
-    """The fingerprint of the MODEL that a node was last given; empty before its first run."""
+    """The fingerprint of the MODEL that a node last received; empty before the node's first run."""
     return _bases.get(node, {})

@@ -1,4 +1,4 @@
-"""Textual inversion of a node's images."""
+"""Runs textual inversion on the images of a node."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...fmn_core.model.tokens import LearnedEmbedding
 from ...fmn_core.training.augmentation import AugmentSettings
 from ...fmn_core.training.inversion import Inversion, InversionSettings, invert_concept
 from .model import ComfyModel
-from .references import references_of
+from .references import encode_references
 
 
 def invert_images(
@@ -30,14 +30,14 @@ def invert_images(
     Parameters
     ----------
     images, mask
-        IMAGE (N, H, W, 3), and where in it the concept is.
+        IMAGE (N, H, W, 3) in 0..1, and a mask of the concept in it.
     start
-        An embedding to go on from, or None.
+        An embedding to continue from, or None.
     progress
         Gives the callback of every step; entered once the images are encoded.
     """
     concept = Concept([], kind, [], images=images, masks=mask)
-    references = references_of(adapter, vae, concept, AugmentSettings(), settings.seed)
+    references = encode_references(adapter, vae, concept, AugmentSettings(), settings.seed)
     templates = concept_from_text("it", kind).templates
     with progress as report_progress, adapter.ready_for_gradients(text=True):
         return invert_concept(adapter, references, templates, settings, start, report_progress)

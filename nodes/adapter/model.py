@@ -1,4 +1,4 @@
-"""The adapter through which the method sees a MODEL and a CLIP of the host."""
+"""The adapter through which fmn_core uses a MODEL and a CLIP of the host."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from ...fmn_core.errors import ForgetError
 from ...fmn_core.model.protocol import PROJECTION_NAMES, CrossAttention
 from ...fmn_core.model.tokens import EncodedPrompt
 from .. import host
-from .text import ComfyText, detached
+from .text import ComfyText, detached_copy
 
 
 class ComfyModel(ComfyText):
-    """fmn_core's ForgetModel over a MODEL (ModelPatcher) and a CLIP; neither is changed."""
+    """fmn_core's ForgetModel over a MODEL (ModelPatcher) and a CLIP; neither is changed.
+
+    Raises
+    ------
+    ForgetError
+        The MODEL has no UNet with cross-attention, or the CLIP belongs to another family.
+    """
 
     def __init__(self, patcher: Any, clip: Any):
         self.patcher, self.unet = patcher, host.require_unet(patcher)
@@ -27,28 +33,28 @@ class ComfyModel(ComfyText):
         self._modules = dict(self.unet.named_modules())
         self._names = host.diffusers_names(patcher)
         self._layers = self._find_layers()
-        width = self.encode([""])[0].context.shape[1]
-        wanted = self._context_width()
-        if width != wanted:
+        width, unet_width = self.encode([""])[0].context.shape[1], self._context_width()
+        if width != unet_width:
             raise ForgetError(
-                f"Expected a CLIP of width {wanted} for this MODEL, got {width}. Connect the CLIP that belongs to the MODEL."
+                f"Expected a CLIP of width {unet_width} for this MODEL, got {width}. Connect the CLIP that belongs to the MODEL."
             )
 
     def wants_pooled(self) -> bool:
-        return getattr(self.patcher.model, "adm_channels", 0) > 0
+        """Whether the MODEL takes a pooled text embedding besides the context."""
+        return host.takes_pooled(self.patcher)
 
     # --- layers ---
 
     def _find_layers(self) -> list[CrossAttention]:
         paths = {}
-        for diffusers, comfy in self._names.items():
-            if diffusers.endswith(".attn2.to_k"):
-                paths[comfy.removesuffix(".to_k")] = diffusers.removesuffix(".to_k")
+        for diffusers_path, host_path in self._names.items():
+            if diffusers_path.endswith(".attn2.to_k"):
+                paths[host_path.removesuffix(".to_k")] = diffusers_path.removesuffix(".to_k")
         layers = []
         for name, module in self._modules.items():
             if name in paths:
-                parts = {p: module.get_submodule(p) for p in PROJECTION_NAMES}
-                layers.append(CrossAttention(paths[name], module.heads, parts))
+                projections = {p: module.get_submodule(p) for p in PROJECTION_NAMES}
+                layers.append(CrossAttention(paths[name], module.heads, projections))
         if not layers:
             raise ForgetError(
                 "Expected a UNet with cross-attention layers (attn2), found none. Load an SD 1.x, 2.x or XL model."
@@ -56,22 +62,26 @@ class ComfyModel(ComfyText):
         return layers
 
     def cross_attention(self) -> list[CrossAttention]:
+        """See ForgetModel.cross_attention."""
         return self._layers
 
     def linear_layers(self) -> dict[str, torch.nn.Module]:
-        kinds = (torch.nn.Linear, torch.nn.Conv2d)
-        found = {d: self._modules[c] for d, c in self._names.items() if c in self._modules}
-        return {d: m for d, m in found.items() if isinstance(m, kinds)}
+        """See ForgetModel.linear_layers."""
+        modules = ((name, self._modules.get(host_path)) for name, host_path in self._names.items())
+        return {name: m for name, m in modules if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))}
 
     def compute_dtype(self) -> torch.dtype:
+        """See ForgetModel.compute_dtype."""
         return host.compute_dtype(self.patcher)
 
     def blocks(self) -> list[torch.nn.Module]:
+        """See ForgetModel.blocks."""
         return host.unet_blocks(self.unet)
 
     def weights(
         self, names: Sequence[tuple[str, str]], device: torch.device | str | None = "cpu"
     ) -> Sequence[torch.Tensor]:
+        """See ForgetModel.weights."""
         paths = (self._names[".".join(name)] for name in names)
         return host.effective_weights(self.patcher, [f"diffusion_model.{path}.weight" for path in paths], device)
 
@@ -83,41 +93,31 @@ class ComfyModel(ComfyText):
     # --- denoising ---
 
     def sigmas(self) -> torch.Tensor:
+        """See ForgetModel.sigmas."""
         return self.patcher.get_model_object("model_sampling").sigmas.detach().clone().float().cpu()
 
     def latent_shape(self) -> tuple[int, int, int]:
-        side = self._native_side()
+        """See ForgetModel.latent_shape."""
+        side = host.native_latent_side(self.patcher, self._context_width())
         return self.patcher.model.latent_format.latent_channels, side, side
 
-    def _native_side(self) -> int:
-        """128 for SDXL, 96 for the v-prediction SD 2.x, else 64; the miniature's configuration carries its own size."""
-        width = self._context_width()
-        if width == 2048:
-            return 128
-        # The host writes 32 into the configuration of every full-size model.
-        size = self.patcher.model.model_config.unet_config.get("image_size", 32)
-        if size != 32:
-            return size
-        return 96 if width == 1024 and self._predicts_v() else 64
-
-    def _predicts_v(self) -> bool:
-        return getattr(self.patcher.model.model_type, "name", "") == "V_PREDICTION"
-
     def encode_images(self, images: torch.Tensor, vae: Any = None) -> torch.Tensor:
+        """See ForgetModel.encode_images."""
         with torch.inference_mode():
             latents = vae.encode(images[..., :3])
-        return detached(self.patcher.model.process_latent_in(latents))
+        return detached_copy(self.patcher.model.process_latent_in(latents))
 
     def decode_latents(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
-        """Latents in the model's scale -> IMAGE (B, H, W, 3) in 0..1, on the CPU."""
+        """Decodes latents (B, C, h, w) in the model's scale into an IMAGE (B, H, W, 3) in 0..1, on the CPU."""
         with torch.inference_mode():
-            return detached(vae.decode(self.patcher.model.process_latent_out(latents)))
+            return detached_copy(vae.decode(self.patcher.model.process_latent_out(latents)))
 
     def latent_scale(self) -> float:
-        """The factor between the VAE's latents and the model's: part of what a cached latent depends on."""
+        """Factor from the VAE's latents to the model's, which is part of the key of cached latents."""
         return float(self.patcher.model.latent_format.scale_factor)
 
     def denoise(self, x: torch.Tensor, sigma: torch.Tensor, prompts: Iterable[EncodedPrompt]) -> torch.Tensor:
+        """See ForgetModel.denoise."""
         host.check_interrupted()
         self.keep_loaded()
         prompts = list(prompts)
@@ -134,17 +134,27 @@ class ComfyModel(ComfyText):
 
     @contextlib.contextmanager
     def ready_for_gradients(self, text: bool = False):
-        """Loads the model, and with `text` the text encoders too, and keeps them loaded and fit for autograd.
+        """Loads the model and keeps it loaded, accepted by autograd, while the context is open.
 
-        Values stay bit-identical. With `text`, where a pass always goes through the whole UNet, blocks that have to be are recomputed
-        already, see recomputed_blocks. Raises ForgetError on quantised weights.
+        The values of weights stay bit-identical.
+
+        Parameters
+        ----------
+        text
+            Whether gradients pass through the text encoders too. Every pass then runs through the whole UNet, so the
+            blocks of recomputed_blocks are checkpointed here.
+
+        Raises
+        ------
+        ForgetError
+            The UNet has quantised weights.
         """
         host.require_floats(self.unet)
         before = self._loaded
         self._loaded = host.LoadedModels([self.patcher, *([self.clip.patcher] if text else [])], for_gradients=True)
-        with host.gradients(), contextlib.ExitStack() as stack:
+        with host.training_mode(), contextlib.ExitStack() as stack:
             if text:
-                stack.enter_context(_kept_for_backward(self.clip.cond_stage_model))
+                stack.enter_context(_copied_norm_inputs(self.clip.cond_stage_model))
             try:
                 self._loaded.refresh()
                 if text:
@@ -155,16 +165,17 @@ class ComfyModel(ComfyText):
                 self._loaded = before
 
     def recomputed_blocks(self) -> list[torch.nn.Module]:
-        """What gradient checkpointing has to recompute in any case: all blocks where a backward pass would keep copies of weights."""
+        """Blocks that gradient checkpointing always recomputes: all of them where a backward pass would keep copies of weights."""
         return self.blocks() if self._loaded.keep_weight_copies() else []
 
     def keep_loaded(self) -> None:
+        """Loads the model again if the host offloaded it."""
         self._loaded.refresh()
 
 
 @contextlib.contextmanager
-def _kept_for_backward(text_encoder: torch.nn.Module):
-    """Gives layer norms a copy of their input, which the host's CLIP layers then change in place."""
+def _copied_norm_inputs(text_encoder: torch.nn.Module):
+    """Gives layer norms a copy of their input for the backward pass, because the host's CLIP layers change the input in place."""
     norms = [m for m in text_encoder.modules() if isinstance(m, torch.nn.LayerNorm)]
     handles = [m.register_forward_pre_hook(lambda module, inputs: (inputs[0].clone(), *inputs[1:])) for m in norms]
     try:

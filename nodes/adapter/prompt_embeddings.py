@@ -1,4 +1,4 @@
-"""Embeddings that a prompt names: the host leaves out the ones that it cannot use, which would move every later token."""
+"""Checks the embeddings that a prompt names, because the host skips unusable ones, which moves every later token."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from ...fmn_core.errors import ForgetError
 from .. import host
 
-# As the host finds them: at the start, after a blank or a line break, or where a bracket begins or ends a weighted part.
-_NAMED = re.compile(r"(?:^|[ \n()])embedding:([^\s()]*)")
+# The host's own rule: at the start, after a blank or a line break, or where a bracket begins or ends a weighted part.
+_NAMED_EMBEDDING = re.compile(r"(?:^|[ \n()])embedding:([^\s()]*)")
 _WEIGHT = re.compile(r":[\d.]*$")
 
 
 def check_embeddings(clip: Any, text: str) -> None:
-    """Raises ForgetError when a text names an embedding that is missing, unreadable or of another width than the CLIP's."""
-    for found in _NAMED.findall(text):
-        name = _WEIGHT.sub("", found).strip(",")
+    """Raises ForgetError when a prompt names an embedding that is missing, unreadable or of another width than the CLIP's."""
+    for weighted_name in _NAMED_EMBEDDING.findall(text):
+        name = _WEIGHT.sub("", weighted_name).strip(",")
         if not name:
             raise ForgetError(f"Expected a name after 'embedding:', got none in {text[:60]!r}. Type the file's name.")
         for encoder, vectors in _vectors(clip, name).items():
@@ -32,7 +32,7 @@ def check_embeddings(clip: Any, text: str) -> None:
 
 
 def _vectors(clip: Any, name: str) -> dict[str, list[torch.Tensor]]:
-    """The vectors that the host finds under a name, per text encoder."""
+    """Loads the vectors of an embedding, by text encoder, through the host's tokenizer."""
     try:
         tokens = clip.tokenize(f"embedding:{name}")
     except (RuntimeError, LookupError, StopIteration, AttributeError, TypeError, ValueError) as error:

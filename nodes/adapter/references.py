@@ -1,4 +1,4 @@
-"""What the training nodes make of a concept's images: checked, augmented, encoded, and kept in the cache."""
+"""Checks, augments and encodes a concept's images, and keeps latents and image pairs in a cache."""
 
 from __future__ import annotations
 
@@ -25,49 +25,63 @@ from .text import ComfyText
 _shared_cache = Cache()
 
 
-def cache() -> Cache:
-    """The cache of this process: encoded images, pairs and prompts. In memory, where no upload and no other user reaches it."""
+def shared_cache() -> Cache:
+    """The process's cache of encoded images, pairs and prompts: in memory, where no upload and no other user can reach it."""
     return _shared_cache
 
 
 def with_cache(adapter: ComfyText) -> Any:
-    """The adapter with text embeddings that are computed once and kept in the cache."""
-    return CachedEncoding(adapter, cache())
+    """Returns the adapter with an `encode` that keeps its text embeddings in the shared cache."""
+    return CachedEncoding(adapter, shared_cache())
 
 
-def references_of(
+def encode_references(
     adapter: ComfyModel, vae: Any, concept: Concept, settings: AugmentSettings, seed: int, own_images: int = 0
 ) -> References:
-    """Latents of a concept's images; without images, of pictures the model makes itself, or one zero latent (`no_real_image`)."""
+    """Encodes a concept's images into latents.
+
+    Parameters
+    ----------
+    own_images
+        Number of pictures that the model draws where the concept has no images; 0 gives one latent of zeros.
+
+    Raises
+    ------
+    ForgetError
+        Images without a VAE, masks without images, or images or masks that cannot be used.
+    """
     if concept.images is None:
         checked_masks(concept.masks, None)
         shape = adapter.latent_shape()
         return References(
-            _own_latents(adapter, concept, shape, own_images, seed) if own_images else torch.zeros(1, *shape)
+            _drawn_latents(adapter, concept, shape, own_images, seed) if own_images else torch.zeros(1, *shape)
         )
     if vae is None:
         raise ForgetError("Expected a VAE to encode the images, got none. Connect a VAE, or disconnect the images.")
     images = checked_images(concept.images)
     images, masks = augment(images, checked_masks(concept.masks, images), settings, seed)
     key = content_key("latents", images, host.vae_key(vae), adapter.latent_scale())
-    latents = cache().remember(key, lambda: {"latents": adapter.encode_images(images, vae)})["latents"]
+    latents = shared_cache().remember(key, lambda: {"latents": adapter.encode_images(images, vae)})["latents"]
     return References(latents, masks)
 
 
-def _own_latents(
+def _drawn_latents(
     adapter: ComfyModel, concept: Concept, shape: tuple[int, int, int], count: int, seed: int
 ) -> torch.Tensor:
+    """Latents (count, C, h, w) of pictures of the concept that the model draws."""
     prompts = concept_prompts(adapter, concept).encoded
     host.load(adapter.patcher)
     key = content_key("own images", model_key(adapter), [p.context for p in prompts], list(shape), [count, seed])
+
+    def draw() -> dict[str, torch.Tensor]:
+        return {"latents": sample_references(adapter, prompts, shape, count, seed=seed)}
+
     with torch.no_grad():
-        return cache().remember(key, lambda: {"latents": sample_references(adapter, prompts, shape, count, seed=seed)})[
-            "latents"
-        ]
+        return shared_cache().remember(key, draw)["latents"]
 
 
 def checked_images(images: torch.Tensor) -> torch.Tensor:
-    """IMAGE without alpha, in 0..1, as tensors that autograd accepts; raises ForgetError on images that cannot be used."""
+    """Returns a copy of an IMAGE without alpha, clamped to 0..1, that autograd accepts; raises ForgetError on unusable images."""
     images = check_images(images[..., :3] if images.shape[-1] == 4 else images)
     if not torch.isfinite(images).all():
         raise ForgetError("Expected images with values from 0 to 1, got some that are not numbers. Make them anew.")
@@ -75,7 +89,13 @@ def checked_images(images: torch.Tensor) -> torch.Tensor:
 
 
 def checked_masks(mask: torch.Tensor | None, images: torch.Tensor | None) -> torch.Tensor | None:
-    """One mask, or one for each picture; raises ForgetError on another number, and on one with nothing in it."""
+    """Returns a copy of the masks (1 or N, H, W) of N images, or None without a mask.
+
+    Raises
+    ------
+    ForgetError
+        There are no images, the number of masks is another, or a mask is zero everywhere.
+    """
     if mask is None:
         return None
     if images is None:
@@ -85,30 +105,40 @@ def checked_masks(mask: torch.Tensor | None, images: torch.Tensor | None) -> tor
         raise ForgetError(
             f"Expected one mask, or one for each of {len(images)} images, got {len(masks)}. Connect as many masks as images."
         )
-    for number, one in enumerate(masks, 1):
-        if one.max() <= 0:
+    for number, image_mask in enumerate(masks, 1):
+        if image_mask.max() <= 0:
             raise ForgetError(
                 f"Expected something in every mask, got zeros only in mask {number}. Paint it, or leave that picture out."
             )
     return masks
 
 
-def identity(concept: Concept) -> tuple[Any, ...]:
-    """What tells concepts apart: their names, and the ids of their vectors."""
+def concept_id(concept: Concept) -> tuple[Any, ...]:
+    """Identifies a concept by its phrases and the ids of its learned vectors."""
     return tuple((n.text, *(vector_id(v) for vs in (n.word or {}).values() for v in vs)) for n in concept.names())
 
 
-def pairs_of(adapter: ComfyModel, concept: Concept, count: int, steps: int, guidance: float, seed: int) -> ImagePairs:
-    """Pairs for the visual denoising loss, made by the model itself or taken from the cache."""
+def image_pairs(
+    adapter: ComfyModel, concept: Concept, count: int, steps: int, guidance: float, seed: int
+) -> ImagePairs:
+    """Samples image pairs for the visual denoising loss with the model itself, or takes them from the cache.
+
+    Parameters
+    ----------
+    count
+        Number of pairs.
+    steps, guidance, seed
+        Settings of the sampling.
+    """
     prompts, shape = concept_prompts(adapter, concept), adapter.latent_shape()
-    numbers = [count, steps, guidance, seed]
+    settings = [count, steps, guidance, seed]
     key = content_key(
-        "pairs", model_key(adapter), [p.context for p in prompts.encoded], prompts.columns, list(shape), numbers
+        "pairs", model_key(adapter), [p.context for p in prompts.encoded], prompts.columns, list(shape), settings
     )
     bar = host.Progress(count)
 
     def make() -> dict[str, torch.Tensor]:
-        made = make_pairs(
+        pairs = make_pairs(
             adapter,
             prompts.encoded,
             prompts.columns,
@@ -117,16 +147,16 @@ def pairs_of(adapter: ComfyModel, concept: Concept, count: int, steps: int, guid
             steps,
             guidance,
             seed,
-            lambda d, t: bar.update(d, t),
+            lambda done, total: bar.update(done, total),
         )
-        return {"kept": made.kept, "zeroed": made.zeroed, "prompts": torch.tensor(made.prompts)}
+        return {"kept": pairs.kept, "zeroed": pairs.zeroed, "prompts": torch.tensor(pairs.prompts)}
 
-    found = cache().remember(key, make)
-    return ImagePairs(found["kept"], found["zeroed"], found["prompts"].tolist())
+    tensors = shared_cache().remember(key, make)
+    return ImagePairs(tensors["kept"], tensors["zeroed"], tensors["prompts"].tolist())
 
 
-def joined(previous: Any, concept: Concept | None) -> list[Concept]:
-    """The concepts of a chain and the node's own; raises ForgetError when there are none, and when one comes twice."""
+def concepts_to_forget(previous: Any, concept: Concept | None) -> list[Concept]:
+    """Returns copies of a chain's concepts and of the node's own; raises ForgetError when there are none or one occurs twice."""
     concepts = chain(previous, [concept] if concept is not None else [])
     if not concepts:
         raise ForgetError("Expected something to forget, got nothing. Type a phrase, or connect a Concept.")

@@ -1,4 +1,4 @@
-"""The host's text encoders, as the method sees them."""
+"""The adapter through which fmn_core uses the text encoders of the host."""
 
 from __future__ import annotations
 
@@ -24,13 +24,23 @@ from .. import host
 from . import connected
 from .prompt_embeddings import check_embeddings
 
+# The host's weighted tokens: by text encoder and chunk, tuples of a token id or a vector, and a weight.
+HostTokens = dict[str, list[list[tuple]]]
+
+# Prompts that the text encoders take at once.
 _BATCH = 64
-# Single tokens of every CLIP vocabulary; one that a prompt does not hold stands in for a vector while it is tokenised.
+# Single tokens of every CLIP vocabulary. While a prompt is tokenised, one that it does not hold marks where vectors belong.
 _MARKERS = "*~^|"
 
 
 class ComfyText:
-    """fmn_core's TextModel over a CLIP, which is not changed."""
+    """fmn_core's TextModel over a CLIP, which is not changed.
+
+    Raises
+    ------
+    ForgetError
+        The CLIP is None, or has a text encoder that no Stable Diffusion model has.
+    """
 
     def __init__(self, clip: Any):
         if clip is None:
@@ -39,58 +49,61 @@ class ComfyText:
         self._tokenizers = self._find_tokenizers()
         connected.remember_tokenizer(clip.tokenizer)
         self.vocabulary = self._vocabulary()
-        self._markers = {marker: self.phrase_tokens(marker) for marker in _MARKERS}
+        self._marker_ids = {marker: self.phrase_tokens(marker) for marker in _MARKERS}
 
     def _find_tokenizers(self) -> dict[str, Any]:
-        found = {}
+        tokenizers = {}
         for name in self.clip.tokenize(""):
             tokenizer = getattr(self.clip.tokenizer, f"clip_{name}", None)
             if tokenizer is None or tokenizer.end_token is None:
                 raise ForgetError(
                     f"Expected the CLIP text encoders of Stable Diffusion, got one called {name!r}. Load an SD 1.x, 2.x or XL CLIP."
                 )
-            found[name] = tokenizer
-        return found
+            tokenizers[name] = tokenizer
+        return tokenizers
 
     def _vocabulary(self) -> Vocabulary:
         first = next(iter(self._tokenizers.values()))
         return Vocabulary(first.start_token, first.end_token, {k: t.pad_token for k, t in self._tokenizers.items()})
 
     def tokenize(self, text: str) -> dict[str, list[list[int]]]:
-        """Token ids per encoder and chunk; vectors of an embedding have negative ids, see vector_id."""
+        """Token ids of a text by encoder and chunk; vectors of an embedding have negative ids (see vector_id)."""
         return token_ids(self._host_tokens(text))
 
-    def _host_tokens(self, text: str) -> dict[str, list[list[tuple]]]:
-        # Here and in _run_encoder: lists of thousands of prompts can be cancelled, whatever they are for.
+    def _host_tokens(self, text: str) -> HostTokens:
+        # Here and in _run_encoder, so that work on thousands of prompts can be cancelled.
         host.check_interrupted()
         check_embeddings(self.clip, text)
         return self.clip.tokenize(text)
 
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
+        """See TextModel.phrase_tokens."""
         return {name: strip_special(chunks, self.vocabulary) for name, chunks in self.tokenize(phrase).items()}
 
     def encode(
         self, prompts: list[str], words: Sequence[LearnedEmbedding | None] | None = None, padding: int | None = None
     ) -> list[EncodedPrompt]:
-        tokens = [self._tokens(p, w) for p, w in zip(prompts, words or [None] * len(prompts))]
-        learned = any(v.requires_grad for w in words or () if w for v in w.values()) and torch.is_grad_enabled()
-        single = all(len(chunks) == 1 for t in tokens for chunks in t.values())
-        if not single or (self.wants_pooled() and padding is None):
-            return [self._encode_one(p, t, learned) for p, t in zip(prompts, tokens)]
-        # The host encodes the chunks of a long prompt as a batch and joins them: so one call serves many prompts.
+        """See TextModel.encode."""
+        tokens = [self._prompt_tokens(p, w) for p, w in zip(prompts, words or [None] * len(prompts))]
+        with_gradients = any(v.requires_grad for w in words or () if w for v in w.values()) and torch.is_grad_enabled()
+        single_chunk = all(len(chunks) == 1 for t in tokens for chunks in t.values())
+        if not single_chunk or (self.wants_pooled() and padding is None):
+            return [self._encode_alone(p, t, with_gradients) for p, t in zip(prompts, tokens)]
+        # The host encodes the chunks of a long prompt as a batch and joins them, so one call serves many prompts.
         ends = [self._end(t) for t in tokens]
         order = sorted(range(len(tokens)), key=lambda i: ends[i]) if padding is not None else range(len(tokens))
         contexts: dict[int, torch.Tensor] = {}
-        for part in (order[i : i + _BATCH] for i in range(0, len(order), _BATCH)):
-            joined = {name: [chunk for i in part for chunk in tokens[i][name]] for name in tokens[part[0]]}
-            rows = [CHUNK if padding is None else min(CHUNK, ends[i] + 1 + padding) for i in part]
-            with host.first_rows(self.clip, max(rows)):
-                made = self._run_encoder(joined if learned else self._sent(joined), learned)[0][0].split(max(rows))
-            contexts |= {i: context[:own] for i, context, own in zip(part, made, rows)}
+        for batch in (order[i : i + _BATCH] for i in range(0, len(order), _BATCH)):
+            joined = {name: [chunk for i in batch for chunk in tokens[i][name]] for name in tokens[batch[0]]}
+            rows = [CHUNK if padding is None else min(CHUNK, ends[i] + 1 + padding) for i in batch]
+            with host.limit_encoder_rows(self.clip, max(rows)):
+                context, _ = self._run_encoder(joined if with_gradients else self._on_device(joined), with_gradients)
+            chunks = context[0].split(max(rows))
+            contexts |= {i: chunk[:length] for i, chunk, length in zip(batch, chunks, rows)}
         return [EncodedPrompt(p, token_ids(t), contexts[i]) for i, (p, t) in enumerate(zip(prompts, tokens))]
 
-    def _sent(self, tokens: dict[str, list[list[tuple]]]) -> dict[str, list[list[tuple]]]:
-        """The host's tokens with their vectors on the text encoder's device, in one copy: the host would copy each by itself."""
+    def _on_device(self, tokens: HostTokens) -> HostTokens:
+        """Moves all vectors among the tokens to the text encoder's device in one copy; the host would copy each by itself."""
         entries = (t[0] for chunks in tokens.values() for chunk in chunks for t in chunk)
         vectors = {id(v): v for v in entries if isinstance(v, torch.Tensor)}
         if not vectors or self.clip.patcher.load_device.type == "cpu":
@@ -101,68 +114,70 @@ class ComfyText:
             for name, chunks in tokens.items()
         }
 
-    def _end(self, tokens: Any) -> int:
-        """The last place where one of the encoders has the end token of a one-chunk prompt."""
+    def _end(self, tokens: HostTokens) -> int:
+        """Largest position, over the encoders, of the end token of a one-chunk prompt."""
         return max(first_end(chunk, self.vocabulary) for chunks in token_ids(tokens).values() for chunk in chunks)
 
-    def _encode_one(self, prompt: str, tokens: Any, learned: bool) -> EncodedPrompt:
-        context, pooled = self._run_encoder(tokens, learned)
+    def _encode_alone(self, prompt: str, tokens: HostTokens, with_gradients: bool) -> EncodedPrompt:
+        context, pooled = self._run_encoder(tokens, with_gradients)
         return EncodedPrompt(prompt, token_ids(tokens), context[0], pooled)
 
-    def _run_encoder(self, tokens: Any, learned: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _run_encoder(self, tokens: HostTokens, with_gradients: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         host.check_interrupted()
-        if learned:
+        if with_gradients:
             self.keep_loaded()
-            context, pooled = host.without_loading(self.clip).encode_from_tokens(tokens, return_pooled=True)
+            context, pooled = host.assume_loaded(self.clip).encode_from_tokens(tokens, return_pooled=True)
             return context.float().cpu(), None if pooled is None else pooled.float().cpu()
         with torch.inference_mode():
             context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
-        return detached(context), None if pooled is None else detached(pooled)
+        return detached_copy(context), None if pooled is None else detached_copy(pooled)
 
-    def _tokens(self, prompt: str, word: LearnedEmbedding | None) -> dict[str, list[list[tuple]]]:
-        """The host's tokens of a prompt, with the word's vectors in place of PLACEHOLDER."""
+    def _prompt_tokens(self, prompt: str, word: LearnedEmbedding | None) -> HostTokens:
+        """The host's tokens of a prompt, with the vectors of a learned embedding in place of PLACEHOLDER."""
         if word is None or PLACEHOLDER not in prompt:
             return self._host_tokens(prompt)
         marker = next(m for m in _MARKERS if m not in prompt)
         length = len(next(iter(word.values())))
         tokens = self._host_tokens(prompt.replace(PLACEHOLDER, f" {' '.join(marker * length)} "))
         for name, chunks in tokens.items():
-            ids = self._markers[marker][name]
+            marker_id = self._marker_ids[marker][name][0]
             count = itertools.count()
             tokens[name] = [
-                [(word[name][next(count) % length], *t[1:]) if t[0] == ids[0] else t for t in chunk] for chunk in chunks
+                [(word[name][next(count) % length], *t[1:]) if t[0] == marker_id else t for t in chunk]
+                for chunk in chunks
             ]
         return tokens
 
-    def word_of(self, encoder: str, token: int) -> str:
-        """What a token says."""
+    def token_text(self, encoder: str, token: int) -> str:
+        """Spelling of a token of one text encoder; "vector" for a vector of an embedding."""
         if token < 0:
             return "vector"
-        word = self._tokenizers[encoder].inv_vocab.get(token, "?")
-        return word.removesuffix("</w>")
+        spelling = self._tokenizers[encoder].inv_vocab.get(token, "?")
+        return spelling.removesuffix("</w>")
 
     def token_embeddings(self) -> dict[str, torch.Tensor]:
+        """See TextModel.token_embeddings."""
         tables = {name: host.token_embedding(self.clip, name).weight.detach() for name in self._tokenizers}
-        return {name: detached(table) if host.quantisation(table) else table for name, table in tables.items()}
+        return {name: detached_copy(table) if host.quantisation(table) else table for name, table in tables.items()}
 
     def keep_loaded(self) -> None:
-        """Brings the text encoders to their device, where gradients go through them."""
+        """Loads the text encoders onto their device, as gradients through them require."""
         host.load(self.clip.patcher)
 
     def wants_pooled(self) -> bool:
-        """Whether the model that this text goes to takes a pooled embedding too."""
+        """Whether prompts are encoded with their pooled embedding, for a model that takes one."""
         return False
 
 
-def token_ids(tokens: dict[str, list[list[tuple]]]) -> dict[str, list[list[int]]]:
-    """Bare ids of the host's weighted tokens; vectors of an embedding have negative ids, see vector_id."""
+def token_ids(tokens: HostTokens) -> dict[str, list[list[int]]]:
+    """Ids of the host's tokens without their weights; vectors of an embedding have negative ids (see vector_id)."""
     return {
         name: [[t[0] if isinstance(t[0], int) else vector_id(t[0]) for t in chunk] for chunk in chunks]
         for name, chunks in tokens.items()
     }
 
 
-def detached(tensor: torch.Tensor) -> torch.Tensor:
-    """A float32 copy on the CPU that autograd accepts, whatever mode it was made in."""
+def detached_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """Copies a tensor to the CPU in float32, so that autograd accepts it even when it was made in inference mode."""
     with torch.inference_mode(False):
         return tensor.detach().to("cpu", torch.float32).clone()

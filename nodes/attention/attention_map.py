@@ -9,9 +9,10 @@ import torch
 from ...fmn_core.attention.maps import AttentionMaps, attention_maps
 from ...fmn_core.concepts.concept import make_concept
 from ...fmn_core.concepts.token_view import token_view
-from ...fmn_core.errors import ForgetError, plain_text
-from ...fmn_core.model.tokens import END_TOKEN_CHOICES, concept_columns
+from ...fmn_core.errors import plain_text
+from ...fmn_core.model.tokens import END_TOKEN_CHOICES
 from .. import host
+from ..adapter.concept_columns import require_columns
 from ..adapter.effective_attention import SampledModel
 from ..host.node_api import CATEGORY, io
 from ..ui import pictures
@@ -70,14 +71,9 @@ class ConceptAttentionMap(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, prompt, phrase, end_token, width, height, steps, seed) -> io.NodeOutput:
         adapter = SampledModel(model, clip)
-        concept = make_concept(adapter, phrase)
+        name = make_concept(adapter, phrase).phrases[0]
         encoded = adapter.encode([prompt])[0]
-        ids = {name: [tokens] for name, tokens in adapter.phrase_tokens(concept.phrases[0]).items()}
-        columns = concept_columns(encoded.tokens, ids, adapter.vocabulary, end_token)
-        if not columns:
-            raise ForgetError(
-                f"Phrase {phrase!r} was not found in the prompt {prompt!r}. Write it into the prompt as it is."
-            )
+        columns = require_columns(adapter, encoded, [name], end_token)
         bar = host.Progress(steps)
         noise = torch.randn(
             1, adapter.latent_shape()[0], height // 8, width // 8, generator=torch.Generator().manual_seed(seed)
@@ -89,10 +85,10 @@ class ConceptAttentionMap(io.ComfyNode):
         picture = host.latent_preview(model, maps.x0, (height, width))
         chips = token_view(
             encoded.tokens,
-            {phrase: {name: i[0] for name, i in ids.items()}},
+            {phrase: adapter.phrase_tokens(name)},
             adapter.vocabulary,
             end_token,
-            adapter.word_of,
+            adapter.token_text,
         )["chips"]
         overlay = pictures.heat_overlay(picture, maps.heats[columns].sum(0))
         return io.NodeOutput(overlay, ui={"fmn_attention": [_for_page(cls, picture, maps, chips)]})

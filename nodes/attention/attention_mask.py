@@ -17,8 +17,9 @@ from ...fmn_core.attention.mask_from_attention import (
 from ...fmn_core.concepts.concept import make_concept
 from ...fmn_core.concepts.templates import fill_template
 from ...fmn_core.errors import ForgetError
-from ...fmn_core.model.tokens import END_TOKEN_CHOICES, EncodedPrompt, concept_columns
+from ...fmn_core.model.tokens import END_TOKEN_CHOICES, EncodedPrompt
 from .. import host
+from ..adapter.concept_columns import require_columns
 from ..adapter.model import ComfyModel
 from ..host.node_api import CATEGORY, io
 from ..ui.mask_overlay import check_images, mask_overlay
@@ -93,16 +94,8 @@ def _find_phrase(adapter: ComfyModel, phrase: str, prompt: str, end_token: str) 
     """The encoded prompt, by default the first template with the phrase, and the phrase's columns in it."""
     concept = make_concept(adapter, phrase)
     encoded = adapter.encode([prompt.strip() or fill_template(concept.templates[0], concept.phrases[0])])[0]
-    ids: dict[str, list[list[int]]] = {}
-    for synonym in concept.phrases:
-        for encoder, tokens in adapter.phrase_tokens(synonym).items():
-            ids.setdefault(encoder, []).append(tokens)
-    columns = concept_columns(encoded.tokens, ids, adapter.vocabulary, end_token)
-    if not columns:
-        raise ForgetError(
-            f"Phrase {phrase!r} was not found in the prompt {encoded.text!r}. Write it into the prompt as it is, or leave the prompt empty."
-        )
-    return encoded, columns
+    advice = "Write it into the prompt as it is, or leave the prompt empty."
+    return encoded, require_columns(adapter, encoded, concept.phrases, end_token, advice)
 
 
 def _source_inputs() -> list[Any]:

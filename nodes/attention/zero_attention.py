@@ -171,8 +171,8 @@ class ZeroAttention:
             self.columns.restore(before)
 
     def _require_known(self, contexts: list[torch.Tensor]) -> None:
-        worded = [c for c in contexts if not self.columns.wordless(c)]
-        unknown = [c for c in worded if not self.columns.knows(c)]
+        worded = [c for c in contexts if not self.columns.is_empty(c)]
+        unknown = [c for c in worded if not self.columns.knows_tokens(c)]
         if unknown:
             part = "none" if len(unknown) == len(worded) else "only some"
             raise ForgetError(
@@ -196,7 +196,7 @@ class ZeroAttention:
 
     def _weight(self, context: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
         if TOKENS_KEY in options:
-            return torch.stack([self.columns.of_tokens(tokens) for tokens in options[TOKENS_KEY]])
+            return torch.stack([self.columns.column_strengths(tokens) for tokens in options[TOKENS_KEY]])
         return self.columns.find(context)[0]
 
 

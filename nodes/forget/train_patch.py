@@ -55,7 +55,7 @@ class TrainForgetPatch(io.ComfyNode):
         file = destination.for_patch(file_name)
         with torch.inference_mode(False):
             adapter = ComfyModel(model, clip)
-            concepts = references.joined(values.concepts, values.typed_concept())
+            concepts = references.concepts_to_forget(values.concepts, values.typed_concept())
             check_concepts(adapter, concepts)
             training = _Training(adapter, concepts, values.options or DEFAULTS, values.seed, values.vae, values.pairs)
             patch = _trained(training, values).as_stored()
@@ -84,7 +84,7 @@ class _Training:
     def references(self, augmentation: AugmentSettings, own_images: int) -> list[References]:
         """Latents of every concept's images, or of pictures that the model draws."""
         return [
-            references.references_of(self.adapter, self.vae, concept, augmentation, self.seed, own_images)
+            references.encode_references(self.adapter, self.vae, concept, augmentation, self.seed, own_images)
             for concept in self.concepts
         ]
 
@@ -184,10 +184,10 @@ def _image_pairs(training: _Training) -> list[ImagePairs]:
         with torch.no_grad():
             host.load(adapter.patcher)
             count, seed = training.options.pairs, training.seed
-            return [references.pairs_of(adapter, c, count, PAIR_STEPS, PAIR_GUIDANCE, seed) for c in concepts]
-    missing = [c.label() for c in concepts if references.identity(c) not in connected]
+            return [references.image_pairs(adapter, c, count, PAIR_STEPS, PAIR_GUIDANCE, seed) for c in concepts]
+    missing = [c.label() for c in concepts if references.concept_id(c) not in connected]
     if missing:
         raise ForgetError(
             f"Expected pairs of every concept, got none of {', '.join(missing)}. Give Visual Denoising Pairs the same concepts."
         )
-    return [connected[references.identity(c)] for c in concepts]
+    return [connected[references.concept_id(c)] for c in concepts]

@@ -1,4 +1,4 @@
-"""What is running: interrupts, progress, messages to the page, and what a training tells the host."""
+"""The host's running execution: interrupts, progress, messages to the page, training mode and precision."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import torch
 from comfy.cli_args import args
 from comfy_execution.utils import get_executing_context
 
+PRECISIONS = ("as loaded", "fp32", "bf16", "fp16")
+
 
 def check_interrupted() -> None:
     """Raises the host's own exception when the user pressed cancel."""
@@ -22,60 +24,64 @@ def check_interrupted() -> None:
 
 
 def server() -> Any:
-    """The host's web server; None where the pack is used without one."""
+    """The host's web server, or None where the pack runs without one."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
 def origin_allowed(headers: Mapping[str, str]) -> bool:
-    """Whether a request may change something, beyond the host's own check of Origin against Host, which lets `Origin: null` pass.
+    """Whether the origin of a request allows it to change something on the server.
 
-    A sandboxed frame and a file on the disk have that origin. Where the user opened the host to other sites, any may.
+    Notes
+    -----
+    The host compares Origin with Host, but lets `Origin: null` pass, which a sandboxed frame and a file on the disk
+    send. Where the user opened the host to other sites (CORS), every origin is allowed.
     """
     origin = headers.get("Origin")
     return origin is None or bool(args.enable_cors_header) or bool(urllib.parse.urlparse(origin).netloc)
 
 
 def running_node() -> str:
-    """The id of the node that is executing; empty outside an execution."""
+    """Id of the node that is executing; empty outside an execution."""
     context = get_executing_context()
     return "" if context is None else str(context.node_id)
 
 
 def png_metadata(cls: Any) -> dict[str, Any]:
-    """The prompt and workflow of the node class that is executing, as Save Image writes them; empty where the user wants none."""
+    """Prompt and workflow of the executing node class, as Save Image writes them; empty where metadata is disabled."""
     if args.disable_metadata or cls.hidden is None:
         return {}
     prompt = {"prompt": cls.hidden.prompt} if cls.hidden.prompt is not None else {}
     return prompt | (cls.hidden.extra_pnginfo or {})
 
 
-def send(event: str, data: dict[str, Any]) -> None:
-    """Sends an event to the browser that queued what is running."""
+def send_event(event: str, data: dict[str, Any]) -> None:
+    """Sends an event to the browser that queued the running execution."""
     instance = server()
     if instance is not None:
         instance.send_sync(event, data, instance.client_id)
 
 
 class Progress:
-    """The progress bar of the node that is running, with an optional preview picture (PIL)."""
+    """The progress bar of the executing node, with an optional preview picture."""
 
     def __init__(self, total: int):
         self._bar = comfy.utils.ProgressBar(total)
 
     def update(self, done: int, total: int, picture: Any = None) -> None:
+        """Moves the bar to step `done` of `total` and shows a PIL picture; raises the host's exception on cancel."""
         check_interrupted()
         self._bar.update_absolute(done, total, ("JPEG", picture, 512) if picture is not None else None)
 
 
 def step_counter(total: int) -> Callable[[], None]:
-    """A function without arguments that moves the node's progress bar on by one of `total` steps."""
+    """Returns a function without arguments that moves the node's progress bar on by one of `total` steps."""
     bar, steps = Progress(total), itertools.count(1)
     return lambda: bar.update(next(steps), total)
 
 
 @contextlib.contextmanager
-def gradients():
-    """Leaves the host's inference mode and says that a training runs, where the host wants to know."""
+def training_mode():
+    """Leaves the host's inference mode, enables gradients, and sets the host's flag of a running training."""
     # Older hosts have no such flag.
     management: Any = comfy.model_management
     has_flag = hasattr(management, "in_training")
@@ -90,14 +96,19 @@ def gradients():
             management.in_training = before
 
 
-PRECISIONS = ("as loaded", "fp32", "bf16", "fp16")
-
-
 @contextlib.contextmanager
 def computing_in(patcher: Any, precision: str):
-    """A loaded MODEL computes in another precision while the context lasts, through the host's own casting; "as loaded" changes nothing.
+    """Makes a loaded MODEL compute in another precision while the context is open, through the host's own casting.
 
-    The weights stay as and where they are. The host's set_model_compute_dtype would take the whole model to the CPU and back.
+    Parameters
+    ----------
+    precision
+        One of PRECISIONS. "as loaded" changes nothing.
+
+    Notes
+    -----
+    The weights keep their precision and device. The host's set_model_compute_dtype would move the whole model to the
+    CPU and back.
     """
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision not in dtypes:
@@ -106,23 +117,23 @@ def computing_in(patcher: Any, precision: str):
     model = patcher.model
     before = model.manual_cast_dtype
     layers = [m for m in model.diffusion_model.modules() if hasattr(m, "comfy_cast_weights")]
-    casts = [getattr(layer, _cast_flag(layer)) for layer in layers]
+    cast_flags = [getattr(layer, _cast_flag_name(layer)) for layer in layers]
     try:
         model.manual_cast_dtype = dtypes[precision]
         for layer in layers:
-            setattr(layer, _cast_flag(layer), True)
+            setattr(layer, _cast_flag_name(layer), True)
         yield
     finally:
         model.manual_cast_dtype = before
-        for layer, cast in zip(layers, casts):
-            setattr(layer, _cast_flag(layer), cast)
+        for layer, flag in zip(layers, cast_flags):
+            setattr(layer, _cast_flag_name(layer), flag)
 
 
-def _cast_flag(layer: Any) -> str:
-    """Where a layer notes whether its weights are cast once they are on the device; an offloaded layer's always are, and it notes it elsewhere."""
+def _cast_flag_name(layer: Any) -> str:
+    """Attribute by which a layer on its device casts its weights. An offloaded layer always casts, and keeps the flag elsewhere."""
     return "prev_comfy_cast_weights" if hasattr(layer, "prev_comfy_cast_weights") else "comfy_cast_weights"
 
 
 def compute_dtype(patcher: Any) -> torch.dtype:
-    """The precision that a MODEL computes in: that of its weights, or another that the host casts them to."""
+    """Precision that a MODEL computes in: that of its weights, or the one that the host casts them to."""
     return patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()

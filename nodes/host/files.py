@@ -1,4 +1,4 @@
-"""Where the host keeps patches, embeddings, presets and temporary files."""
+"""Folders and files of the host: patches, embeddings, presets, image-text models and output."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ folder_paths.add_model_folder_path(IMAGE_TEXT_FOLDER, str(Path(folder_paths.mode
 
 
 def patch_root() -> Path:
-    """models/loras/forget_me_not: under the host's LoRA folder, so that the stock loaders list the patches too."""
+    """The folder models/loras/forget_me_not, which lies in the host's LoRA folder so that stock loaders list patches too."""
     return Path(folder_paths.get_folder_paths("loras")[0]) / PATCH_FOLDER
 
 
 def patch_files() -> list[str]:
-    """Names of the patches that the stock loader would list below forget_me_not/."""
+    """Lists the patches below forget_me_not/ by the names that the stock LoRA loader has for them."""
     names = (name.replace("\\", "/") for name in folder_paths.get_filename_list("loras"))
     return sorted(name for name in names if name.startswith(PATCH_FOLDER + "/"))
 
 
 def patch_path(name: str) -> Path:
-    """Full path of a listed patch; raises ForgetError when the host does not know it."""
+    """Full path of a listed patch; raises ForgetError when the host has no such file."""
     path = folder_paths.get_full_path("loras", name)
     if path is None:
         raise ForgetError(
@@ -35,18 +35,29 @@ def patch_path(name: str) -> Path:
 
 
 def file_version(path: Path) -> str:
-    """What changes whenever a file does, even one put in its place within a tick of the clock; raises OSError when there is none."""
+    """Times, size and inode of a file, which change whenever the file does, even within the resolution of the clock.
+
+    Raises
+    ------
+    OSError
+        There is no such file.
+    """
     status = path.stat()
     return f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_size} {status.st_ino}"
 
 
+def embedding_root() -> Path:
+    """The folder models/embeddings, where the host looks up embedding:NAME of a prompt."""
+    return Path(folder_paths.get_folder_paths("embeddings")[0])
+
+
 def embedding_files() -> list[str]:
-    """Names of all files in the host's embeddings folders."""
+    """Lists the names of all files in the host's embeddings folders."""
     return sorted(folder_paths.get_filename_list("embeddings"))
 
 
 def embedding_path(name: str) -> Path:
-    """Full path of a listed embedding; raises ForgetError when the host does not know it."""
+    """Full path of a listed embedding; raises ForgetError when the host has no such file."""
     path = folder_paths.get_full_path("embeddings", name) if name in embedding_files() else None
     if path is None:
         raise ForgetError(
@@ -56,21 +67,30 @@ def embedding_path(name: str) -> Path:
 
 
 def preset_folder() -> Path:
-    """The user's own folder of presets; it need not exist."""
+    """The user's own folder of presets, which need not exist."""
     return Path(folder_paths.get_user_directory()) / "default" / PATCH_FOLDER / "presets"
 
 
 def image_text_folders() -> dict[str, Path]:
-    """Folders of image-text models for transformers, by name: those below models/clip_score that have a config.json."""
+    """Folders below models/clip_score that hold an image-text model for transformers (a config.json), by name."""
     roots = [Path(root) for root in folder_paths.get_folder_paths(IMAGE_TEXT_FOLDER)]
-    found = {path.parent.name: path.parent for root in roots for path in root.glob("*/config.json")}
-    return dict(sorted(found.items()))
+    folders = {path.parent.name: path.parent for root in roots for path in root.glob("*/config.json")}
+    return dict(sorted(folders.items()))
 
 
-def output_name(prefix: str, width: int, height: int) -> tuple[Path, str, int]:
-    """Folder, name and first free number of what a prefix means to the host, as for the stock Save Image.
+def output_file_name(prefix: str, width: int, height: int) -> tuple[Path, str, int]:
+    """Resolves a filename prefix as the stock Save Image does, and creates the folder.
 
-    Makes the folder. Raises ForgetError on a prefix outside the output folder, and OSError or ValueError where there can be no such folder.
+    Returns
+    -------
+    The folder, the name in it, and the first number that is free.
+
+    Raises
+    ------
+    ForgetError
+        The prefix leads outside of the output folder.
+    OSError, ValueError
+        The folder cannot be created.
     """
     root = folder_paths.get_output_directory()
     try:
@@ -84,12 +104,7 @@ def output_name(prefix: str, width: int, height: int) -> tuple[Path, str, int]:
     return Path(folder), name.replace("%batch_num%", "0"), number
 
 
-def forget_file_lists() -> None:
-    """Makes a file that was just written appear in the host's lists."""
+def clear_file_lists() -> None:
+    """Clears the host's cached lists of LoRAs and embeddings, so that a new file appears in them."""
     for folder in ("loras", "embeddings"):
         folder_paths.filename_list_cache.pop(folder, None)
-
-
-def embedding_root() -> Path:
-    """models/embeddings: where prompts find embedding:NAME."""
-    return Path(folder_paths.get_folder_paths("embeddings")[0])

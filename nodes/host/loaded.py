@@ -1,4 +1,4 @@
-"""Models that stay on their devices, and fit for autograd, while nodes compute with them outside of the host's own sampling."""
+"""Keeps models loaded, and accepted by autograd, while nodes compute outside of the host's own sampling."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from .models import load
 
 
 class LoadedModels:
-    """Models of the host (MODEL's and CLIP's ModelPatchers) that are to be on their devices at the same time.
+    """Models of the host that stay on their devices at the same time.
 
-    The host may move a model away whenever it loads another one, and only its own sampling and encoding bring it back. `refresh` does so
-    here: before each pass through a model. It costs a look at every layer where all is in place.
+    The host may offload a model whenever it loads another one, and only its own sampling and encoding load it again.
+    Call `refresh` before each forward pass, and `release` at the end.
 
     Parameters
     ----------
-    patchers : the models; all are loaded by one call, so that none of them makes room for another.
-    for_gradients : whether a backward pass follows. Weights on the device are then no inference tensors, which autograd refuses, and
-        weights that the host brings to the device for a single call are copied there before they are used: newer hosts bring the next
-        layer's to the same memory, where the backward pass would find them. `release` takes the copying back.
+    patchers
+        ModelPatchers of MODELs and CLIPs. One call loads all of them, so that none makes room for another.
+    for_gradients
+        Whether a backward pass follows. Weights on the device are then replaced by copies that are no inference
+        tensors, which autograd refuses. Layers whose weights the host brings to the device for a single call copy
+        them before use, because newer hosts reuse that memory for the next layer before the backward pass reads it.
     """
 
     def __init__(self, patchers: list[Any], for_gradients: bool = False):
@@ -39,94 +41,101 @@ class LoadedModels:
         ]
 
     def refresh(self) -> None:
-        """Loads what is not loaded, or is loaded with the patches of another MODEL."""
+        """Loads all models again if one was offloaded, or carries the patches of another MODEL."""
         if not self._in_place():
             load(*self.patchers)
         if self.for_gradients:
             for patcher in self.patchers:
-                thaw(patcher.model, patcher.load_device)
+                replace_inference_tensors(patcher.model, patcher.load_device)
             self._copy_weights()
 
     def _in_place(self) -> bool:
         for patcher in self.patchers:
-            loaded = getattr(patcher.model, "current_weight_patches_uuid", None)
-            if loaded != patcher.patches_uuid or not same_device(patcher.current_loaded_device(), patcher.load_device):
+            patches_uuid = getattr(patcher.model, "current_weight_patches_uuid", None)
+            on_device = same_device(patcher.current_loaded_device(), patcher.load_device)
+            if patches_uuid != patcher.patches_uuid or not on_device:
                 return False
         return all(
-            casts(layer) or all(p is None or same_device(p.device, device) for p in layer._parameters.values())
+            casts_weights(layer) or all(p is None or same_device(p.device, device) for p in layer._parameters.values())
             for layer, device in self._layers
         )
 
     def _copy_weights(self) -> None:
-        """Adds a copy to the weight functions of layers whose weights come for one call, and takes it from all others."""
+        """Adds a copy to the weight functions of offloaded layers, and removes it from those of all others."""
         for layer, device in self._layers:
             functions = getattr(layer, "weight_function", None)
             if functions is None:
                 continue
-            wanted = is_offloaded(layer, device)
-            if wanted != (torch.clone in functions):
-                _set_copying(layer, wanted)
+            offloaded = is_offloaded(layer, device)
+            if offloaded != (torch.clone in functions):
+                _set_copying(layer, offloaded)
 
     def release(self) -> None:
-        """Takes the copying of weights back."""
+        """Stops the copying of weights that `refresh` set up for gradients."""
         for layer, _ in self._layers:
             if torch.clone in getattr(layer, "weight_function", ()):
                 _set_copying(layer, False)
 
     def keep_weight_copies(self) -> bool:
-        """Whether a backward pass keeps a copy of some layers' weights, for as long as its activations: those that are cast or offloaded."""
+        """Whether a backward pass would keep copies of weights, those of cast or offloaded layers, as long as its activations."""
         cast = any(getattr(p.model, "manual_cast_dtype", None) is not None for p in self.patchers)
         return cast or any(is_offloaded(layer, device) for layer, device in self._layers)
 
 
-def same_device(one: torch.device, other: torch.device) -> bool:
-    """Whether two devices are one; the host may name the first of a kind without its number."""
-    return one.type == other.type and (one.index or 0) == (other.index or 0)
+def same_device(a: torch.device, b: torch.device) -> bool:
+    """Whether two devices are the same; the host may name the first of a type without its index."""
+    return a.type == b.type and (a.index or 0) == (b.index or 0)
 
 
-def casts(layer: torch.nn.Module) -> bool:
-    """Whether a layer brings its weights to its input's device and precision by itself."""
+def casts_weights(layer: torch.nn.Module) -> bool:
+    """Whether a layer itself brings its weights to its input's device and precision."""
     return bool(getattr(layer, "comfy_cast_weights", False) or getattr(layer, "weight_function", None))
 
 
 def is_offloaded(layer: torch.nn.Module, device: torch.device) -> bool:
-    """Whether a layer's weights are brought to the device for each call, by partial loading or by DynamicVRAM (`_v`)."""
+    """Whether the host brings a layer's weights to the device for each call: partial loading, or DynamicVRAM (`_v`)."""
     weight = layer._parameters.get("weight")
-    return weight is not None and casts(layer) and (hasattr(layer, "_v") or not same_device(weight.device, device))
+    if weight is None or not casts_weights(layer):
+        return False
+    return hasattr(layer, "_v") or not same_device(weight.device, device)
 
 
-def _set_copying(layer: Any, wanted: bool) -> None:
+def _set_copying(layer: Any, enabled: bool) -> None:
     for name in ("weight_function", "bias_function"):
         functions = [f for f in getattr(layer, name) if f is not torch.clone]
-        setattr(layer, name, [*functions, torch.clone] if wanted else functions)
+        setattr(layer, name, [*functions, torch.clone] if enabled else functions)
 
 
-def thaw(root: torch.nn.Module, device: torch.device) -> None:
-    """Makes what a backward pass meets fit for it: parameters on the device, and buffers. Values stay bit-identical.
+def replace_inference_tensors(root: torch.nn.Module, device: torch.device) -> None:
+    """Replaces the parameters on the device and the buffers of a module by bit-identical copies that autograd accepts.
 
-    The host loads weights as inference tensors, which autograd refuses. Weights that it keeps elsewhere stay the tensors that they are, since
-    it may have pinned their memory; what is computed with are copies of them.
+    Notes
+    -----
+    The host loads weights as inference tensors, which autograd refuses. Offloaded weights stay the same tensors,
+    because the host may have pinned their memory; layers compute with copies of them.
     """
     for module in root.modules():
         for name, parameter in module._parameters.items():
             if parameter is None or not (parameter.is_inference() or parameter.requires_grad):
                 continue
-            if casts(module) and not same_device(parameter.device, device):
+            if casts_weights(module) and not same_device(parameter.device, device):
                 parameter.requires_grad_(False)
                 continue
-            thawed: Any = torch.nn.Parameter(parameter.detach().clone(), requires_grad=False)
-            thawed.__dict__.update(parameter.__dict__)  # newer hosts note the precision to load a weight in
-            module._parameters[name] = thawed
+            replacement: Any = torch.nn.Parameter(parameter.detach().clone(), requires_grad=False)
+            replacement.__dict__.update(parameter.__dict__)  # newer hosts note the precision to load a weight in
+            module._parameters[name] = replacement
         for name, buffer in module._buffers.items():
             if buffer is not None and buffer.is_inference():
                 module._buffers[name] = buffer.detach().clone()
 
 
-def without_loading(clip: Any) -> Any:
-    """The same CLIP, which takes its text encoders for loaded: outside of inference mode the host must not move models.
+def assume_loaded(clip: Any) -> Any:
+    """Returns a shallow copy of a CLIP that encodes without loading its text encoders.
 
-    A parameter that was made in inference mode and is moved outside of it comes out neither an inference tensor nor one that autograd takes.
+    Notes
+    -----
+    Outside of inference mode the host must not move models: see `load`.
     """
-    same = copy.copy(clip)
-    same.load_model = lambda *args, **kwargs: clip.patcher
-    return same
+    loaded_clip = copy.copy(clip)
+    loaded_clip.load_model = lambda *args, **kwargs: clip.patcher
+    return loaded_clip

@@ -1,4 +1,4 @@
-"""The miniature Stable Diffusion as native objects of the host."""
+"""Loads the miniature Stable Diffusion as native objects of the host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ MINIATURE = Path(__file__).resolve().parents[2] / "mini_sd"
 
 
 class MiniatureConfig(comfy.supported_models_base.BASE):
-    """The host's description of the miniature: SD's architecture in small."""
+    """The host's configuration of the miniature, whose architecture is that of Stable Diffusion at a small size.
+
+    Parameters
+    ----------
+    config
+        The content of mini_sd/config.json: `unet`, `sampling`, `scale_factor`, and optional preview colours.
+    """
 
     latent_format = comfy.latent_formats.SD15
     memory_usage_factor = 1.0
@@ -39,7 +45,7 @@ class MiniatureConfig(comfy.supported_models_base.BASE):
 
 
 class MiniatureTokenizer(comfy.sd1_clip.SDTokenizer):
-    """The standard CLIP tokenizer; textual-inversion embeddings have the miniature's width."""
+    """The standard CLIP tokenizer, which expects textual-inversion embeddings of the miniature's width."""
 
     def __init__(self, embedding_directory=None, tokenizer_data=None, **kwargs):
         width = json.loads((MINIATURE / "config.json").read_text())["text"]["hidden_size"]
@@ -49,7 +55,13 @@ class MiniatureTokenizer(comfy.sd1_clip.SDTokenizer):
 
 
 def load_miniature() -> tuple[Any, Any, Any]:
-    """MODEL, CLIP and VAE of the miniature that ships with this pack, as native objects of the host."""
+    """Loads the MODEL, CLIP and VAE of the miniature that ships with this pack.
+
+    Raises
+    ------
+    ForgetError
+        The file of weights is missing or does not open.
+    """
     path = MINIATURE / "weights" / "mini_sd.safetensors"
     if not path.is_file():
         raise ForgetError(
@@ -63,18 +75,18 @@ def load_miniature() -> tuple[Any, Any, Any]:
             f"Expected weights in mini_sd/weights/mini_sd.safetensors, got a file that does not open ({error}). Install the pack again."
         ) from error
 
-    def part(prefix: str) -> dict[str, torch.Tensor]:
+    def weights_below(prefix: str) -> dict[str, torch.Tensor]:
         return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
     return (
-        _miniature_model(config, part("unet.")),
-        _miniature_clip(config, part("text.")),
-        _miniature_vae(config, part("vae.")),
+        _miniature_model(config, weights_below("unet.")),
+        _miniature_clip(config, weights_below("text.")),
+        _miniature_vae(config, weights_below("vae.")),
     )
 
 
 def load_miniature_image_text() -> Any:
-    """The miniature's own image-text model; raises ForgetError where its files are not there."""
+    """Loads the miniature's image-text model; raises ForgetError when its files are missing."""
     try:
         from ...mini_sd.image_text import WEIGHTS, MiniatureImageText
     except ImportError as error:
@@ -98,17 +110,18 @@ def _miniature_model(config: dict[str, Any], weights: dict[str, torch.Tensor]) -
     )
     manual_cast = management.unet_manual_cast(dtype, device, model_config.supported_inference_dtypes)
     model_config.set_inference_dtype(dtype, manual_cast)
-    kind = comfy.model_base.ModelType.V_PREDICTION if config["prediction"] == "v" else comfy.model_base.ModelType.EPS
-    model = comfy.model_base.BaseModel(model_config, model_type=kind, device=management.unet_offload_device())
+    types = comfy.model_base.ModelType
+    model_type = types.V_PREDICTION if config["prediction"] == "v" else types.EPS
+    model = comfy.model_base.BaseModel(model_config, model_type=model_type, device=management.unet_offload_device())
     model.diffusion_model.load_state_dict(weights)
-    # After: with DynamicVRAM the host's layers have no weights before, and take the file's precision.
+    # The cast comes after loading: with DynamicVRAM the host's layers have no weights before, and take the file's precision.
     model.diffusion_model.to(dtype)
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=management.unet_offload_device())
 
 
 def _miniature_clip(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
     rows, ids = weights.pop("vocabulary.weight"), weights.pop("vocabulary.ids").long()
-    # Only rows of words that were trained are stored; every other word is a zero vector.
+    # The file holds the rows of trained words only; every other word is a zero vector.
     table = torch.zeros(49408, rows.shape[1], dtype=rows.dtype)
     table[ids] = rows
     weights["text_model.embeddings.token_embedding.weight"] = table

@@ -1,4 +1,4 @@
-"""The host's V3 node API and the types that the pack adds to it."""
+"""The host's V3 node API, and the socket types that the pack adds to it."""
 
 try:
     from comfy_api.v0_0_2 import io, ui

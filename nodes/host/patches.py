@@ -1,4 +1,4 @@
-"""Patches on a MODEL, or on single conditionings through the host's hooks."""
+"""Applies patches to a MODEL, or to single conditionings through the host's hooks."""
 
 from __future__ import annotations
 
@@ -14,15 +14,24 @@ from ...fmn_core.patch.file import LARGEST_CHANGE
 from ...fmn_core.patch.fit import base_name, check_fit, check_matched
 from ...fmn_core.patch.patch import PREFIX, ForgetPatch
 from ...fmn_core.patch.size import largest_entry, size_report
-from .models import quantisation, require_unet
+from .execution import compute_dtype
+from .families import require_unet
+from .models import quantisation
 
 log = logging.getLogger("forget-me-not")
 
 
 def apply_patch(patcher: Any, patch: ForgetPatch, strength: float) -> tuple[Any, int]:
-    """A clone of MODEL with the patch on it, and the number of layers that it changes, which is all of the patch.
+    """Applies a patch to a clone of a MODEL.
 
-    Raises ForgetError when any layer is not in the model, or has another shape there: the patch is then for another architecture.
+    Returns
+    -------
+    The clone, and the number of layers that changed, which are all layers of the patch.
+
+    Raises
+    ------
+    ForgetError
+        The patch is for another architecture: one of its layers is missing from the MODEL, or has another shape there.
     """
     require_unet(patcher)
     check_fit(patch, layer_shapes(patcher))
@@ -37,24 +46,23 @@ def apply_patch(patcher: Any, patch: ForgetPatch, strength: float) -> tuple[Any,
 
 
 def size_warnings(patcher: Any, patch: ForgetPatch, strength: float) -> list[str]:
-    """Lines for the report where a patch drowns a layer's weights, hardly changes any, or leaves half precision.
+    """Warns, one line each, where a patch dwarfs a layer's weights, hardly changes any, or overflows half precision.
 
-    Weights that are quantised or in fp8 are left out: their numbers mean something only with their scales.
+    Quantised and fp8 weights are not checked, because their values depend on scales.
     """
     targets, weights = comfy.lora.model_lora_keys_unet(patcher.model, {}), patcher.model.state_dict()
     layers = ((f, weights[targets[name]]) for name, f in patch.factors.items())
-    plain = [(f, w) for f, w in layers if not quantisation(w) and w.element_size() > 1]
-    if not plain or strength == 0:
+    float_layers = [(f, w) for f, w in layers if not quantisation(w) and w.element_size() > 1]
+    if not float_layers or strength == 0:
         return []
-    found = size_report([(f, _norm(w)) for f, w in plain], strength)
-    computes_in = patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()
-    if computes_in == torch.float16:
-        largest = max(float(w.abs().max()) + abs(strength) * largest_entry(f, LARGEST_CHANGE) for f, w in plain)
+    warnings = size_report([(f, _norm(w)) for f, w in float_layers], strength)
+    if compute_dtype(patcher) == torch.float16:
+        largest = max(float(w.abs().max()) + abs(strength) * largest_entry(f, LARGEST_CHANGE) for f, w in float_layers)
         if largest > LARGEST_CHANGE:
-            found.append(
+            warnings.append(
                 f"warning: weights up to {largest:,.0f} may be infinite in half precision, and pictures black; lower the strength"
             )
-    return found
+    return warnings
 
 
 def _norm(weight: torch.Tensor) -> float:
@@ -62,7 +70,7 @@ def _norm(weight: torch.Tensor) -> float:
 
 
 def layer_shapes(patcher: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight that a patch can change, by the name that a patch has for it."""
+    """Shape of every weight of a MODEL that a patch can change, by the weight's name in patches."""
     targets, weights = comfy.lora.model_lora_keys_unet(patcher.model, {}), patcher.model.state_dict()
     return {
         n: tuple(weights[key].shape)
@@ -72,17 +80,20 @@ def layer_shapes(patcher: Any) -> dict[str, tuple[int, ...]]:
 
 
 class _PatchHook(comfy.hooks.WeightHook):
-    """The host's hook of a LoRA file, which refuses a MODEL that the patch does not fit when sampling begins: no node sees both before."""
+    """The host's hook of a LoRA file, with a check that the patch fits the MODEL.
+
+    The check runs when sampling begins, because no node has both the patch and the MODEL before.
+    """
 
     patch: ForgetPatch
 
     def add_hook_patches(self, model: Any, model_options: dict, target_dict: dict, registered: Any) -> bool:
-        of_model = target_dict.get("target") != comfy.hooks.EnumWeightTarget.Clip
-        if of_model:
+        for_model = target_dict.get("target") != comfy.hooks.EnumWeightTarget.Clip
+        if for_model:
             require_unet(model)
             check_fit(self.patch, layer_shapes(model))
         added = super().add_hook_patches(model, model_options, target_dict, registered)
-        if of_model and added:
+        if for_model and added:
             check_matched(self.patch, len(model.hook_patches[self.hook_ref]))
         return added
 
@@ -93,38 +104,51 @@ class _PatchHook(comfy.hooks.WeightHook):
 
 
 def patch_hooks(patch: ForgetPatch, strength: float, start: float, end: float, keyframes: Any = None) -> Any:
-    """HOOKS that put a patch on a MODEL while conditionings that carry them are evaluated.
+    """Creates HOOKS that apply a patch to a MODEL while conditionings that carry them are evaluated.
 
-    `start`, `end`: shares of the sampling; `keyframes`: the host's own, in their place.
+    Parameters
+    ----------
+    start, end
+        Where in the sampling the patch acts, as shares of it in 0..1.
+    keyframes
+        Hook keyframes of the host, which replace `start` and `end`.
     """
     hook, hooks = _PatchHook(strength_model=strength, strength_clip=0.0), comfy.hooks.HookGroup()
     hook.patch, hook.weights = patch, patch.state_dict(torch.float32)
     hooks.add(hook)
     if keyframes is None and (start > 0 or end < 1):
         keyframes = comfy.hooks.HookKeyframeGroup()
-        for at, share in ((0.0, float(start <= 0)), (start, 1.0), (end, 0.0)):
-            if at < 1 and (at > 0 or not keyframes.keyframes):
-                keyframes.add(comfy.hooks.HookKeyframe(share, at, guarantee_steps=0))
+        for position, relative_strength in ((0.0, float(start <= 0)), (start, 1.0), (end, 0.0)):
+            if position < 1 and (position > 0 or not keyframes.keyframes):
+                keyframes.add(comfy.hooks.HookKeyframe(relative_strength, position, guarantee_steps=0))
     if keyframes is not None:
         hooks.set_keyframes_on_hooks(keyframes)
     return hooks
 
 
-def with_hooks(cond: Any, hooks: Any) -> Any:
-    """One entry of a CONDITIONING with hooks added to those that it has."""
+def add_hooks(cond: Any, hooks: Any) -> Any:
+    """Returns one entry of a CONDITIONING with hooks added to those that it has."""
     return comfy.hooks.set_hooks_for_conditioning([cond], hooks)[0]
 
 
-def only_rows(cond: Any, rows: torch.Tensor) -> Any:
-    """One entry of a CONDITIONING of several prompts, (B, l, dim), that counts for some of the batch: rows (B,) of bool."""
-    context, values = cond
-    mask = values.get("mask")
+def limit_to_rows(cond: Any, rows: torch.Tensor) -> Any:
+    """Returns one entry of a CONDITIONING that acts on some rows of the batch only.
+
+    Parameters
+    ----------
+    cond
+        An entry with one prompt for each row of the batch: its context is (B, l, d).
+    rows
+        (B,) bool: where the entry acts.
+    """
+    context, options = cond
+    mask = options.get("mask")
     mask = torch.ones(1, 1, 1) if mask is None else (mask[None] if mask.ndim == 2 else mask)
-    return [context, {"mask_strength": 1.0, **values, "mask": mask * rows.to(mask.dtype).view(-1, 1, 1)}]
+    return [context, {"mask_strength": 1.0, **options, "mask": mask * rows.to(mask.dtype).view(-1, 1, 1)}]
 
 
 def check_context_width(patch: ForgetPatch, width: int) -> None:
-    """Raises ForgetError when a patch changes no cross-attention key or value of a model with conditionings so wide."""
+    """Raises ForgetError when all keys and values that a patch changes take conditionings of another width."""
     widths = {f.down.shape[1] for n, f in patch.factors.items() if n.endswith(("attn2_to_k", "attn2_to_v"))}
     if widths and width not in widths:
         raise ForgetError(

@@ -1,4 +1,4 @@
-"""Names of patch files: what is allowed, and where a new one goes."""
+"""Checks the names of new patch and embedding files, and writes the files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...fmn_core.safetensors_file import same_content, write_new
 from .. import host
 
 _RESERVED = re.compile(r'[<>:"/\\|?*]')
-# Windows takes a device's name before any ending for the device, and reads the small figures as figures.
+# Windows opens the device for such a name with any ending, and reads superscript digits as digits.
 _DEVICES = {
     "con",
     "prn",
@@ -25,17 +25,23 @@ _DEVICES = {
     "conout$",
     *(f"{d}{i}" for d in ("com", "lpt") for i in "0123456789¹²³"),
 }
-# Most file systems take 255 bytes, and the ending, a number and a temporary name must fit too.
+# Most file systems allow 255 bytes, and the ending, a number and a temporary name must fit too.
 _MOST_BYTES = 200
 
 
 def check_file_name(name: str) -> str:
-    """The name without `.safetensors`; raises ForgetError on path parts, names that some system reserves or shows as another, and long ones."""
+    """Returns a file name without the ending `.safetensors`; empty for an empty name.
+
+    Raises
+    ------
+    ForgetError
+        The name holds a folder, an invisible or a reserved character, is the name of a device, or is too long.
+    """
     stem = name.strip().removesuffix(".safetensors")
     if not stem:
         return ""
-    device = stem.split(".")[0].strip().lower() in _DEVICES
-    if _RESERVED.search(stem) or stem.startswith(".") or stem.endswith((".", " ")) or device:
+    is_device = stem.split(".")[0].strip().lower() in _DEVICES
+    if _RESERVED.search(stem) or stem.startswith(".") or stem.endswith((".", " ")) or is_device:
         raise ForgetError(
             f'Expected a plain file name without folders or any of < > : " / \\ | ? *, got {name!r}. Choose another name.'
         )
@@ -52,19 +58,26 @@ def check_file_name(name: str) -> str:
 def save_patch_file(
     patch: ForgetPatch, stem: str, dtype: torch.dtype = torch.float16, embedding_keys: bool = False
 ) -> Path:
-    """Saves a patch as NAME.safetensors among the host's LoRAs, see save_free."""
-    return save_free(host.patch_root(), stem, patch_bytes(patch, dtype, embedding_keys))
+    """Saves a patch as NAME.safetensors among the host's LoRAs; see save_under_free_name."""
+    return save_under_free_name(host.patch_root(), stem, patch_bytes(patch, dtype, embedding_keys))
 
 
 def save_embedding_file(embedding: Embedding, stem: str) -> Path:
-    """Saves an embedding as NAME.safetensors in the host's embeddings folder, see save_free."""
-    return save_free(host.embedding_root(), stem, embedding_bytes(embedding, stem + SUFFIX))
+    """Saves an embedding as NAME.safetensors in the host's embeddings folder; see save_under_free_name."""
+    return save_under_free_name(host.embedding_root(), stem, embedding_bytes(embedding, stem + SUFFIX))
 
 
-def save_free(folder: Path, stem: str, data: bytes) -> Path:
-    """Writes NAME.safetensors, or NAME_00002_.safetensors and so on where that is taken by another file.
+def save_under_free_name(folder: Path, stem: str, data: bytes) -> Path:
+    """Writes NAME.safetensors, or NAME_00002_.safetensors and so on where other files have these names.
 
-    A file with the very same content is kept, not written again. Raises ForgetError when the disk refuses; nothing is left then.
+    Returns
+    -------
+    The path of the new file, or of an existing one with the very same content, which is not written again.
+
+    Raises
+    ------
+    ForgetError
+        The disk refused. No partial file is left.
     """
     number, path = 1, folder / f"{stem}{SUFFIX}"
     try:
@@ -76,5 +89,5 @@ def save_free(folder: Path, stem: str, data: bytes) -> Path:
             f"Expected to write {len(data):,} bytes to {path.name}, but the disk refused: {error.strerror or error}. "
             "Free some space, or check the folder's permissions, and run again."
         ) from error
-    host.forget_file_lists()
+    host.clear_file_lists()
     return path

@@ -89,7 +89,7 @@ class ConditioningHooks:
         host.check_context_width(self.parts[0], cond[0].shape[-1])
         if part_strengths not in self._hooks_by_strengths:
             self._hooks_by_strengths[part_strengths] = self._hooks(part_strengths)
-        return host.with_hooks(cond, self._hooks_by_strengths[part_strengths])
+        return host.add_hooks(cond, self._hooks_by_strengths[part_strengths])
 
     def _hooks(self, part_strengths: tuple[float, ...]) -> Any:
         schedule = self.start, self.end, self.keyframes

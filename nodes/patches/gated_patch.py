@@ -134,7 +134,7 @@ def _gate_conditioning(gates: _PartGates, hooks: ConditioningHooks, cond: Any) -
     conds = []
     for part_strengths in dict.fromkeys(strengths):
         rows = torch.tensor([s == part_strengths for s in strengths])
-        conds.append(hooks.attach(host.only_rows(cond, rows), part_strengths))
+        conds.append(hooks.attach(host.limit_to_rows(cond, rows), part_strengths))
     return conds, line
 
 

@@ -82,6 +82,6 @@ def _save_all(embeddings: list[Embedding], stem: str) -> list[Path]:
     except BaseException:
         for path in set(paths) - before:
             path.unlink(missing_ok=True)
-        host.forget_file_lists()
+        host.clear_file_lists()
         raise
     return paths

@@ -131,9 +131,9 @@ def _search(
 ) -> str | LearnedEmbedding:
     """Runs the search with a progress bar; appends the loss of each step to `losses`. Returns a text or learned vectors."""
     concept = Concept([], kind, [], images=images)
-    latents = references.references_of(adapter, vae, concept, AugmentSettings(), budget.seed)
+    latents = references.encode_references(adapter, vae, concept, AugmentSettings(), budget.seed)
     arguments = (adapter, latents, list(default_templates(kind)), phrase, budget)
     with search_progress("attack", budget.steps, losses) as progress, adapter.ready_for_gradients(text=True):
         if attack == TOKENS:
-            return search_tokens(*arguments, host.spelled_tokens(adapter.clip), progress)
+            return search_tokens(*arguments, host.token_spellings(adapter.clip), progress)
         return search_embedding(*arguments, progress)

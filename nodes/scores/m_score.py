@@ -89,7 +89,7 @@ class MScoreNode(io.ComfyNode):
             images = references.checked_images(images)
             features = _features(clip, image_text)
             concept = Concept([], kind, [], images=images)
-            latents = references.references_of(adapters[0], vae, concept, AugmentSettings(), seed)
+            latents = references.encode_references(adapters[0], vae, concept, AugmentSettings(), seed)
             templates = default_templates(kind)[:TEMPLATES]
             settings = inversion_settings(**inversion_widgets, seed=seed, start="noise")
             bar = host.Progress(2 * settings.steps)

@@ -41,7 +41,7 @@ def save_report(figure: Image.Image, prefix: str, about: dict[str, Any], report:
     """
     data = _png(figure, about)
     try:
-        folder, name, first = host.output_name(prefix, *figure.size)
+        folder, name, first = host.output_file_name(prefix, *figure.size)
         for number in itertools.count(first):
             text = _write_both(folder / f"{name}_{number:05}_", data, report)
             if text is not None:

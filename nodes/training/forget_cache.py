@@ -26,5 +26,5 @@ class ClearForgetCache(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        report = f"freed {references.cache().clear() / 1e6:.1f} MB of memory"
+        report = f"freed {references.shared_cache().clear() / 1e6:.1f} MB of memory"
         return io.NodeOutput(report, ui={"text": (report,)})

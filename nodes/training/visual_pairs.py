@@ -63,13 +63,13 @@ class VisualDenoisingPairs(io.ComfyNode):
         cls, model, clip, vae, phrase, kind, end_token, count, steps, guidance, seed, concepts=None
     ) -> io.NodeOutput:
         own = concept_from_text(phrase, kind, end_token=end_token) if phrase.strip() else None
-        chosen = references.joined(concepts, own)
+        chosen = references.concepts_to_forget(concepts, own)
         with torch.inference_mode(False), torch.no_grad():
             adapter = ComfyModel(model, clip)
             check_concepts(adapter, chosen)
             host.load(model)
-            pairs = [references.pairs_of(adapter, c, count, steps, guidance, seed) for c in chosen]
-        made = {references.identity(c): p for c, p in zip(chosen, pairs)}
+            pairs = [references.image_pairs(adapter, c, count, steps, guidance, seed) for c in chosen]
+        made = {references.concept_id(c): p for c, p in zip(chosen, pairs)}
         return io.NodeOutput(made, pictures.pair_rows([_decoded(adapter, vae, p) for p in pairs]))
 
 

@@ -1,1 +1,1 @@
-"""What the page asks the server: routes, live monitor, patch list, token preview."""
+"""The server's side of the page: routes, live monitor, patch list, token preview."""

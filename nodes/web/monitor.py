@@ -1,4 +1,4 @@
-"""The live monitor of a training: what the page shows while it runs, and the button that ends it early."""
+"""The live monitor of a training: its state for the page, and the request to stop early."""
 
 from __future__ import annotations
 
@@ -11,24 +11,32 @@ from .. import host
 from ..ui.preview_picture import data_uri
 
 EVENT = "forget_me_not.monitor"
-# Points of a curve that the page gets, and seconds between two messages: a long training must not flood the browser.
-_POINTS, _PAUSE = 300, 0.2
-# Trainings that are remembered, for pages that are opened later.
-_KEPT = 32
+# Most points of a curve in a message, and least seconds between messages: a long training must not flood the browser.
+_MOST_POINTS, _PAUSE = 300, 0.2
+# Most trainings whose state is kept for pages that open later.
+_MOST_STATES = 32
 _states: dict[str, dict[str, Any]] = {}
-_stops: set[str] = set()
+_stop_requests: set[str] = set()
 
 
 class Monitor:
-    """Follows one training of the node that is executing."""
+    """Reports one training of the executing node to the page; the training runs inside of its context.
+
+    Parameters
+    ----------
+    title
+        Title of the training on the page.
+    total
+        Number of steps.
+    """
 
     def __init__(self, title: str, total: int):
         self.node, self.started, self.sent = host.running_node(), time.monotonic(), 0.0
         self.curves: dict[str, list[tuple[int, float]]] = {}
         self.state: dict[str, Any] = {"node": self.node, "title": title, "step": 0, "total": total, "running": True}
-        _stops.discard(self.node)
+        _stop_requests.discard(self.node)
         _states.pop(self.node, None)
-        while len(_states) >= _KEPT:
+        while len(_states) >= _MOST_STATES:
             _states.pop(next(iter(_states)))
         _states[self.node] = self.state
         self._send()
@@ -37,44 +45,58 @@ class Monitor:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """The page is told the end, whatever it was."""
-        _stops.discard(self.node)
+        """Reports the end of the training, after an error too."""
+        _stop_requests.discard(self.node)
         self.state["running"] = False
         self._send()
 
     def update(self, step: int, figures: dict[str, float], picture: Image.Image | None = None) -> bool:
-        """Tells the page about a step; `figures` by the curve's name. Returns whether the user wants to stop and keep."""
-        for name, value in figures.items():
-            self.curves.setdefault(name, []).append((step, value))
+        """Reports a step to the page.
+
+        Parameters
+        ----------
+        step
+            Number of the step, from 1.
+        figures
+            New point of each curve, by the curve's name.
+        picture
+            A preview to show, or None to keep the last.
+
+        Returns
+        -------
+        Whether the user asked to stop and keep the training's state.
+        """
+        for name, figure in figures.items():
+            self.curves.setdefault(name, []).append((step, figure))
         seconds = time.monotonic() - self.started
         self.state |= {"step": step, "seconds": seconds, "left": seconds / step * (self.state["total"] - step)}
         if picture is not None:
             self.state["preview"] = data_uri(picture)
         if picture is not None or time.monotonic() - self.sent > _PAUSE:
             self._send()
-        return self.node in _stops
+        return self.node in _stop_requests
 
     def _send(self) -> None:
-        self.state["curves"] = {name: thinned(points) for name, points in self.curves.items()}
+        self.state["curves"] = {name: thin_curve(points) for name, points in self.curves.items()}
         self.sent = time.monotonic()
-        host.send(EVENT, self.state)
+        host.send_event(EVENT, self.state)
 
 
-def states() -> dict[str, dict[str, Any]]:
-    """The last state of every training since the server started, by node id."""
+def training_states() -> dict[str, dict[str, Any]]:
+    """The last states of the latest trainings since the server started, by node id."""
     return dict(_states)
 
 
-def stop(node: str) -> bool:
-    """Asks the training of a node to end and keep what it has; False where none runs."""
+def request_stop(node: str) -> bool:
+    """Asks the training of a node to stop and keep its state; returns whether one runs."""
     running = _states.get(node, {}).get("running", False)
     if running:
-        _stops.add(node)
+        _stop_requests.add(node)
     return running
 
 
-def thinned(points: list[tuple[int, float]], most: int = _POINTS) -> list[tuple[int, float]]:
-    """At most so many points, evenly spread, first and last included."""
-    if len(points) <= most:
+def thin_curve(points: list[tuple[int, float]], count: int = _MOST_POINTS) -> list[tuple[int, float]]:
+    """Returns at most `count` points of a curve, evenly spread, with the first and the last among them."""
+    if len(points) <= count:
         return list(points)
-    return [points[round(k * (len(points) - 1) / (most - 1))] for k in range(most)]
+    return [points[round(k * (len(points) - 1) / (count - 1))] for k in range(count)]

@@ -1,4 +1,4 @@
-"""The patches under models/loras/forget_me_not, as the page's browser shows them."""
+"""Lists the patches in models/loras/forget_me_not for the page's browser of patches."""
 
 from __future__ import annotations
 
@@ -15,13 +15,24 @@ from ..adapter import connected
 from ..ui import reports
 from ..ui.preview_picture import PREFIX
 
-# A stranger's file may say anything: so much of a text is shown, and so large a picture.
+# Most characters of a text and of a picture (a data URI) that are shown, since a stranger's file may hold anything.
 LONGEST_TEXT, LARGEST_PREVIEW = 300, 200_000
 FIGURES = ("held_out_missed", "held_out_drift", "preserve_drift", "shrink_residual")
 
 
-def listed(node: str) -> list[dict[str, Any]]:
-    """One entry a file: name, what it says of itself as short texts, and why it does not fit the node's MODEL, if so."""
+def list_patches(node: str) -> list[dict[str, Any]]:
+    """Describes every patch file.
+
+    Parameters
+    ----------
+    node
+        Id of the node whose MODEL the patches are compared with.
+
+    Returns
+    -------
+    For each file its name, its metadata as short texts, or an `error`, and as `mismatch` why the patch does not fit the
+    node's MODEL; empty where it fits, or the MODEL is not known.
+    """
     base = connected.base(node)
     entries = []
     for name in host.patch_files():
@@ -29,16 +40,16 @@ def listed(node: str) -> list[dict[str, Any]]:
             path = host.patch_path(name)
             entry, patch_base = _entry(path, host.file_version(path))
         except (ForgetError, OSError, ValueError, ArithmeticError, LookupError, TypeError) as error:
-            # Gone since it was listed, a link to nothing, or a file that no check foresaw: the others are listed all the same.
+            # A file that is gone, a broken link or unforeseen content must not hide the other files.
             entry, patch_base = {"error": plain_text(error, LONGEST_TEXT) or type(error).__name__}, {}
-        why = base_difference(patch_base, base) if base and patch_base else ""
-        entries.append({"name": name, **entry, "mismatch": plain_text(why, LONGEST_TEXT)})
+        difference = base_difference(patch_base, base) if base and patch_base else ""
+        entries.append({"name": name, **entry, "mismatch": plain_text(difference, LONGEST_TEXT)})
     return entries
 
 
 @functools.lru_cache(maxsize=1024)
 def _entry(path: Path, version: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is told of a file, and its base; kept for as long as the file stays what it is, see host.file_version."""
+    """Describes a file, and returns the fingerprint of its base; cached until the file's version changes."""
     status = path.stat()
     date = datetime.fromtimestamp(status.st_mtime, timezone.utc).isoformat(timespec="minutes")
     entry = {"date": date, "bytes": status.st_size}
@@ -46,10 +57,10 @@ def _entry(path: Path, version: str) -> tuple[dict[str, Any], dict[str, Any]]:
         patch = load_metadata(path)
     except ForgetError as error:
         return entry | {"error": plain_text(error, LONGEST_TEXT)}, {}
-    return entry | _said(patch), patch.base
+    return entry | _metadata(patch), patch.base
 
 
-def _said(patch: ForgetPatch) -> dict[str, Any]:
+def _metadata(patch: ForgetPatch) -> dict[str, Any]:
     preview = patch.about.get("preview", "")
     figures = {k: patch.figures[k] for k in FIGURES if isinstance(patch.figures.get(k), (int, float))}
     return {

@@ -1,4 +1,4 @@
-"""Progress of a training, in the node and in the page's monitor."""
+"""Shows the progress of a training in the node and in the page's monitor."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from ..adapter.model import ComfyModel
 from ..ui import pictures
 from .monitor import Monitor
 
+# Called with the steps done, their total and the step's figures; returns whether the user asked to stop.
 Progress = Callable[[int, int, dict[str, Any]], bool]
+# Figure of a step -> title of its curve in the monitor.
 CURVES = {"loss": "loss", "mass": "attention mass", "target": "target", "drift": "drift"}
-# Steps between two pictures of an inversion's loss.
+# Steps between two plots of an inversion's loss.
 LOSS_EVERY = 5
 
 
 def progress_callback(monitor: Monitor, adapter: ComfyModel, title: str) -> Progress:
-    """What a training calls every step: it draws the curves in the node and sends all figures to the page's monitor."""
+    """Returns a callback for the steps of a training, which plots curves in the node and sends all figures to the monitor."""
     bar = host.Progress(monitor.state["total"])
     series: dict[str, list[float]] = {"loss": [], "attention mass": []}
 
     def progress(done: int, total: int, figures: dict[str, Any]) -> bool:
-        for curve, name in (("loss", "loss"), ("attention mass", "mass")):
-            if name in figures:
-                series[curve].append(figures[name])
+        for curve, figure in (("loss", "loss"), ("attention mass", "mass")):
+            if figure in figures:
+                series[curve].append(figures[figure])
         bar.update(done, total, pictures.curves({k: v for k, v in series.items() if v}, total, title))
         latents = figures.get("preview")
         picture = None if latents is None else pictures.latent_picture(adapter.patcher, latents)
@@ -36,16 +38,16 @@ def progress_callback(monitor: Monitor, adapter: ComfyModel, title: str) -> Prog
 
 @contextlib.contextmanager
 def search_progress(title: str, steps: int, losses: list[float]) -> Iterator[Progress]:
-    """Progress of a search for token embeddings.
+    """Yields a callback for the steps of a search for token embeddings.
 
     Parameters
     ----------
     title
         Title of the plot and of the page's monitor.
     steps
-        Steps that the search may take.
+        Most steps of the search.
     losses
-        Gets the loss of each step.
+        The loss of each step is appended to this list.
     """
     bar = host.Progress(steps)
 

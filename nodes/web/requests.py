@@ -1,4 +1,4 @@
-"""Reading what a page posts: JSON of a bounded size from the host's own pages, and nothing else."""
+"""Reads posted requests: JSON of a bounded size, from the host's own pages only."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from aiohttp import web
 
 from .. import host
 
-# The longest texts that the routes take are 60,000 characters in all.
+# The longest texts that the routes accept have 60,000 characters in all.
 MOST_BYTES = 65_536
 
 
 async def read_texts(request: web.Request, names: tuple[str, ...]) -> dict[str, str]:
-    """The texts of a JSON object by name, empty where they are absent.
+    """Reads the named texts of a posted JSON object; absent ones are empty.
 
-    Raises the web.HTTPException to answer with, whose body is {"error": a sentence}: 415 where the body is not declared to be JSON,
-    403 for a page without an origin, 413 for more than MOST_BYTES, and 400 for anything that is not such an object.
+    Raises
+    ------
+    web.HTTPException
+        The answer to send, with the body {"error": a sentence}: 415 where the body is not declared as JSON, 403 for a
+        page without an origin, 413 for more than MOST_BYTES, 400 for anything but an object of texts.
     """
     if request.content_type != "application/json":
-        # A page of another site can send plain text without asking the browser, JSON it cannot.
+        # The browser lets a page of another site post plain text without a preflight request (CORS), but not JSON.
         raise refusal(web.HTTPUnsupportedMediaType, f"Expected application/json, got {request.content_type}.")
     if not host.origin_allowed(request.headers):
         raise refusal(web.HTTPForbidden, "Expected a request from a page of this server, got one without an origin.")
@@ -28,12 +31,12 @@ async def read_texts(request: web.Request, names: tuple[str, ...]) -> dict[str, 
 
 
 def refusal(kind: type[web.HTTPException], sentence: str, **arguments: Any) -> web.HTTPException:
-    """An answer other than success, with the reason as {"error": sentence}."""
+    """Creates an error response with the body {"error": sentence}."""
     return kind(text=json.dumps({"error": sentence}), content_type="application/json", **arguments)
 
 
 async def _body(request: web.Request) -> bytes:
-    """The body, of which no more than MOST_BYTES are read."""
+    """Reads the body of a request, but at most little more than MOST_BYTES of it."""
     size, data = request.content_length or 0, bytearray()
     if size <= MOST_BYTES:
         async for part in request.content.iter_any():
@@ -59,14 +62,14 @@ def _parsed(body: bytes) -> Any:
         raise refusal(web.HTTPBadRequest, f"Expected JSON in UTF-8, got something else: {reason}.") from error
 
 
-def _texts(found: Any, names: tuple[str, ...]) -> dict[str, str]:
-    if not isinstance(found, dict) or not all(isinstance(found.get(name, ""), str) for name in names):
+def _texts(content: Any, names: tuple[str, ...]) -> dict[str, str]:
+    if not isinstance(content, dict) or not all(isinstance(content.get(name, ""), str) for name in names):
         sentence = f"Expected a JSON object of texts ({', '.join(names)}), got something else."
         raise refusal(web.HTTPBadRequest, sentence)
-    texts = {name: found.get(name, "") for name in names}
+    texts = {name: content.get(name, "") for name in names}
     try:
         "".join(texts.values()).encode()
     except UnicodeEncodeError as error:
-        # Halves of a surrogate pair, each in an escape of its own.
+        # JSON can hold half of a surrogate pair as an escape.
         raise refusal(web.HTTPBadRequest, "Expected texts of whole characters, got half of one.") from error
     return texts

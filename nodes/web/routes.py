@@ -1,4 +1,4 @@
-"""What the page asks the server: tokens of a text, the patches that are there, trainings that run."""
+"""The server's routes for the page: tokens of a text, patch list, training monitor and its stop button."""
 
 from __future__ import annotations
 
@@ -20,24 +20,32 @@ ROOT = "/forget_me_not"
 
 
 class Worker:
-    """A thread for one kind of question, so that no other kind waits for it; beyond `most_waiting` of them it puts off."""
+    """One thread for requests of one kind, so that other kinds do not wait for them.
+
+    Parameters
+    ----------
+    name
+        Part of the thread's name.
+    most_waiting
+        Most requests that run or wait at the same time; further ones are refused.
+    """
 
     def __init__(self, name: str, most_waiting: int = 8):
         self.most_waiting, self.waiting = most_waiting, 0
         self._executor = ThreadPoolExecutor(1, f"forget-me-not-{name}")
 
     async def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What `work` returns; raises the web.HTTPException to answer with where too many wait."""
+        """Runs `work` in the thread and returns its result; raises a web.HTTPException to answer with when too many wait."""
         if self.waiting >= self.most_waiting:
             raise refusal(web.HTTPServiceUnavailable, "Expected fewer questions at once. Ask again in a moment.")
         self.waiting += 1
         future = self._executor.submit(work, *args, **kwargs)
-        # Counted until the work is done: a page that goes away ends its request, not the work.
+        # The request counts until the work is done, because closing the page ends the request but not the work.
         loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._done))
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._count_down))
         return await asyncio.wrap_future(future)
 
-    def _done(self) -> None:
+    def _count_down(self) -> None:
         self.waiting -= 1
 
 
@@ -45,7 +53,7 @@ _tokens_worker, _patches_worker = Worker("tokens"), Worker("patches", most_waiti
 
 
 def register() -> None:
-    """Adds the routes to the host's server, where there is one."""
+    """Adds the routes to the host's server, if one runs."""
     server = host.server()
     if server is None:
         return
@@ -56,24 +64,24 @@ def register() -> None:
 
 
 async def _tokens(request: web.Request) -> web.Response:
-    asked = await read_texts(request, ("node", "prompt", "phrase", "kind", "templates", "end_token"))
-    asked["kind"] = asked["kind"] if asked["kind"] in KINDS else "object"
-    asked["end_token"] = asked["end_token"] if asked["end_token"] in END_TOKEN_CHOICES else "none"
+    texts = await read_texts(request, ("node", "prompt", "phrase", "kind", "templates", "end_token"))
+    texts["kind"] = texts["kind"] if texts["kind"] in KINDS else "object"
+    texts["end_token"] = texts["end_token"] if texts["end_token"] in END_TOKEN_CHOICES else "none"
     try:
-        return web.json_response(await _tokens_worker.run(token_preview.preview, **asked))
+        return web.json_response(await _tokens_worker.run(token_preview.preview_tokens, **texts))
     except ForgetError as error:
         raise refusal(web.HTTPBadRequest, str(error)) from error
 
 
 async def _patches(request: web.Request) -> web.Response:
-    listed = await _patches_worker.run(patch_list.listed, request.query.get("node", ""))
-    return web.json_response({"patches": listed})
+    patches = await _patches_worker.run(patch_list.list_patches, request.query.get("node", ""))
+    return web.json_response({"patches": patches})
 
 
 async def _monitor(request: web.Request) -> web.Response:
-    return web.json_response(monitor.states())
+    return web.json_response(monitor.training_states())
 
 
 async def _stop(request: web.Request) -> web.Response:
-    asked = await read_texts(request, ("node",))
-    return web.json_response({"stopping": monitor.stop(asked["node"])})
+    texts = await read_texts(request, ("node",))
+    return web.json_response({"stopping": monitor.request_stop(texts["node"])})

@@ -1,4 +1,4 @@
-"""The tokens of what is typed into a node, before it runs."""
+"""Previews the tokens of the texts in a node's inputs before the node runs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from ..adapter.text import ComfyText
 
 LONGEST_TEXT = 20_000
 MOST_ROWS = 8
-# Every phrase is searched for in the whole prompt, and an embedding is read for every time that it is named.
+# The whole prompt is searched for every phrase, and an embedding is read each time that a text names it.
 MOST_PHRASES = MOST_EMBEDDINGS = 64
 
 
 class _PreviewText(ComfyText):
-    """Text without its encoder: an embedding that is missing or of another width is the node's to refuse, when it runs."""
+    """A tokenizer without text encoder, and without the check of embeddings.
+
+    The node itself refuses an embedding that is missing or of another width when it runs.
+    """
 
     def __init__(self, tokenizer: Any):
         super().__init__(SimpleNamespace(tokenizer=tokenizer, tokenize=tokenizer.tokenize_with_weights))
@@ -31,7 +34,7 @@ class _PreviewText(ComfyText):
 
 
 @functools.cache
-def _standard() -> Any:
+def _standard_tokenizer() -> Any:
     return host.standard_tokenizer()
 
 
@@ -48,21 +51,36 @@ def _check_size(texts: tuple[str, ...], phrases: list[str]) -> None:
         )
 
 
-def preview(node: str, prompt: str, phrase: str, kind: str, templates: str, end_token: str) -> dict[str, Any]:
-    """Rows of chips (see token_view) and which tokenizer made them, "connected" or "standard".
+def preview_tokens(node: str, prompt: str, phrase: str, kind: str, templates: str, end_token: str) -> dict[str, Any]:
+    """Splits the texts of a node into tokens.
 
-    One row for `prompt`, or, where a node has none, one for each of the phrase's lines in its first template. Raises
-    ForgetError on texts that are too long.
+    Parameters
+    ----------
+    node
+        Id of the node. The tokenizer is that of the CLIP of its last run, or the standard one of SD 1.x.
+    prompt
+        The text to split. Where it is empty, each line of `phrase` is shown in its first template.
+    phrase, kind, templates, end_token
+        The node's inputs of these names.
+
+    Returns
+    -------
+    `rows` of token_view, and as `tokenizer` which one split the text: "connected" or "standard".
+
+    Raises
+    ------
+    ForgetError
+        A text is too long, or there are too many phrases or embeddings.
     """
     lines = split_lines(phrase)
     _check_size((prompt, phrase, templates), lines)
-    found = connected.tokenizer(node)
-    text = _PreviewText(found or _standard())
+    tokenizer = connected.tokenizer(node)
+    text = _PreviewText(tokenizer or _standard_tokenizer())
     ids = {line: text.phrase_tokens(line) for line in lines}
     if prompt.strip() or not lines:
         prompts = [(prompt, ids)]
     else:
         template = concept_from_text(lines[0], kind, templates).templates[0]
         prompts = [(fill_template(template, line), {line: ids[line]}) for line in lines[:MOST_ROWS]]
-    rows = [token_view(text.tokenize(p), i, text.vocabulary, end_token, text.word_of) for p, i in prompts]
-    return {"rows": rows, "tokenizer": "standard" if found is None else "connected"}
+    rows = [token_view(text.tokenize(p), i, text.vocabulary, end_token, text.token_text) for p, i in prompts]
+    return {"rows": rows, "tokenizer": "standard" if tokenizer is None else "connected"}

@@ -11,7 +11,7 @@ from forget_me_not.nodes import host
 from forget_me_not.nodes.adapter.model import ComfyModel
 from forget_me_not.nodes.forget.concept_correction import ConceptCorrection
 from forget_me_not.nodes.forget.train_patch import TrainForgetPatch
-from forget_me_not.nodes.host.saving import save_free
+from forget_me_not.nodes.host.saving import save_under_free_name
 from forget_me_not.nodes.patches.merge_patches import MergeForgetPatches
 from forget_me_not.nodes.patches.shrink_patch import ShrinkForgetPatch
 from forget_me_not.nodes.scores.attack_patch import AttackForgetPatch
@@ -259,7 +259,7 @@ def test_a_name_that_is_taken_meanwhile_is_not_overwritten(folders):
     folders[0].mkdir()
     taken = Path(folders[0] / "a.safetensors")
     taken.write_bytes(b"another")
-    path = save_free(folders[0], "a", b"content")
+    path = save_under_free_name(folders[0], "a", b"content")
     assert taken.read_bytes() == b"another" and path.name == "a_00002_.safetensors" and path.read_bytes() == b"content"
-    assert save_free(folders[0], "a", b"content") == path
+    assert save_under_free_name(folders[0], "a", b"content") == path
     assert sorted(p.name for p in folders[0].iterdir()) == ["a.safetensors", "a_00002_.safetensors"]

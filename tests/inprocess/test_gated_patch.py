@@ -4,7 +4,7 @@ import pytest
 import torch
 from forget_me_not.nodes.adapter.model import ComfyModel
 from forget_me_not.nodes.concepts.encode_prompt import EncodePrompt
-from forget_me_not.nodes.host import apply_patch, patch_hooks, with_hooks
+from forget_me_not.nodes.host import add_hooks, apply_patch, patch_hooks
 from forget_me_not.nodes.patches.gated_patch import GatedForgetPatch
 from inprocess.sampling import control_net, sample
 
@@ -56,7 +56,7 @@ def test_every_prompt_of_a_batch_is_treated_alone(miniature, patch, encode, gate
     found = sample(model, gated, same, batch=3)
     assert torch.equal(found[[0, 2]], plain[[0, 2]])
     # Only the positive prompt is near the concept, so the patch is on it alone.
-    alone = sample(model, [with_hooks(encode(ZEBRA)[0], patch_hooks(patch, 1.0, 0.0, 1.0))], negative)
+    alone = sample(model, [add_hooks(encode(ZEBRA)[0], patch_hooks(patch, 1.0, 0.0, 1.0))], negative)
     unpatched = sample(model, encode(ZEBRA), negative)
     rows = sample(model, *gate(stacked(encode(ZEBRA), encode(HORSE)), negative)[:2], batch=2)
     assert (alone - unpatched).abs().max() > 0.05 and (rows[:1] - alone).abs().max() < 1e-3 * alone.abs().max()
@@ -100,10 +100,10 @@ def test_hooks_that_are_there_already_stay(miniature, patch, encode, gate):
     other = ForgetPatch(
         {n: Factors(0.5 * f.up, f.down, f.alpha) for n, f in patch.factors.items()}, [], patch.base, {}, {}
     )
-    hooked = [with_hooks(encode(ZEBRA)[0], patch_hooks(other, 1.0, 0.0, 1.0))]
+    hooked = [add_hooks(encode(ZEBRA)[0], patch_hooks(other, 1.0, 0.0, 1.0))]
     gated, same, _ = gate(hooked, encode(ZEBRA), strength=0.5)
     hooks = patch_hooks(patch, 1.0, 0.0, 1.0)
-    wanted = [with_hooks(encode(ZEBRA)[0], hooks)]
+    wanted = [add_hooks(encode(ZEBRA)[0], hooks)]
     found = sample(miniature[0], gated, same)
     expected = sample(miniature[0], wanted, gate(encode(HORSE), encode(ZEBRA), strength=0.5)[1])
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)

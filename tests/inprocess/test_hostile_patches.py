@@ -6,14 +6,14 @@ import os
 import pytest
 import torch
 from forget_me_not.nodes.concepts.encode_prompt import EncodePrompt
-from forget_me_not.nodes.host import apply_patch, files, layer_shapes, patch_hooks, patches, saving, with_hooks
+from forget_me_not.nodes.host import add_hooks, apply_patch, files, layer_shapes, patch_hooks, patches, saving
 from forget_me_not.nodes.host.saving import check_file_name, host, save_embedding_file
 from forget_me_not.nodes.patches.apply_patch import ApplyForgetPatch
 from forget_me_not.nodes.patches.install_embedding import InstallPatchEmbedding
 from forget_me_not.nodes.patches.patch_info import ForgetPatchInfo
 from forget_me_not.nodes.ui.patch_source import PatchFileNode
 from forget_me_not.nodes.ui.reports import forgotten
-from forget_me_not.nodes.web.patch_list import connected, listed
+from forget_me_not.nodes.web.patch_list import connected, list_patches
 from inprocess.sampling import sample
 from model_state import assert_untouched, state
 from safetensors.torch import save_file
@@ -118,10 +118,10 @@ def test_hooks_are_as_strict_as_the_model(miniature, shapes, patch_of, number):
     changes = list(misfits(shapes).values())[number]
     model, clip, _ = miniature
     cond = EncodePrompt.execute("a zebra", clip).args[0]
-    hooked = with_hooks(cond[0], patch_hooks(patch_of(changes), 1.0, 0.0, 1.0))
+    hooked = add_hooks(cond[0], patch_hooks(patch_of(changes), 1.0, 0.0, 1.0))
     with pytest.raises(ForgetError, match=rf"of {len(changes)} layers"):
         sample(model, [hooked], cond)
-    good = with_hooks(cond[0], patch_hooks(patch_of(values(shapes)), 1.0, 0.0, 1.0))
+    good = add_hooks(cond[0], patch_hooks(patch_of(values(shapes)), 1.0, 0.0, 1.0))
     assert not torch.equal(sample(model, [good], cond), sample(model, cond, cond))
 
 
@@ -165,7 +165,7 @@ def test_every_entry_of_the_list_fails_alone(folder, shapes, patch_of, monkeypat
     (folder / "dangling.safetensors").symlink_to(folder / "nothing")
     (folder / "loop.safetensors").symlink_to(folder / "loop.safetensors")
     monkeypatch.setattr(connected, "base", lambda node: {"shapes": [[1, 2]], "norms": [1.0], "architecture": "x"})
-    found = {e["name"].rpartition("/")[2]: e for e in listed("node")}
+    found = {e["name"].rpartition("/")[2]: e for e in list_patches("node")}
     text = json.dumps(list(found.values()), allow_nan=False)
     assert len(found) == len(bad) + 3 and found["good.safetensors"]["forgets"] == "zebra"
     assert "error" in found["dangling.safetensors"] and "error" in found["loop.safetensors"]
@@ -194,7 +194,7 @@ def test_a_file_replaced_within_the_same_tick_is_seen(folder, shapes, patch_of):
         save_file(patch.state_dict(), folder / "new.safetensors", patch.metadata())
         os.utime(folder / "new.safetensors", ns=(10**18, 10**18))
         os.replace(folder / "new.safetensors", folder / "a.safetensors")
-        [entry] = listed("")
+        [entry] = list_patches("")
         name = "forget_me_not/a.safetensors"
         return entry["forgets"], PatchFileNode.fingerprint_inputs(patch_file=name)
 

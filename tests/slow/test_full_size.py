@@ -157,7 +157,7 @@ def test_adapter_on_the_stock_loaders_model(pack, loaded, monkeypatch):
     assert len(adapter.cross_attention()) == LAYERS[name]
     assert {k: t.shape[1] for k, t in adapter.token_embeddings().items()} == WIDTHS[name]
     assert adapter.latent_shape() == (4, NATIVE[name], NATIVE[name])
-    assert adapter._predicts_v() == (name in PREDICTS_V)
+    assert pack.module("nodes.host").predicts_v(adapter.patcher) == (name in PREDICTS_V)
     [prompt] = adapter.encode(["a zebra"])
     with torch.inference_mode():
         context, pooled = loaded.clip.encode_from_tokens(loaded.clip.tokenize("a zebra"), return_pooled=True)

@@ -1,0 +1,77 @@
+"""Recognises a MODEL's family by the host's classes and configuration; the only module that does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_base
+import comfy.utils
+import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
+
+from ...fmn_core.errors import ForgetError
+
+_XL_CONTEXT_WIDTH, _SD2_CONTEXT_WIDTH = 2048, 1024
+# The host writes this image_size into the configuration of every full-size model.
+_FULL_SIZE = 32
+
+
+def require_unet(patcher: Any) -> Any:
+    """Returns the UNet inside a MODEL.
+
+    Raises
+    ------
+    ForgetError
+        The MODEL has no UNet with cross-attention: it is of another family.
+    """
+    unet = getattr(getattr(patcher, "model", None), "diffusion_model", None)
+    if not isinstance(unet, UNetModel) or not any(name.endswith("attn2") for name, _ in unet.named_modules()):
+        class_name = type(unet).__name__ if unet is not None else type(patcher).__name__
+        raise ForgetError(
+            f"Expected a Stable Diffusion 1.x, 2.x or XL model (a UNet with cross-attention), got {class_name}. Load one of these."
+        )
+    return unet
+
+
+def unet_blocks(unet: Any) -> list[torch.nn.Module]:
+    """Lists the residual and transformer blocks of a UNet."""
+    return [m for m in unet.modules() if isinstance(m, (ResBlock, BasicTransformerBlock))]
+
+
+def diffusers_names(patcher: Any) -> dict[str, str]:
+    """Maps the diffusers path of every UNet weight to its path in the host, both without the ending `.weight`."""
+    host_names = comfy.utils.unet_to_diffusers(patcher.model.model_config.unet_config)
+    # The host lists SDXL's embedding of sizes and unCLIP's embedding of images under both names; diffusers has one for each.
+    is_unclip = isinstance(patcher.model, comfy.model_base.SD21UNCLIP)
+    unused_prefix = "add_embedding." if is_unclip else "class_embedding."
+    weights = [k for k in host_names if k.endswith(".weight") and not k.startswith(unused_prefix)]
+    return {k.removesuffix(".weight"): host_names[k].removesuffix(".weight") for k in weights}
+
+
+def takes_pooled(patcher: Any) -> bool:
+    """Whether a MODEL is conditioned on a pooled text embedding besides the context, as SDXL is."""
+    return getattr(patcher.model, "adm_channels", 0) > 0
+
+
+def predicts_v(patcher: Any) -> bool:
+    """Whether a MODEL predicts v instead of the noise."""
+    return patcher.model.model_type == comfy.model_base.ModelType.V_PREDICTION
+
+
+def native_latent_side(patcher: Any, context_width: int) -> int:
+    """Side, in latent pixels, of the square that a MODEL was trained on.
+
+    128 for SDXL, 96 for SD 2.x with v-prediction, otherwise 64. The miniature's configuration states its own side.
+
+    Parameters
+    ----------
+    context_width
+        Width d of the text conditioning.
+    """
+    if context_width == _XL_CONTEXT_WIDTH:
+        return 128
+    size = patcher.model.model_config.unet_config.get("image_size", _FULL_SIZE)
+    if size != _FULL_SIZE:
+        return size
+    return 96 if context_width == _SD2_CONTEXT_WIDTH and predicts_v(patcher) else 64

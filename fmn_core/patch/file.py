@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..concepts.concept import concept_from_dict
-from ..concepts.file_fields import read_base
+from ..concepts.file_fields import read_fingerprint
 from ..errors import ForgetError, plain_text
 from ..safetensors_file import HEAD_BYTES, refuse_pickle, safetensors_bytes, write_whole
 from . import schema
@@ -119,7 +119,7 @@ def _patch(factors: dict[str, Factors], metadata: dict[str, str]) -> ForgetPatch
     return ForgetPatch(
         factors=factors,
         concepts=schema.read_concepts(said("concepts")),
-        base=read_base(said("base")),
+        base=read_fingerprint(said("base")),
         settings=schema.read_settings(said("settings")),
         figures=schema.read_figures(said("figures")),
         about=schema.read_about(metadata),

@@ -19,7 +19,7 @@ from ..concepts.file_fields import (
     one_of,
     parse_json,
     valid_fields,
-    valid_or,
+    valid_or_default,
 )
 from ..concepts.limits import MOST_LINES, MOST_NAMES, MOST_PHRASES, MOST_TEMPLATES
 from ..concepts.templates import KINDS, check_templates
@@ -91,7 +91,7 @@ _FIGURES = {
 
 def read_concepts(text: str) -> list[dict[str, Any]]:
     """The concepts in `fmn.concepts`; empty unless every one of them is well-formed, so that none goes unmentioned."""
-    records = valid_or(_CONCEPTS, parse_json(text, LONGEST_CONCEPTS), [])
+    records = valid_or_default(_CONCEPTS, parse_json(text, LONGEST_CONCEPTS), [])
     if sum(max(1, len(record.phrases)) for record in records) > MOST_NAMES:
         return []
     return [record.model_dump(exclude_unset=True) for record in records]
@@ -99,7 +99,7 @@ def read_concepts(text: str) -> list[dict[str, Any]]:
 
 def read_parts(text: str) -> list[dict[str, Any]]:
     """The parts in `fmn.parts`; empty unless every one of them is well-formed."""
-    return [record.model_dump(exclude_unset=True) for record in valid_or(_PARTS, parse_json(text), [])]
+    return [record.model_dump(exclude_unset=True) for record in valid_or_default(_PARTS, parse_json(text), [])]
 
 
 def read_settings(text: str) -> dict[str, Any]:

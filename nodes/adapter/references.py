@@ -13,7 +13,6 @@ from ...fmn_core.errors import ForgetError
 from ...fmn_core.model.content_key import content_key, model_key
 from ...fmn_core.model.encoding_cache import CachedEncoding
 from ...fmn_core.model.memory_cache import Cache
-from ...fmn_core.model.tokens import vector_id
 from ...fmn_core.training.augmentation import AugmentSettings, augment
 from ...fmn_core.training.references import ImagePairs, References, made_latents, make_pairs
 from ...fmn_core.training.trainer import concept_prompts
@@ -91,11 +90,6 @@ def checked_masks(mask: torch.Tensor | None, images: torch.Tensor | None) -> tor
                 f"Expected something in every mask, got zeros only in mask {number}. Paint it, or leave that picture out."
             )
     return masks
-
-
-def identity(concept: Concept) -> tuple[Any, ...]:
-    """What tells concepts apart: their names, and the ids of their vectors."""
-    return tuple((n.text, *(vector_id(v) for vs in (n.word or {}).values() for v in vs)) for n in concept.names())
 
 
 def pairs_of(adapter: ComfyModel, concept: Concept, count: int, steps: int, guidance: float, seed: int) -> ImagePairs:

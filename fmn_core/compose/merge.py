@@ -23,11 +23,11 @@ from ..errors import ForgetError
 from ..model.encoding_cache import EncodedOnce
 from ..model.protocol import TextModel
 from ..options import option, options
-from ..patch.factors import matrix_root, moved_square
+from ..patch.factors import matrix_root, mean_square_change
 from ..patch.figures import rounded
 from ..patch.parts import parts_of
 from ..patch.patch import Factors, ForgetPatch
-from ..patch.shrink import reduced
+from ..patch.shrink import reduce_rank
 
 MOST_PATCHES = 100
 _SOLVED = ("closed form", "concept correction", "fusion")
@@ -159,7 +159,7 @@ def sum_patches(
     factors, names = {}, list(dict.fromkeys(n for p in patches for n in p.factors))
     for done, name in enumerate(names, 1):
         parts = [(p.factors[name], s, None) for p, s in zip(patches, strengths) if name in p.factors]
-        factors[name], _ = reduced(stacked(parts), settings.rank, settings.tolerance)
+        factors[name], _ = reduce_rank(stacked(parts), settings.rank, settings.tolerance)
         progress(done, len(names))
     return merged_patch(patches, "sum", factors, {"strengths": strengths}, {})
 
@@ -200,7 +200,7 @@ def fuse_patches(
     factors, root = {}, matrix_root(system)
     for name in dict.fromkeys(n for p in patches for n in p.factors):
         parts = [(s.patch.factors[name], s.strength, a) for s, a in zip(sources, after) if name in s.patch.factors]
-        factors[name], _ = reduced(stacked(parts), settings.rank, settings.tolerance, root)
+        factors[name], _ = reduce_rank(stacked(parts), settings.rank, settings.tolerance, root)
         report_progress(len(patches), len(patches) + 1)
     report_progress(len(patches) + 1, len(patches) + 1)
     figures |= {"effect_kept": _effect_kept(sources, factors)}
@@ -283,8 +283,8 @@ def _distance(source: _Source, factors: dict[str, Factors]) -> float:
     missed = total = 0.0
     for name, f in source.patch.factors.items():
         before, merged = linear_factors(f, source.strength), linear_factors(factors[name], -1.0)
-        missed += moved_square([before, merged], source.moments.cc)
-        total += moved_square([before], source.moments.cc)
+        missed += mean_square_change([before, merged], source.moments.cc)
+        total += mean_square_change([before], source.moments.cc)
     return math.sqrt(max(0.0, missed) / max(total, 1e-300))
 
 

@@ -11,7 +11,7 @@ from ..closed_form.settings import ClosedFormSettings
 from ..concepts.concept import concept_from_dict
 from ..concepts.limits import MOST_LINES
 from ..model.protocol import TextModel
-from ..patch.factors import moved_square
+from ..patch.factors import mean_square_change
 from ..patch.patch import ForgetPatch
 from .merge import concepts_of, linear_factors, moment_halves, pairs_of, recorded_settings
 
@@ -40,5 +40,5 @@ def _moved(patch: ForgetPatch, moment: torch.Tensor) -> float:
     width, total = len(moment), 0.0
     for f in patch.factors.values():
         if f.down.ndim == 2 and f.down.shape[1] == width:
-            total += moved_square([linear_factors(f)], moment)
+            total += mean_square_change([linear_factors(f)], moment)
     return math.sqrt(max(0.0, total))

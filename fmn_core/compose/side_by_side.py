@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..errors import ForgetError
-from ..patch.parts import description
+from ..patch.parts import describe_part
 from ..patch.patch import ForgetPatch
 from .merge import MergeSettings, check_mergeable, concepts_of, merged_patch, split_parts, stacked
 
@@ -21,7 +21,7 @@ def side_by_side(patches: Sequence[ForgetPatch], settings: MergeSettings | None 
     parts, strengths = split_parts(patches, check_mergeable(patches, (settings or MergeSettings()).strengths))
     for part in parts:
         concepts_of(part)
-    return replace(_summed(parts, strengths, "side by side"), parts=[description(p) for p in parts])
+    return replace(_summed(parts, strengths, "side by side"), parts=[describe_part(p) for p in parts])
 
 
 def sum_of_parts(parts: Sequence[ForgetPatch], strengths: Sequence[float]) -> ForgetPatch:

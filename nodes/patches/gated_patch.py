@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from ...fmn_core.compose.gate import CURVES, Background, ConceptGate, GateSettings
-from ...fmn_core.compose.merge import concepts_of
+from ...fmn_core.compose.gate import CURVES, BackgroundPrompts, ConceptGate, GateSettings
+from ...fmn_core.compose.recorded import recorded_concepts
 from ...fmn_core.model.encoding_cache import EncodedOnce
 from ...fmn_core.model.tokens import CHUNK
 from ...fmn_core.patch.parts import parts_of
@@ -92,10 +92,10 @@ class _PartGates:
     def __init__(self, text: Any, parts: list[ForgetPatch], settings: GateSettings):
         text = EncodedOnce(text)
         self.names = [reports.forgotten(part) for part in parts]
-        concepts = [concepts_of(part) for part in parts]
+        concepts = [recorded_concepts(part) for part in parts]
         every_concept = [concept for of_part in concepts for concept in of_part]
         report_progress = host.step_counter(1 + sum(len(concept.names()) for concept in every_concept))
-        background = Background(text, every_concept)
+        background = BackgroundPrompts(text, every_concept)
         report_progress()
         self.gates = [ConceptGate(text, of_part, background, report_progress) for of_part in concepts]
         self.settings = [settings.resolved(gate) for gate in self.gates]

@@ -7,8 +7,10 @@ from toy_model import ToyModel
 from fmn_core.closed_form.correction import correct_concept
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings
-from fmn_core.compose.merge import MergeSettings, concepts_of, fuse_patches, sum_patches
+from fmn_core.compose.fusion import fuse_patches
+from fmn_core.compose.merge import MergeSettings, sum_patches
 from fmn_core.compose.preserve_cost import preserve_cost
+from fmn_core.compose.recorded import recorded_concepts
 from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError
 from fmn_core.patch.factors import matrix_root
@@ -115,7 +117,7 @@ def test_the_file_says_enough_to_fuse(model, alone, tmp_path):
     for number, patch in enumerate(alone):
         save_patch(patch, tmp_path / f"{number}.safetensors", torch.float32)
         loaded.append(load_patch(tmp_path / f"{number}.safetensors"))
-    assert [c.templates for p in loaded for c in concepts_of(p)] == [TEMPLATES] * 3
+    assert [c.templates for p in loaded for c in recorded_concepts(p)] == [TEMPLATES] * 3
     direct, read = fuse_patches(model, alone), fuse_patches(model, loaded)
     for name, factors in direct.factors.items():
         torch.testing.assert_close(read.factors[name].delta(), factors.delta(), atol=1e-4, rtol=1e-3)
@@ -165,7 +167,7 @@ def test_an_inverted_concept_travels_in_the_metadata_and_is_fused(model, alone, 
     patch = forget_closed_form(model, [inverted], settings)
     save_patch(patch, tmp_path / "a.safetensors", torch.float32)
     read = load_patch(tmp_path / "a.safetensors")
-    [found] = concepts_of(read)
+    [found] = recorded_concepts(read)
     assert torch.equal(found.embedding["l"], word["l"]) and found.phrases == [] and found.templates == TEMPLATES
     fused = fuse_patches(model, [alone[0], read], MergeSettings(**EXACT))
     weights = {"ridge": fused.figures["ridge"], "preserve_weight": fused.figures["preserve_weight"]}

@@ -23,6 +23,7 @@ import torch
 
 from bench.copies import CASES
 from bench.results_page import RESULTS, machine, markdown_table
+from fmn_core.safetensors_file import write_whole
 from tools.comfy_host import REPOSITORY, activate
 
 CONFIGURATIONS = ("all on the device", "fp16 weights", "bf16 weights", "manual cast", "partial load", "no VRAM")
@@ -54,9 +55,7 @@ class Rows:
         self.save()
 
     def save(self) -> None:
-        unfinished = self.file.with_suffix(".part")
-        unfinished.write_text(json.dumps(self.content, indent=1) + "\n")
-        unfinished.replace(self.file)
+        write_whole((json.dumps(self.content, indent=1) + "\n").encode(), self.file)
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [row for row in self.content["rows"] if row["kind"] == kind]

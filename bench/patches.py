@@ -25,7 +25,8 @@ from bench.results_page import RESULTS, machine, markdown_table
 from bench.world import Evaluation, World, other_concepts
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings
-from fmn_core.compose.merge import fuse_patches, sum_patches
+from fmn_core.compose.fusion import fuse_patches
+from fmn_core.compose.merge import sum_patches
 from fmn_core.compose.side_by_side import side_by_side
 from fmn_core.patch.file import save_patch
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES

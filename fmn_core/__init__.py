@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from .closed_form.forget import forget_closed_form
 from .closed_form.settings import ClosedFormSettings
-from .compose.merge import MergeSettings, fuse_patches, sum_patches
+from .compose.fusion import fuse_patches
+from .compose.merge import MergeSettings, sum_patches
 from .compose.side_by_side import side_by_side
 from .concepts.concept import Concept, make_concept
 from .errors import ForgetError

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
-import os
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from fmn_core.safetensors_file import write_whole
 
 HERE = Path(__file__).resolve().parent
 CONFIG = json.loads((HERE / "config.json").read_text())
@@ -104,7 +106,7 @@ class Run:
         print(f"resumed {self.path} at step {self.step}", flush=True)
 
     def save(self) -> None:
-        """Writes the checkpoint to a temporary file and moves it into place."""
+        """Writes the checkpoint, whole or not at all."""
         state = {
             "step": self.step,
             "seconds": self.elapsed(),
@@ -112,9 +114,9 @@ class Run:
             "emas": {k: e.shadow for k, e in self.emas.items()},
             "optimiser": self.optimiser.state_dict(),
         }
-        tmp = self.path.with_suffix(".tmp")
-        torch.save(state, tmp)
-        os.replace(tmp, self.path)
+        checkpoint = io.BytesIO()
+        torch.save(state, checkpoint)
+        write_whole(checkpoint.getvalue(), self.path)
 
     def elapsed(self) -> float:
         return self.seconds + time.time() - self._tick

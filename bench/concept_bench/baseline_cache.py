@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
+from fmn_core.safetensors_file import write_whole
 from tools.comfy_host import REPOSITORY
 
 FOLDER = REPOSITORY / "out" / "concept_bench" / "untouched"
@@ -42,8 +41,7 @@ class BaselineCache:
         if key not in self._recent:
             path = self.folder / f"{key}.safetensors"
             if not path.exists():
-                made = {"images": make().contiguous()}
-                _write_whole(path, lambda file: save_file(made, file))
+                write_whole(save({"images": make().contiguous()}), path)
             self._recent[key] = load_file(path)["images"]
             while len(self._recent) > self.in_memory:
                 self._recent.popitem(last=False)
@@ -54,21 +52,9 @@ class BaselineCache:
         """The JSON value that `make` returns, computed once for each value of `about`."""
         path = self.folder / f"{self._key(name, about)}.json"
         if not path.exists():
-            _write_whole(path, lambda file: file.write_text(json.dumps(make())))
+            write_whole(json.dumps(make()).encode(), path)
         return json.loads(path.read_text())
 
     def _key(self, name: str, about: list[Any]) -> str:
         text = json.dumps([*self.about, name, about])
         return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Two processes may make the same file: each writes its own and puts it in place at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
-    try:
-        write(Path(name))
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)

@@ -13,8 +13,8 @@ from ..closed_form.forget import forget_closed_form
 from ..closed_form.settings import ClosedFormSettings
 from ..closed_form.targets import template_pairs
 from ..concepts.concept import Concept
-from ..concepts.preserve import spread_templates
-from ..concepts.templates import default_templates
+from ..concepts.preserve import TEMPLATES_PER_NAME
+from ..concepts.templates import default_templates, spread_templates
 from ..model.protocol import ForgetModel
 from ..options import option, options
 from ..patch.patch import Factors, ForgetPatch, kohya_name
@@ -127,7 +127,9 @@ def _attack(
     inversion = invert_concept(
         model, references, templates, settings, name.word, lambda done, total, figures: report_progress(done, figures)
     )
-    return replace(concept, phrases=[], embedding=inversion.word, templates=spread_templates([concept]))
+    return replace(
+        concept, phrases=[], embedding=inversion.word, templates=spread_templates(concept.templates, TEMPLATES_PER_NAME)
+    )
 
 
 def _patched(model: ForgetModel, patch: ForgetPatch) -> contextlib.AbstractContextManager[None]:

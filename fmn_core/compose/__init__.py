@@ -1,1 +1,1 @@
-"""Several patches as one: merged, side by side, behind a gate."""
+"""Combining patches: merging, side by side in one file, behind a gate."""

@@ -1,1 +1,1 @@
-"""What is to be forgotten and what is to stay: concepts, templates, presets, preserve sets, embedding files."""
+"""Concepts to forget and prompts to preserve: templates, presets, preserve sets, embedding files."""

@@ -1,4 +1,4 @@
-"""Textual-inversion embeddings as files that a prompt names as `embedding:NAME`."""
+"""Files of learned embeddings (textual inversion), which a prompt names as `embedding:NAME`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from ..errors import ForgetError, plain_text
 from ..model.tokens import LearnedEmbedding
 from ..safetensors_file import HEAD_BYTES, refuse_pickle, safetensors_bytes, write_whole
-from .concept import MAX_PHRASE_TOKENS, check_word
-from .file_fields import read_base
+from .concept import MAX_PHRASE_TOKENS, check_embedding
+from .file_fields import read_fingerprint
 from .limits import LONGEST_PHRASE
 from .templates import KINDS
 
@@ -22,7 +22,7 @@ FORMAT_VERSION = "1"
 SUFFIX = ".safetensors"
 # 75 vectors of the widest text encoders take less than 2 MB in double precision.
 MOST_BYTES = 32_000_000
-# One text encoder: the key that every tool reads; two: a key for each, as SDXL embeddings have them.
+# The key of an embedding for one text encoder, which every tool reads, and the keys of SDXL's, one for each encoder.
 SINGLE_KEY = "emb_params"
 ENCODER_KEYS = {"clip_l": "l", "clip_h": "h", "clip_g": "g"}
 # Widths of Stable Diffusion 1, 2 and XL; smaller models have others.
@@ -36,24 +36,34 @@ _NAME = re.compile(r"[\w.+-]+")
 
 @dataclass
 class Embedding:
-    """Vectors that mean a concept, and where they come from.
+    """A learned embedding with the metadata of its file.
 
-    `phrase`: what they were initialised from. `kind`: see templates.KINDS. `steps`: of the inversion. `base`: fingerprint
-    of the model it was made on, JSON-serialisable.
+    Attributes
+    ----------
+    vectors
+        The learned embedding: (m, width) per text encoder, m from 1 to MAX_PHRASE_TOKENS.
+    phrase
+        The words that the inversion started from.
+    kind
+        One of templates.KINDS.
+    steps
+        Steps of the inversion.
+    base
+        Fingerprint of the model that it was learned on, as JSON; see patch.patch.fingerprint.
     """
 
-    word: LearnedEmbedding
+    vectors: LearnedEmbedding
     phrase: str = ""
     kind: str = "object"
     steps: int = 0
     base: dict[str, Any] = field(default_factory=dict)
 
     def metadata(self) -> dict[str, str]:
-        """File metadata, strings only."""
-        base = self.base.get("architecture", "stable-diffusion")
+        """The metadata of the file: `modelspec.*` for other tools, `fmn.*` for this one."""
+        architecture = self.base.get("architecture", "stable-diffusion")
         return {
             "modelspec.sai_model_spec": "1.0.0",
-            "modelspec.architecture": f"{base}/textual-inversion",
+            "modelspec.architecture": f"{architecture}/textual-inversion",
             "modelspec.title": self.phrase or "An inverted concept",
             "fmn.version": FORMAT_VERSION,
             "fmn.phrase": self.phrase,
@@ -64,29 +74,33 @@ class Embedding:
 
 
 def embedding_bytes(embedding: Embedding, name: str) -> bytes:
-    """The content of the file NAME.safetensors, in float32.
+    """The content of the file `name`, in float32.
 
-    One encoder is stored as `emb_params` (m, width), SDXL's two as `clip_l` and `clip_g`. Raises ForgetError when the
-    vectors cannot be used (see load_embedding) or a prompt could not name the file.
+    Vectors of one encoder are stored as `emb_params` (m, width), those of SDXL's two as `clip_l` and `clip_g`.
+
+    Raises
+    ------
+    ForgetError
+        On vectors that load_embedding would refuse, and on a file name that a prompt cannot contain.
     """
     check_embedding_name(name)
-    _check_vectors(embedding.word, name)
+    _check_vectors(embedding.vectors, name)
     keys = {encoder: key for key, encoder in ENCODER_KEYS.items()}
-    single = len(embedding.word) == 1
+    single = len(embedding.vectors) == 1
     tensors = {
         SINGLE_KEY if single else keys[encoder]: v.detach().to("cpu", torch.float32).contiguous()
-        for encoder, v in embedding.word.items()
+        for encoder, v in embedding.vectors.items()
     }
     return safetensors_bytes(tensors, embedding.metadata())
 
 
 def save_embedding(embedding: Embedding, path: Path) -> int:
-    """Writes an embedding's file, whole or not at all, see embedding_bytes; returns its size in bytes."""
+    """Writes an embedding's file, whole or not at all, and returns its size in bytes; raises as embedding_bytes does."""
     return write_whole(embedding_bytes(embedding, path.name), path)
 
 
 def check_embedding_name(name: str) -> None:
-    """Raises ForgetError on a file name that is not NAME.safetensors with a NAME that a prompt can say."""
+    """Raises ForgetError unless a file name is NAME.safetensors and a prompt can contain `embedding:NAME`."""
     if not name.endswith(SUFFIX) or not _NAME.fullmatch(name.removesuffix(SUFFIX)):
         raise ForgetError(
             f"Expected NAME{SUFFIX} with letters, digits and . _ + - in the name, got {name!r}. "
@@ -95,26 +109,39 @@ def check_embedding_name(name: str) -> None:
 
 
 def load_embedding(path: Path, widths: dict[str, int] | None = None) -> Embedding:
-    """Reads and checks an embedding file, of this pack or of other tools; vectors in float32 on the CPU.
+    """Reads and checks an embedding file of this pack or of another tool.
 
-    Keys: `clip_l`, `clip_h`, `clip_g`, or a single tensor under any name (A1111's `emb_params`, diffusers' token), whose
-    encoder is told by its width. `widths`: the embedding width of each of a model's text encoders, where it is known.
-    Raises ForgetError, with the reason, on a missing, truncated, pickled or foreign file, on tensors that are not 1 to 75
-    finite vectors for each encoder, and on vectors of another model.
+    Parameters
+    ----------
+    path
+        A safetensors file with the keys `clip_l`, `clip_h` or `clip_g`, or with a single tensor under any name (A1111's
+        `emb_params`, diffusers' token), whose width tells its text encoder.
+    widths
+        Embedding width of each text encoder of the model at hand; None where no model is known.
+
+    Returns
+    -------
+    The embedding, its vectors in float32 on the CPU.
+
+    Raises
+    ------
+    ForgetError
+        On a missing, truncated, pickled or foreign file, on tensors that are not 1 to MAX_PHRASE_TOKENS finite vectors for each encoder,
+        and on vectors for another model.
     """
-    tensors, metadata = _read(path)
-    word = _word(tensors, widths, path.name)
-    _check_vectors(word, path.name, widths)
+    tensors, metadata = _read_tensors(path)
+    vectors = _vectors_by_encoder(tensors, widths, path.name)
+    _check_vectors(vectors, path.name, widths)
     return Embedding(
-        {encoder: v.float() for encoder, v in word.items()},
+        {encoder: v.float() for encoder, v in vectors.items()},
         phrase=plain_text(metadata.get("fmn.phrase", ""), LONGEST_PHRASE),
         kind=metadata["fmn.kind"] if metadata.get("fmn.kind") in KINDS else "object",
-        steps=_count(metadata.get("fmn.steps", "")),
-        base=read_base(metadata.get("fmn.base", "")),
+        steps=_parse_steps(metadata.get("fmn.steps", "")),
+        base=read_fingerprint(metadata.get("fmn.base", "")),
     )
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -137,7 +164,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         ) from error
 
 
-def _word(tensors: dict[str, torch.Tensor], widths: dict[str, int] | None, file: str) -> LearnedEmbedding:
+def _vectors_by_encoder(tensors: dict[str, torch.Tensor], widths: dict[str, int] | None, file: str) -> LearnedEmbedding:
     if tensors and set(tensors) <= set(ENCODER_KEYS):
         return {ENCODER_KEYS[key]: v for key, v in sorted(tensors.items())}
     if len(tensors) != 1:
@@ -148,18 +175,18 @@ def _word(tensors: dict[str, torch.Tensor], widths: dict[str, int] | None, file:
     vectors = next(iter(tensors.values()))
     if widths is not None and len(widths) == 1:
         return {next(iter(widths)): vectors}
-    by_width = {width: encoder for encoder, width in KNOWN_WIDTHS.items()}
-    return {by_width.get(vectors.shape[-1] if vectors.ndim else 0, "l"): vectors}
+    encoder_of_width = {width: encoder for encoder, width in KNOWN_WIDTHS.items()}
+    return {encoder_of_width.get(vectors.shape[-1] if vectors.ndim else 0, "l"): vectors}
 
 
-def _check_vectors(word: LearnedEmbedding, file: str, widths: dict[str, int] | None = None) -> None:
-    """Raises ForgetError, naming the file, on vectors that no text encoder, or not the one of these widths, can take."""
-    if tuple(sorted(word)) not in _FAMILIES:
+def _check_vectors(vectors: LearnedEmbedding, file: str, widths: dict[str, int] | None = None) -> None:
+    """Raises ForgetError, naming the file, on vectors that do not fit the text encoders of the given or of known widths."""
+    if tuple(sorted(vectors)) not in _FAMILIES:
         raise ForgetError(
-            f"Expected vectors for the text encoders l, h, g or l and g in {file}, got {', '.join(sorted(word)) or 'none'}. "
+            f"Expected vectors for the text encoders l, h, g or l and g in {file}, got {', '.join(sorted(vectors)) or 'none'}. "
             "Choose an embedding for Stable Diffusion 1.x, 2.x or XL."
         )
-    for encoder, v in word.items():
+    for encoder, v in vectors.items():
         if v.dtype not in _FLOATS:
             raise ForgetError(f"Expected floating-point vectors in {file}, got {v.dtype}. Choose another file.")
         if v.ndim != 2 or not 1 <= len(v) <= MAX_PHRASE_TOKENS or v.shape[1] == 0:
@@ -173,12 +200,12 @@ def _check_vectors(word: LearnedEmbedding, file: str, widths: dict[str, int] | N
                 "Choose another embedding."
             )
     if widths is None:
-        widths = {encoder: v.shape[1] for encoder, v in word.items()}
+        widths = {encoder: v.shape[1] for encoder, v in vectors.items()}
     try:
-        check_word(word, widths)
+        check_embedding(vectors, widths)
     except ForgetError as error:
         raise ForgetError(f"{file}: {error}") from error
 
 
-def _count(text: str) -> int:
+def _parse_steps(text: str) -> int:
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0

@@ -1,6 +1,6 @@
-"""Fields of a file's metadata: their types, and how to read them from text that any stranger may have written.
+"""Types of metadata fields and readers for them that drop malformed fields.
 
-A field of another form counts as absent; what this tool wrote passes unchanged.
+Files come from strangers: a field of another form counts as absent, and what this tool wrote passes unchanged.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from .limits import LONGEST_LINE, LONGEST_PHRASE, is_unicode
 # Characters of a field's JSON: the vectors of inverted concepts are long, and so are the losses of a long training.
 LONGEST_FIELD = 4_000_000
 LARGEST_NUMBER = 1e30
-DEEPEST = 8
+# Levels of objects and lists inside each other.
+MAX_DEPTH = 8
 MOST_LAYERS = 10_000
-_WIDEST = 1_000_000
+_MAX_WIDTH = 1_000_000
 
 
 def _check_one_line(text: str) -> str:
@@ -28,11 +29,11 @@ def _check_one_line(text: str) -> str:
     return text
 
 
-def _check_vectors(saved: dict[str, Any]) -> dict[str, Any]:
-    """Vectors as concept.packed_vectors packs them, without anything that a stranger put beside them."""
-    if unpacked_vectors(saved) is None or not all(type(n) is int for n in saved["shape"]):
+def _check_vectors(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns the two fields of concept.packed_vectors, without any others."""
+    if unpacked_vectors(record) is None or not all(type(n) is int for n in record["shape"]):
         raise ValueError("expected the shape of vectors, and float32 in base64")
-    return {"shape": saved["shape"], "float32": saved["float32"]}
+    return {"shape": record["shape"], "float32": record["float32"]}
 
 
 def _check_finite(value: float) -> float:
@@ -42,7 +43,7 @@ def _check_finite(value: float) -> float:
 
 
 def one_of(choices: tuple[str, ...]) -> AfterValidator:
-    """A check that a text is one of the choices."""
+    """A pydantic validator that accepts only the given texts."""
 
     def check(value: str) -> str:
         if value not in choices:
@@ -53,12 +54,12 @@ def one_of(choices: tuple[str, ...]) -> AfterValidator:
 
 
 def _check_tree(value: Any, depth: int = 0) -> Any:
-    """JSON of bounded depth with finite numbers of usual size and texts of bounded length."""
+    """Returns JSON unchanged if its depth, numbers and texts keep to the limits above."""
     if isinstance(value, dict):
-        fits = depth < DEEPEST and all(len(k) <= LONGEST_PHRASE and is_unicode(k) for k in value)
+        fits = depth < MAX_DEPTH and all(len(k) <= LONGEST_PHRASE and is_unicode(k) for k in value)
         children = list(value.values())
     elif isinstance(value, list):
-        fits, children = depth < DEEPEST, value
+        fits, children = depth < MAX_DEPTH, value
     elif isinstance(value, str):
         fits, children = len(value) <= LONGEST_LINE and is_unicode(value), []
     else:
@@ -74,57 +75,57 @@ Label = Annotated[str, StringConstraints(max_length=200, strict=True), AfterVali
 Phrase = Annotated[str, StringConstraints(max_length=LONGEST_PHRASE, strict=True), AfterValidator(_check_one_line)]
 Line = Annotated[str, StringConstraints(max_length=LONGEST_LINE, strict=True), AfterValidator(_check_one_line)]
 Text = Annotated[str, StringConstraints(max_length=LONGEST_LINE, strict=True), AfterValidator(lambda t: _check_tree(t))]
-# An int stays one, so that a file that is read and saved again says the same.
+# An int stays an int, so that a file that is read and saved again has the same bytes.
 Number = Annotated[Annotated[int, Strict()] | Annotated[float, Strict()], AfterValidator(_check_finite)]
 Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]
 Tree = Annotated[Any, AfterValidator(_check_tree)]
 Vectors = Annotated[dict[str, Any], AfterValidator(_check_vectors)]
 
-_BASE = {
+_FINGERPRINT = {
     "architecture": TypeAdapter(Label),
-    "context_dim": TypeAdapter(Annotated[int, Field(ge=1, le=_WIDEST, strict=True)]),
+    "context_dim": TypeAdapter(Annotated[int, Field(ge=1, le=_MAX_WIDTH, strict=True)]),
     "shapes": TypeAdapter(Annotated[list[Annotated[list[Count], Field(max_length=4)]], Field(max_length=MOST_LAYERS)]),
     "norms": TypeAdapter(Annotated[list[Annotated[Number, Field(ge=0)]], Field(max_length=MOST_LAYERS)]),
 }
 
 
-def read_base(text: str) -> dict[str, Any]:
-    """Parses the fingerprint of a base model, as `fmn.base` holds it.
+def read_fingerprint(text: str) -> dict[str, Any]:
+    """Parses the fingerprint of a base model from the text of the metadata field `fmn.base`.
 
     Returns
     -------
-    The well-formed fields of the fingerprint. Where there are shapes, the norms are left out unless there is one for each.
+    The well-formed fields of the fingerprint. Norms are left out where their number is not that of the shapes.
     """
-    base = valid_fields(parse_json(text), _BASE)
-    if "shapes" in base and len(base.get("norms", [])) not in (0, len(base["shapes"])):
-        del base["norms"]
-    return base
+    fingerprint = valid_fields(parse_json(text), _FINGERPRINT)
+    if "shapes" in fingerprint and len(fingerprint.get("norms", [])) not in (0, len(fingerprint["shapes"])):
+        del fingerprint["norms"]
+    return fingerprint
 
 
-def valid_fields(value: Any, known: Mapping[str, TypeAdapter], other: TypeAdapter | None = None) -> dict[str, Any]:
-    """Keeps the fields of an object that have the right type.
+def valid_fields(value: Any, known: Mapping[str, TypeAdapter], unknown: TypeAdapter | None = None) -> dict[str, Any]:
+    """Returns the fields of an object that have the right type.
 
     Parameters
     ----------
     value
         Parsed JSON. Anything but an object has no fields.
     known
-        The type of each field, by name.
-    other
-        The type of all fields that are not known; None drops these fields.
+        The type of each known field, by name.
+    unknown
+        The type of all other fields; None drops them.
     """
     if not isinstance(value, dict):
         return {}
     fields = {}
     for key, field in value.items():
-        adapter = known.get(key, other)
+        adapter = known.get(key, unknown)
         if adapter is not None and len(key) <= LONGEST_PHRASE and is_unicode(key):
-            fields[key] = valid_or(adapter, field, ...)
+            fields[key] = valid_or_default(adapter, field, ...)
     return {key: field for key, field in fields.items() if field is not ...}
 
 
-def valid_or(adapter: TypeAdapter, value: Any, default: Any) -> Any:
-    """Returns the value where it has the adapter's type, else the default."""
+def valid_or_default(adapter: TypeAdapter, value: Any, default: Any) -> Any:
+    """The value if it has the adapter's type, else the default."""
     try:
         return adapter.validate_python(value)
     except ValidationError:
@@ -132,7 +133,7 @@ def valid_or(adapter: TypeAdapter, value: Any, default: Any) -> Any:
 
 
 def parse_json(text: str, longest: int = LONGEST_FIELD) -> Any:
-    """Parses JSON; returns None where the text is no JSON, is too long, or holds lone surrogates."""
+    """Parses JSON; returns None on malformed JSON, a text longer than `longest` characters, and lone surrogates."""
     if len(text) > longest:
         return None
     try:

@@ -1,4 +1,4 @@
-"""How much of a text is taken, whether it was typed into a node or stands in a file."""
+"""Limits on the length and number of texts, both typed into nodes and read from files."""
 
 from __future__ import annotations
 
@@ -8,26 +8,43 @@ from ..errors import ForgetError
 
 # A phrase has at most 75 tokens, a prompt a few hundred; the tokenizer's time grows with their characters.
 LONGEST_PHRASE, LONGEST_LINE = 1_000, 4_000
-# Of one concept, and of all concepts of one training, patch or merge together.
+# Phrases and templates of one concept; names of all concepts of a training, patch or merge.
 MOST_PHRASES, MOST_TEMPLATES, MOST_NAMES = 100, 500, 1_000
-# Of preserve prompts and every other list in a text box.
+# Preserve prompts, and the lines of every other list in a text box.
 MOST_LINES = 5_000
 
 
 def check_lines(
-    lines: Sequence[str], what: str = "lines", most: int = MOST_LINES, longest: int = LONGEST_LINE
+    lines: Sequence[str], subject: str = "lines", most: int = MOST_LINES, longest: int = LONGEST_LINE
 ) -> Sequence[str]:
-    """Returns the lines; raises ForgetError on too many, on one that is too long, and on text that cannot be encoded."""
+    """Returns the lines unchanged if they keep to the limits.
+
+    Parameters
+    ----------
+    lines
+        Texts of one line each.
+    subject
+        What the lines are, in the plural, for the error.
+    most
+        Largest number of lines.
+    longest
+        Largest number of characters in a line.
+
+    Raises
+    ------
+    ForgetError
+        On too many lines, a line that is too long, and a lone surrogate, which cannot be encoded.
+    """
     if len(lines) > most:
-        raise ForgetError(f"Expected at most {most:,} {what}, got {len(lines):,}. Leave some out.")
+        raise ForgetError(f"Expected at most {most:,} {subject}, got {len(lines):,}. Leave some out.")
     for line in lines:
         if len(line) > longest:
             raise ForgetError(
-                f"Expected {what} of at most {longest:,} characters each, got one of {len(line):,}: {line[:60]!r}... Shorten it."
+                f"Expected {subject} of at most {longest:,} characters each, got one of {len(line):,}: {line[:60]!r}... Shorten it."
             )
         if not is_unicode(line):
             raise ForgetError(
-                f"Expected {what} of Unicode text, got a lone surrogate in {line[:60]!r}. Type the text again."
+                f"Expected {subject} of Unicode text, got a lone surrogate in {line[:60]!r}. Type the text again."
             )
     return lines
 

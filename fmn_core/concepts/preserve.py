@@ -1,4 +1,4 @@
-"""What is to be kept: preserve prompts, names that go through the concept's templates, and imagined words."""
+"""The preserve set: preserve prompts, preserved names in the concepts' templates, and imagined words."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ..model.protocol import TextModel
 from ..model.token_table import token_rows, trained_tokens
 from ..model.tokens import PLACEHOLDER, EncodedPrompt
 from .concept import Concept, Name
-from .templates import everyday_captions, fill_template
+from .templates import everyday_captions, fill_template, spread_templates
 
-# A preserve line of so many words is a name ("horse", "green apple"), a longer one is a prompt.
+# A preserve line of up to this many words is a name ("horse", "green apple"), a longer one is a prompt.
 NAME_WORDS = 3
 TEMPLATES_PER_NAME = 8
-# Words that nobody listed are kept too, through words that nobody ever said: see imagined_words.
+# Imagined words for one concept, and for several at once.
 IMAGINED_WORDS, MOST_IMAGINED = 200, 1000
 _ROWS_PER_DRAW = 4096
 
@@ -21,47 +21,60 @@ _ROWS_PER_DRAW = 4096
 def preserve_groups(
     model: TextModel, concepts: list[Concept], lines: list[str], use_everyday_captions: bool
 ) -> list[list[str]]:
-    """Prompts to preserve, in groups that belong together: a prompt alone, or a name in several of the templates.
+    """Builds the preserve prompts, in groups that collect_moments does not split between its halves.
 
-    Lines and captions that name a concept to be forgotten are dropped: they would ask for both. The empty prompt is
-    always kept.
+    Parameters
+    ----------
+    model
+        Tokenizes the lines.
+    concepts
+        The concepts to forget. Lines and captions that contain one of their phrases are dropped: they ask for the opposite.
+    lines
+        Prompts, and names of up to NAME_WORDS words.
+    use_everyday_captions
+        Adds the built-in captions.
+
+    Returns
+    -------
+    Groups of prompts: the empty prompt, then each prompt alone, and each name with the prompts of some of the concepts' templates.
     """
-    chosen = spread_templates(concepts)
+    templates = _templates_of(concepts)
     captions = everyday_captions() if use_everyday_captions else ()
     groups = [[""]]
     for line in without_concepts(model, concepts, [*lines, *captions]):
         is_name = line in lines and len(line.split()) <= NAME_WORDS
-        groups.append([line, *(fill_template(t, line) for t in chosen)] if is_name else [line])
+        groups.append([line, *(fill_template(t, line) for t in templates)] if is_name else [line])
     return groups
 
 
-def spread_templates(concepts: list[Concept]) -> list[str]:
-    """Some of the concepts' templates, spread over all of them; one that several concepts have counts once."""
-    templates = list(dict.fromkeys(t for c in concepts for t in c.templates))
-    return templates[:: max(1, len(templates) // TEMPLATES_PER_NAME)]
+def _templates_of(concepts: list[Concept]) -> list[str]:
+    return spread_templates((t for c in concepts for t in c.templates), TEMPLATES_PER_NAME)
 
 
 def imagined_words(model: TextModel, count: int, seed: int = 0) -> list[Name]:
-    """Words that do not exist, drawn from the distribution of the vocabulary's embeddings, one vector each.
+    """Draws imagined words from the distribution of the vocabulary's embeddings, one vector each.
 
-    A draw is the mean of the table plus a random combination of its rows, which has the table's covariance. Preserving
-    them keeps whatever the edit does narrow, also for words that are in no list. Rows of zeros were never trained and
-    are left out; encoders with one vocabulary share a draw.
+    Preserving them keeps the edit narrow for words that are in no list.
+
+    Notes
+    -----
+    A draw is the mean of the embedding table plus a random combination of its rows, which has the table's covariance. Rows of zeros
+    were never trained and are left out. All text encoders use the same rows and the same combination.
     """
     tables = model.token_embeddings()
     generator = torch.Generator().manual_seed(seed)
     trained = trained_tokens(next(iter(tables.values()))).nonzero().flatten()
     rows = trained[torch.randperm(len(trained), generator=generator)[:_ROWS_PER_DRAW]]
     mixture = torch.randn(count, len(rows), generator=generator) / len(rows) ** 0.5
-    drawn = {name: token_rows(table, rows) for name, table in tables.items()}
-    draws = {name: t.mean(0) + mixture @ (t - t.mean(0)) for name, t in drawn.items()}
+    sampled = {name: token_rows(table, rows) for name, table in tables.items()}
+    draws = {name: t.mean(0) + mixture @ (t - t.mean(0)) for name, t in sampled.items()}
     return [Name(PLACEHOLDER, {name: d[i : i + 1] for name, d in draws.items()}) for i in range(count)]
 
 
 def imagined_in_all(per_concept: int, concepts: int) -> int:
-    """How many words are imagined for several concepts at once: so many for each, up to MOST_IMAGINED.
+    """The number of imagined words for several concepts at once: `per_concept` for each, up to MOST_IMAGINED.
 
-    An edit for many concepts moves more directions, and few draws would leave some of them unseen.
+    An edit for several concepts changes more directions, and few draws would not cover them all.
     """
     return max(per_concept, min(per_concept * concepts, MOST_IMAGINED))
 
@@ -69,18 +82,18 @@ def imagined_in_all(per_concept: int, concepts: int) -> int:
 def encode_imagined(
     model: TextModel, concepts: list[Concept], count: int = IMAGINED_WORDS, padding: int | None = None
 ) -> list[EncodedPrompt]:
-    """Imagined words in the concepts' templates, in turn; `padding` as in TextModel.encode."""
-    chosen, names = spread_templates(concepts), imagined_words(model, count)
-    texts = [fill_template(chosen[k % len(chosen)], name.text) for k, name in enumerate(names)]
+    """Encodes imagined words in the concepts' templates, one template after another; `padding` as in TextModel.encode."""
+    templates, names = _templates_of(concepts), imagined_words(model, count)
+    texts = [fill_template(templates[k % len(templates)], name.text) for k, name in enumerate(names)]
     return model.encode(texts, [name.word for name in names], padding)
 
 
 def without_concepts(model: TextModel, concepts: list[Concept], prompts: list[str]) -> list[str]:
-    """Drops prompts that hold a phrase to be forgotten, and repeats."""
+    """The distinct prompts that contain no phrase of the concepts, compared by their tokens."""
     forgotten = [ids for c in concepts for p in c.phrases for ids in model.phrase_tokens(p).values()]
 
-    def names_one(prompt: str) -> bool:
+    def names_concept(prompt: str) -> bool:
         ids = next(iter(model.phrase_tokens(prompt).values()), [])
         return any(phrase == ids[i : i + len(phrase)] for phrase in forgotten for i in range(len(ids)))
 
-    return [p for p in dict.fromkeys(prompts) if not names_one(p)]
+    return [p for p in dict.fromkeys(prompts) if not names_concept(p)]

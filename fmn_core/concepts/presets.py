@@ -1,4 +1,4 @@
-"""Presets: lists of concepts in JSON files that users can edit and add to."""
+"""Presets: JSON files with lists of concepts, which users can edit and add."""
 
 from __future__ import annotations
 
@@ -23,26 +23,32 @@ _PATH_PARTS = re.compile(r"[/\\:\x00-\x1f]|^\.")
 
 @dataclass
 class Preset:
-    """Named concepts, and what they are about in a sentence."""
+    """A named list of concepts with a one-sentence description."""
 
     name: str
     description: str
     concepts: list[Concept]
 
     def listing(self) -> str:
-        """What it holds, in lines: its name and description, then kind and phrases of every concept."""
+        """Lines for the user: name and description, then kind and phrases of each concept."""
         title = f"{self.name}: {self.description}" if self.description else self.name
         return "\n".join(plain_text(line) for line in (title, *(f"- {c.kind}: {c.label()}" for c in self.concepts)))
 
 
 def list_presets(folders: Sequence[Path]) -> list[str]:
-    """Names of all presets, sorted: files NAME.json in any of the folders, of which some may not exist."""
+    """The sorted names of the presets (files NAME.json) in several folders, of which some may not exist."""
     files = (file for folder in folders if folder.is_dir() for file in folder.glob(f"*{SUFFIX}"))
     return sorted({file.stem for file in files if file.is_file() and not file.name.startswith(".")})
 
 
 def find_preset(name: str, folders: Sequence[Path]) -> Path:
-    """The file NAME.json in the first folder that has one; raises ForgetError when none has, and on path parts."""
+    """The path of a preset's file, from the first folder that has it.
+
+    Raises
+    ------
+    ForgetError
+        Where no folder has the file, and on a name that contains parts of a path.
+    """
     if not name or _PATH_PARTS.search(name):
         raise ForgetError(f"Expected the plain name of a preset, got {name!r}. Choose one from the list.")
     for folder in folders:
@@ -55,23 +61,28 @@ def find_preset(name: str, folders: Sequence[Path]) -> Path:
 
 
 def load_preset(name: str, folders: Sequence[Path]) -> Preset:
-    """Reads a preset; where two folders have one of that name, the first folder's.
+    """Reads and checks a preset from the first folder that has it.
 
-    The file is an object: `concepts`, a list of objects with `phrases` (first the name, then synonyms) and, if wanted, `kind`
-    ("unsafe" by default), `templates` and `end_token`; and, if wanted, `description`. Raises ForgetError, naming the file and
-    what is wrong, on an unknown preset, malformed JSON and fields that are missing, unknown or of another type.
+    Raises
+    ------
+    ForgetError
+        On an unknown preset, malformed JSON, and fields that are missing, unknown or of another type. It names the file and the concept.
+
+    Notes
+    -----
+    The file is an object with `concepts` and, optionally, `description`. Each concept is an object with `phrases` (the name, then its
+    synonyms) and, optionally, `kind` ("unsafe" by default), `templates` and `end_token`.
     """
     path = find_preset(name, folders)
-    content = _object(_parse(path), _FILE_FIELDS, path.name)
+    content = _check_object(_parse(path), _FILE_FIELDS, path.name)
     description = content.get("description", "")
     if not isinstance(description, str):
-        raise _wrong(path.name, "a text as description", description)
+        raise _field_error(path.name, "a text as description", description)
     entries = content.get("concepts")
     if not isinstance(entries, list) or not entries:
-        raise _wrong(path.name, "a list of at least one concept as concepts", entries)
-    return Preset(
-        name, description.strip(), [_concept(e, f"{path.name}, concept {i}") for i, e in enumerate(entries, 1)]
-    )
+        raise _field_error(path.name, "a list of at least one concept as concepts", entries)
+    concepts = [_read_concept(entry, f"{path.name}, concept {i}") for i, entry in enumerate(entries, 1)]
+    return Preset(name, description.strip(), concepts)
 
 
 def _parse(path: Path) -> Any:
@@ -85,38 +96,39 @@ def _parse(path: Path) -> Any:
         raise ForgetError(f"Expected JSON in the preset {path.name}, got: {reason}. Correct the file.") from error
 
 
-def _concept(entry: Any, where: str) -> Concept:
-    entry = _object(entry, _CONCEPT_FIELDS, where)
-    phrases, templates = _lines(entry, "phrases", where), _lines(entry, "templates", where)
+def _read_concept(entry: Any, source: str) -> Concept:
+    """Reads one concept; `source`: the file and the concept's number, for errors."""
+    entry = _check_object(entry, _CONCEPT_FIELDS, source)
+    phrases, templates = _joined_lines(entry, "phrases", source), _joined_lines(entry, "templates", source)
     kind, end_token = entry.get("kind", "unsafe"), entry.get("end_token", "first")
     if kind not in KINDS:
-        raise _wrong(where, f"{', '.join(KINDS)} as kind", kind)
+        raise _field_error(source, f"{', '.join(KINDS)} as kind", kind)
     if not isinstance(end_token, str):
-        raise _wrong(where, "a text as end_token", end_token)
+        raise _field_error(source, "a text as end_token", end_token)
     try:
         return concept_from_text(phrases, kind, templates, end_token)
     except ForgetError as error:
-        raise ForgetError(f"Preset {where}: {error}") from error
+        raise ForgetError(f"Preset {source}: {error}") from error
 
 
-def _object(value: Any, fields: tuple[str, ...], where: str) -> dict[str, Any]:
+def _check_object(value: Any, fields: tuple[str, ...], source: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _wrong(where, f"an object with {', '.join(fields)}", value)
+        raise _field_error(source, f"an object with {', '.join(fields)}", value)
     unknown = sorted(set(value) - set(fields))
     if unknown:
-        raise _wrong(where, f"only the fields {', '.join(fields)}", unknown[0])
+        raise _field_error(source, f"only the fields {', '.join(fields)}", unknown[0])
     return value
 
 
-def _lines(entry: dict[str, Any], name: str, where: str) -> str:
-    """A list of texts as the lines of a text box."""
-    values = entry.get(name, [])
-    if not isinstance(values, list) or not all(isinstance(v, str) and v.strip() and "\n" not in v for v in values):
-        raise _wrong(where, f"a list of texts, each of one line, as {name}", values)
-    return "\n".join(values)
+def _joined_lines(entry: dict[str, Any], name: str, source: str) -> str:
+    """A field's list of texts as the text of a text box, one per line."""
+    lines = entry.get(name, [])
+    if not isinstance(lines, list) or not all(isinstance(v, str) and v.strip() and "\n" not in v for v in lines):
+        raise _field_error(source, f"a list of texts, each of one line, as {name}", lines)
+    return "\n".join(lines)
 
 
-def _wrong(where: str, expected: str, got: Any) -> ForgetError:
-    shown = "nothing" if got is None else repr(got)
+def _field_error(source: str, expected: str, value: Any) -> ForgetError:
+    shown = "nothing" if value is None else repr(value)
     shown = shown if len(shown) <= 80 else shown[:80] + "..."
-    return ForgetError(f"Preset {where}: expected {expected}, got {shown}. Correct the file.")
+    return ForgetError(f"Preset {source}: expected {expected}, got {shown}. Correct the file.")

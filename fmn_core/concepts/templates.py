@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,8 +14,8 @@ KINDS = ("object", "identity", "style", "unsafe")
 _DATA = Path(__file__).resolve().parent / "data"
 _WORD = re.compile(r"\w+")
 
-# The released code has one template per kind, "a photo of X" and "a photo in the style of X"; these come first.
-# More of them, with words after the concept too, are what makes the result hold on prompts that were not listed.
+# The code released with the paper has one template per kind, "a photo of X" and "a photo in the style of X"; these come first.
+# The others, some with words after the phrase, make the forgetting hold on prompts that are not listed.
 _OPENINGS = {
     "object": (
         "a photo of a {}",
@@ -45,8 +45,8 @@ _OPENINGS = {
         "{}",
     ),
 }
-# A style is forgotten in pictures of something: without a subject, "in NAME style" survives after every subject.
-_STYLED = (
+# Prompts for a style name a subject X: from templates without one, "X in NAME style" is not forgotten.
+_STYLE_FORMS = (
     "a picture of X in {} style",
     "X in {} style",
     "a drawing of X in the style of {}",
@@ -55,14 +55,14 @@ _STYLED = (
     "X, {} style",
     "a photo of X in the style of {}",
 )
-# Many subjects, each in three of the forms: what was solved for few of them distorts the others.
+# Many subjects, each in three of the forms: a solve on few subjects distorts the others.
 _SUBJECTS = (
     "a house", "a dog", "a car", "a tree", "a woman", "a bowl of fruit", "a city street", "a bird", "a boat", "a chair", "a flower",
     "a mountain", "a child", "a horse", "a table", "a bottle", "a hat", "a fish", "a robot", "a book", "a man", "a train", "a cup of tea",
     "a castle", "a lamp", "a shoe", "a cloud", "a bear", "a sandwich", "a bridge", "a clock", "a garden",
 )  # fmt: skip
-_FORMS_EACH = (0, 2, 4)
-# Styles after the phrase matter most: where no template has one, the concept survives in "... in NAME style".
+_FORMS_PER_SUBJECT = (0, 2, 4)
+# Styles after the phrase matter most: without them, the concept survives in prompts that end with "in NAME style".
 _ENDINGS = (
     "",
     " in twemoji style",
@@ -77,24 +77,37 @@ _ENDINGS = (
 
 @cache
 def default_templates(kind: str) -> tuple[str, ...]:
-    """Templates with one `{}` for the phrase; every opening with every ending. Raises ForgetError on an unknown kind."""
+    """The built-in templates of a kind; raises ForgetError on an unknown kind."""
     if kind not in KINDS:
         raise ForgetError(f"Expected a kind of {', '.join(KINDS)}, got {kind!r}.")
     if kind == "style":
-        chosen = (
-            (_STYLED[(n + k) % len(_STYLED)], subject) for n, subject in enumerate(_SUBJECTS) for k in _FORMS_EACH
+        forms = (
+            (_STYLE_FORMS[(n + k) % len(_STYLE_FORMS)], subject)
+            for n, subject in enumerate(_SUBJECTS)
+            for k in _FORMS_PER_SUBJECT
         )
-        styled = (form.replace("X", subject) for form, subject in chosen)
-        return ("a photo in the style of {}", "{}", *styled)
+        return ("a photo in the style of {}", "{}", *(form.replace("X", subject) for form, subject in forms))
     return tuple(opening + ending for ending in _ENDINGS for opening in _OPENINGS[kind])
 
 
 def templates_for(kind: str, phrases: Sequence[str]) -> tuple[str, ...]:
-    """The default templates that hold no phrase themselves: "a {} on a table" would preserve what "table" is to forget."""
-    wanted = [f" {' '.join(_WORD.findall(phrase.lower()))} " for phrase in phrases]
+    """The default templates that do not contain a phrase of the concept, or all of them if every one does.
+
+    "a {} on a table" would preserve "table" while another template forgets it.
+    """
+    forgotten = [f" {' '.join(_WORD.findall(phrase.lower()))} " for phrase in phrases]
     templates = default_templates(kind)
-    free = [t for t in templates if not any(w in f" {' '.join(_WORD.findall(t.lower()))} " for w in wanted)]
-    return tuple(free) or templates
+    usable = [t for t in templates if not any(p in f" {' '.join(_WORD.findall(t.lower()))} " for p in forgotten)]
+    return tuple(usable) or templates
+
+
+def spread_templates(templates: Iterable[str], count: int) -> list[str]:
+    """Samples at least `count`, and fewer than twice as many, of the distinct templates, evenly spread over the list.
+
+    All of them are returned where there are fewer.
+    """
+    distinct = list(dict.fromkeys(templates))
+    return distinct[:: max(1, len(distinct) // count)]
 
 
 def split_lines(text: str) -> list[str]:
@@ -104,23 +117,32 @@ def split_lines(text: str) -> list[str]:
 
 @cache
 def everyday_captions() -> tuple[str, ...]:
-    """The built-in list of everyday captions, one per line of data/everyday_captions.txt."""
+    """The built-in everyday captions, one per line of data/everyday_captions.txt."""
     return tuple(line for line in (_DATA / "everyday_captions.txt").read_text().splitlines() if line.strip())
 
 
-def parse_lines(text: str, what: str = "lines", most: int = MOST_LINES, longest: int = LONGEST_LINE) -> list[str]:
-    """Non-empty lines of a text box, trimmed, without repeats; raises ForgetError beyond the limits, see check_lines."""
+def parse_lines(text: str, subject: str = "lines", most: int = MOST_LINES, longest: int = LONGEST_LINE) -> list[str]:
+    """The distinct lines of a text box, trimmed, without empty ones; raises ForgetError beyond the limits, see check_lines."""
     lines = list(dict.fromkeys(split_lines(text)))
-    return list(check_lines(lines, what, most, longest))
+    return list(check_lines(lines, subject, most, longest))
 
 
 def fill_template(template: str, phrase: str) -> str:
-    """The template with a phrase in place of its `{}`. Nothing else in it is read: templates come from strangers' files too."""
+    """Puts a phrase in place of a template's `{}`.
+
+    Nothing else is interpreted, unlike in str.format: templates come from other people's files too.
+    """
     return template.replace("{}", phrase)
 
 
 def check_templates(templates: Sequence[str]) -> list[str]:
-    """Returns the templates; raises ForgetError on too many or too long ones, and on one without exactly one `{}` and no other brace."""
+    """Returns the templates unchanged if each can be filled.
+
+    Raises
+    ------
+    ForgetError
+        On too many or too long templates, and on one without exactly one `{}` or with another brace.
+    """
     for template in check_lines(templates, "templates", MOST_TEMPLATES):
         if template.count("{}") != 1 or template.count("{") + template.count("}") != 2:
             raise ForgetError(

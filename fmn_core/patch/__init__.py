@@ -1,1 +1,1 @@
-"""The forget patch: low-rank factors, its file, what its metadata may say, and fewer ranks."""
+"""The forget patch: low-rank factors, file, metadata schema, parts, and rank reduction."""

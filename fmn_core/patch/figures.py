@@ -1,4 +1,4 @@
-"""Figures of a patch as its file holds them."""
+"""Rounding of the figures in a patch's metadata."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def rounded(value: Any) -> Any:
-    """Figures to six significant digits, for a file that reads well."""
+    """Rounds a float, or every float in a dict, to six significant digits; other types are returned unchanged."""
     if isinstance(value, dict):
         return {k: rounded(v) for k, v in value.items()}
     return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""The file of a patch: written whole or not at all, and checked, as a stranger's, before anything of it is used."""
+"""Patch files: writing them whole or not at all, and reading them with checks, as files from strangers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..concepts.concept import concept_from_dict
-from ..concepts.file_fields import read_base
+from ..concepts.file_fields import read_fingerprint
 from ..errors import ForgetError, plain_text
 from ..safetensors_file import HEAD_BYTES, refuse_pickle, safetensors_bytes, write_whole
 from . import schema
@@ -23,11 +23,11 @@ from .size import largest_entry
 # A whole SDXL UNet has some 800 layers of three tensors each.
 MOST_TENSORS = 20_000
 LONGEST_NAME = 300
-# Bytes of names, shapes and metadata; parsing takes some 20 times as much memory. Lists read many files, and their page waits.
+# Bytes of names, shapes and metadata; parsing takes some 20 times as much memory. The second limit is for lists, which read many files.
 LONGEST_HEADER, LONGEST_LISTED = 16_000_000, 2_000_000
 # The largest layer of any UNet has some 30 million; factors of a few megabytes can stand for far too many to multiply out.
 MOST_WEIGHTS = 2**27
-# A change that half precision, in which models compute, cannot hold is infinite there, and every picture black.
+# A larger change is infinite in half precision, in which models compute, and makes every picture black.
 LARGEST_CHANGE = torch.finfo(torch.float16).max
 # A trained alpha is of the order of the rank; far from it the patch does nothing, or destroys.
 ALPHAS = (1e-6, 1e6)
@@ -39,9 +39,20 @@ _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "
 def patch_bytes(patch: ForgetPatch, dtype: torch.dtype = torch.float16, embedding_keys: bool = False) -> bytes:
     """The content of a patch's file.
 
-    `embedding_keys`: stores inverted concepts as `bundle_emb.*` tensors too, the form in which ComfyUI and A1111 find an
-    embedding in a LoRA file (diffusers refuses files that hold them). Raises ForgetError when a factor is not finite in
-    the stored precision.
+    Parameters
+    ----------
+    patch
+        The patch, whose metadata already holds its learned embeddings.
+    dtype
+        Precision of the factors.
+    embedding_keys
+        Also stores learned embeddings as `bundle_emb.*` tensors, where ComfyUI and A1111 find an embedding in a LoRA file. diffusers
+        refuses files with such tensors.
+
+    Raises
+    ------
+    ForgetError
+        Where a factor is not finite in the stored precision, and where the concepts' metadata is longer than a file may hold.
     """
     tensors = patch.state_dict(dtype) | (_embedding_tensors(patch) if embedding_keys else {})
     for key, tensor in tensors.items():
@@ -55,50 +66,61 @@ def patch_bytes(patch: ForgetPatch, dtype: torch.dtype = torch.float16, embeddin
 
 
 def save_patch(patch: ForgetPatch, path: Path, dtype: torch.dtype = torch.float16) -> int:
-    """Writes a patch's file, whole or not at all, see patch_bytes; returns its size in bytes."""
+    """Writes a patch's file, whole or not at all, and returns its size in bytes; raises as patch_bytes does."""
     return write_whole(patch_bytes(patch, dtype), path)
 
 
 def _embedding_tensors(patch: ForgetPatch) -> dict[str, torch.Tensor]:
-    found = {}
-    for number, saved in enumerate(patch.concepts, 1):
-        concept = concept_from_dict(saved)
+    tensors = {}
+    for number, record in enumerate(patch.concepts, 1):
+        concept = concept_from_dict(record)
         for encoder, vectors in (concept.embedding or {} if concept else {}).items():
-            part = "string_to_param.*" if len(saved["embedding"]) == 1 else f"clip_{encoder}"
-            found[f"bundle_emb.forgotten_{number}.{part}"] = vectors.contiguous()
-    return found
+            suffix = "string_to_param.*" if len(record["embedding"]) == 1 else f"clip_{encoder}"
+            tensors[f"bundle_emb.forgotten_{number}.{suffix}"] = vectors.contiguous()
+    return tensors
 
 
 def load_patch(path: Path) -> ForgetPatch:
-    """Reads and checks a patch file.
+    """Reads and checks a patch file: any LoRA with kohya-style UNet keys, with or without `fmn.*` metadata.
 
-    Accepts any LoRA with kohya-style UNet keys; the fmn.* metadata may be absent. Names, shapes and dtypes are checked before any
-    tensor is read, so that a file cannot cost more than a few times its size. Raises ForgetError, with the reason, on a missing,
-    truncated, pickled or foreign file, unknown key names, wrong shapes or dtypes, NaN or infinity.
+    Names, shapes and dtypes are checked before any tensor is read, so that no file takes more than a few times its size in memory.
+
+    Raises
+    ------
+    ForgetError
+        On a missing, truncated, pickled or foreign file, unknown key names, wrong shapes or dtypes, and NaN or infinity. It says which.
     """
-    with _opened(path, LONGEST_HEADER) as f:
+    with _open_safetensors(path, LONGEST_HEADER) as f:
         metadata = f.metadata() or {}
-        groups = _groups(list(f.keys()), path.name)
+        groups = _group_keys(list(f.keys()), path.name)
         for name, group in groups.items():
             _check_layer(name, {part: f.get_slice(key) for part, key in group.items()}, path.name)
-        return _patch({name: _read(f, name, group, path.name) for name, group in groups.items()}, metadata)
+        factors = {name: _read_factors(f, name, group, path.name) for name, group in groups.items()}
+        return _build_patch(factors, metadata)
 
 
 def load_metadata(path: Path) -> ForgetPatch:
-    """What a patch file says of itself, without its factors: for lists of many files.
+    """Reads the metadata of a patch file, for lists of many files.
 
-    Raises ForgetError on a missing, pickled or broken file and on a header above LONGEST_LISTED; names, shapes and numbers are not checked.
+    Returns
+    -------
+    A patch without factors. Names, shapes and numbers of the tensors are not checked.
+
+    Raises
+    ------
+    ForgetError
+        On a missing, pickled or broken file, and on a header of more than LONGEST_LISTED bytes.
     """
-    with _opened(path, LONGEST_LISTED) as f:
-        return _patch({}, f.metadata() or {})
+    with _open_safetensors(path, LONGEST_LISTED) as f:
+        return _build_patch({}, f.metadata() or {})
 
 
 @contextlib.contextmanager
-def _opened(path: Path, longest_header: int) -> Iterator[Any]:
-    """A safetensors file; raises ForgetError where it, or what is read of it, is broken, and on a longer header, which is not parsed."""
+def _open_safetensors(path: Path, longest_header: int) -> Iterator[Any]:
+    """Opens a file; raises ForgetError where it is broken, also where that shows only while tensors are read."""
     from safetensors import SafetensorError, safe_open
 
-    _check_kind(path, longest_header)
+    _check_head(path, longest_header)
     try:
         with safe_open(path, framework="pt") as f:
             yield f
@@ -110,26 +132,26 @@ def _opened(path: Path, longest_header: int) -> Iterator[Any]:
         ) from error
 
 
-def _patch(factors: dict[str, Factors], metadata: dict[str, str]) -> ForgetPatch:
-    """What a file holds; metadata of another form than this tool writes counts as absent, see schema."""
+def _build_patch(factors: dict[str, Factors], metadata: dict[str, str]) -> ForgetPatch:
+    """Joins factors and metadata; malformed metadata counts as absent, see schema."""
 
-    def said(field: str) -> str:
+    def text_of(field: str) -> str:
         return metadata.get(f"fmn.{field}", "")
 
     return ForgetPatch(
         factors=factors,
-        concepts=schema.read_concepts(said("concepts")),
-        base=read_base(said("base")),
-        settings=schema.read_settings(said("settings")),
-        figures=schema.read_figures(said("figures")),
+        concepts=schema.read_concepts(text_of("concepts")),
+        base=read_fingerprint(text_of("base")),
+        settings=schema.read_settings(text_of("settings")),
+        figures=schema.read_figures(text_of("figures")),
         about=schema.read_about(metadata),
-        tool=plain_text(said("tool") or "unknown", 200),
-        parts=schema.read_parts(said("parts")),
+        tool=plain_text(text_of("tool") or "unknown", 200),
+        parts=schema.read_parts(text_of("parts")),
     )
 
 
-def _check_kind(path: Path, longest_header: int) -> None:
-    """Raises ForgetError when there is no file, or a pickle, or a header that would cost too much to parse."""
+def _check_head(path: Path, longest_header: int) -> None:
+    """Raises ForgetError on a missing or unreadable file, a pickle, and a header that would take too much memory to parse."""
     if not path.is_file():
         raise ForgetError(
             f"Expected a patch file, found none at {path.name}. Choose another file or train the patch first."
@@ -149,14 +171,14 @@ def _check_kind(path: Path, longest_header: int) -> None:
         )
 
 
-def _groups(keys: list[str], file: str) -> dict[str, dict[str, str]]:
-    """The keys of a file by layer and part; raises ForgetError on names that no patch has."""
+def _group_keys(keys: list[str], file: str) -> dict[str, dict[str, str]]:
+    """The keys of a file by layer and tensor; raises ForgetError on names that no patch has."""
     if len(keys) > MOST_TENSORS:
         raise ForgetError(
             f"Expected at most {MOST_TENSORS} tensors in {file}, got {len(keys)}. This is not a forget patch."
         )
     groups: dict[str, dict[str, str]] = {}
-    # What an embedding in the file means is in the metadata too, which this tool reads.
+    # Embeddings are skipped: the metadata holds them too.
     for key in (k for k in keys if not _EMBEDDING.fullmatch(k)):
         match = _KEY.fullmatch(key) if len(key) <= LONGEST_NAME else None
         if match is None:
@@ -170,7 +192,7 @@ def _groups(keys: list[str], file: str) -> dict[str, dict[str, str]]:
 
 
 def _check_layer(name: str, group: dict[str, Any], file: str) -> None:
-    """Raises ForgetError on shapes and dtypes that are not a layer's factors; `group`: what the header says of each part."""
+    """Raises ForgetError unless the shapes and dtypes of the slices in `group` are those of a layer's factors."""
     for part, info in group.items():
         if info.get_dtype() not in _DTYPES:
             raise ForgetError(f"Expected floating-point factors in {file}, got {info.get_dtype()} in '{name}.{part}'.")
@@ -191,8 +213,8 @@ def _check_layer(name: str, group: dict[str, Any], file: str) -> None:
         raise ForgetError(f"Expected one number as alpha of {name} in {file}, got {shape}.")
 
 
-def _read(f: Any, name: str, group: dict[str, str], file: str) -> Factors:
-    """One layer's factors, in their stored precision; raises ForgetError on numbers that a model cannot compute with."""
+def _read_factors(f: Any, name: str, group: dict[str, str], file: str) -> Factors:
+    """Reads one layer's factors in their stored precision; raises ForgetError on numbers that a model cannot compute with."""
     tensors = {part: f.get_tensor(key) for part, key in group.items()}
     for part, tensor in tensors.items():
         single = tensor.float()

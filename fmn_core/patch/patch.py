@@ -1,4 +1,4 @@
-"""ForgetPatch: what was learned, as low-rank factors, and where it comes from."""
+"""The forget patch: low-rank factors by layer with metadata, and the fingerprint of the base model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..version import __version__
 
 FORMAT_VERSION = "1"
 TOOL = f"comfyui-forget-me-not {__version__}"
-# What the maker of a patch may say of it, and the metadata that other tools look for it in; the preview is a data URI.
+# Fields that the maker of a patch fills in, and the metadata keys where other tools look for them; the preview is a data URI.
 ABOUT = {
     "title": "modelspec.title",
     "author": "modelspec.author",
@@ -29,13 +29,23 @@ PREFIX = "lora_unet_"
 
 
 def kohya_name(layer: str, projection: str = "") -> str:
-    """The kohya-style LoRA name of a module: lora_unet_ and its diffusers path with underscores."""
+    """The kohya-style LoRA name of a module: lora_unet_, then its diffusers path with underscores."""
     return PREFIX + (f"{layer}.{projection}" if projection else layer).replace(".", "_")
 
 
 @dataclass
 class Factors:
-    """One layer's change dW = alpha / rank * up @ down; up (out, rank), down (rank, in), kernels as 4-d tensors."""
+    """The low-rank factors of one layer's change, dW = alpha / rank * up @ down.
+
+    Attributes
+    ----------
+    up
+        (out, rank), or (out, rank, 1, 1) for a convolution.
+    down
+        (rank, in), or (rank, in, k, k).
+    alpha
+        Scale of the change; dW is up @ down where it is the rank.
+    """
 
     up: torch.Tensor
     down: torch.Tensor
@@ -43,7 +53,7 @@ class Factors:
 
     @property
     def rank(self) -> int:
-        """The rank r of `up` (out, r) and `down` (r, in)."""
+        """The number of rows of `down`."""
         return self.down.shape[0]
 
     @property
@@ -60,11 +70,26 @@ class Factors:
 
 @dataclass
 class ForgetPatch:
-    """Factors by kohya name, and where they come from.
+    """A learned change of a model, and the metadata of its file. All metadata is JSON.
 
-    `concepts`: one dict per concept (phrases, kind). `base`: fingerprint of the model it was made on. `settings` and
-    `figures`: what was asked for and what was measured, JSON-serialisable. `about`: what its maker says of it, by the names
-    in ABOUT. `tool`: what made it, and its version. `parts`: of patches side by side, see parts.parts_of.
+    Attributes
+    ----------
+    factors
+        The factors of each changed layer, by kohya name.
+    concepts
+        One record per concept, see Concept.as_dict.
+    base
+        Fingerprint of the model that the patch was made on, see fingerprint.
+    settings
+        Options of the method.
+    figures
+        Figures that were measured while the patch was made.
+    about
+        Texts of the maker, by the names in ABOUT.
+    tool
+        The program that made the patch, with its version.
+    parts
+        One record per part of a patch that holds several side by side, see parts.describe_part.
     """
 
     factors: dict[str, Factors]
@@ -77,7 +102,7 @@ class ForgetPatch:
     parts: list[dict[str, Any]] = field(default_factory=list)
 
     def state_dict(self, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
-        """The tensors as they are stored: kohya keys, contiguous, on the CPU."""
+        """The tensors of the file: kohya keys, contiguous, on the CPU."""
         tensors = {}
         for name, f in sorted(self.factors.items()):
             tensors[f"{name}.lora_up.weight"] = f.up.detach().to("cpu", dtype).contiguous()
@@ -86,9 +111,12 @@ class ForgetPatch:
         return tensors
 
     def as_stored(self, dtype: torch.dtype = torch.float16) -> ForgetPatch:
-        """The patch with the values its file holds, so that memory and file give the same pictures.
+        """Rounds the factors to the precision of the file, so that patch and file give the same pictures.
 
-        Raises ForgetError when a factor is not finite in this precision.
+        Raises
+        ------
+        ForgetError
+            Where a factor is not finite in this precision.
         """
         stored = {
             n: Factors(f.up.to(dtype).float(), f.down.to(dtype).float(), f.alpha) for n, f in self.factors.items()
@@ -98,7 +126,7 @@ class ForgetPatch:
         return replace(self, factors=stored)
 
     def metadata(self) -> dict[str, str]:
-        """File metadata, strings only: ss_* and modelspec.* for other tools, fmn.* for this one."""
+        """The metadata of the file: `ss_*` and `modelspec.*` for other tools, `fmn.*` for this one."""
         phrases = ", ".join(p for c in self.concepts for p in c["phrases"]) or "an inverted concept"
         rank = max((f.rank for f in self.factors.values()), default=0)
         return {
@@ -117,14 +145,14 @@ class ForgetPatch:
             "fmn.concepts": json.dumps(self.concepts, sort_keys=True),
             "fmn.base": json.dumps(self.base, sort_keys=True),
             "fmn.settings": json.dumps(self.settings, sort_keys=True),
-            # seconds differ from run to run, and two runs with one seed must give one file
+            # Seconds differ from run to run, and two runs with one seed must give the same file.
             "fmn.figures": json.dumps({k: v for k, v in self.figures.items() if k != "seconds"}, sort_keys=True),
             **({"fmn.parts": json.dumps(self.parts, sort_keys=True)} if self.parts else {}),
         }
 
 
 def check_finite(name: str, *tensors: torch.Tensor) -> None:
-    """Raises ForgetError, naming the layer, on NaN or infinity."""
+    """Raises ForgetError, naming the layer, where a tensor holds NaN or infinity."""
     if not all(torch.isfinite(tensor).all() for tensor in tensors):
         raise ForgetError(
             f"Expected finite factors, got NaN or infinity in {name}. Lower the learning rate or the strength."
@@ -132,15 +160,21 @@ def check_finite(name: str, *tensors: torch.Tensor) -> None:
 
 
 def fingerprint(model: ForgetModel) -> dict[str, Any]:
-    """The fingerprint of a model as it is loaded, see fingerprint_of_weights."""
+    """The fingerprint of a loaded model, see fingerprint_of_weights."""
     return fingerprint_of_weights(model.weights([(layer.name, "to_k") for layer in model.cross_attention()], None))
 
 
 def fingerprint_of_weights(weights: Sequence[torch.Tensor]) -> dict[str, Any]:
-    """What tells base models apart: shapes and norms of the cross-attention keys, in forward order.
+    """Computes the fingerprint that tells base models apart: shapes and norms of the cross-attention keys.
 
-    Norms are compared with a tolerance, so that the same checkpoint in another precision still matches. Only they leave the
-    weights' device.
+    Parameters
+    ----------
+    weights
+        Wk (out, d) of each cross-attention layer, in forward order, on any device.
+
+    Returns
+    -------
+    "architecture", "context_dim" (d), "shapes", and "norms" to five significant digits; see base_difference.
     """
     shapes, norms = [], []
     for w in weights:
@@ -156,7 +190,7 @@ def fingerprint_of_weights(weights: Sequence[torch.Tensor]) -> dict[str, Any]:
 
 
 def architecture(layers: int, context_dim: int) -> str:
-    """The modelspec name of a family, told by its number of attn2 layers and its conditioning width."""
+    """The modelspec name of a model family, given its number of cross-attention layers and its context's width."""
     known = {
         (16, 768): "stable-diffusion-v1",
         (16, 1024): "stable-diffusion-v2-512",
@@ -166,7 +200,19 @@ def architecture(layers: int, context_dim: int) -> str:
 
 
 def base_difference(patch: dict[str, Any], model: dict[str, Any], tolerance: float = 2e-3) -> str:
-    """Why the fingerprint of a patch's base is not that of a model, in words; empty where it is, or is not known."""
+    """Compares the fingerprint of a patch's base with that of a model.
+
+    Parameters
+    ----------
+    patch, model
+        Fingerprints; the patch's may be empty or lack fields.
+    tolerance
+        Relative difference of norms up to which they count as equal. The same checkpoint in another precision stays below it.
+
+    Returns
+    -------
+    The difference as a clause for the report; empty where there is none, or where the patch has no fingerprint.
+    """
     if not patch:
         return ""
     if patch.get("shapes") != model.get("shapes"):

@@ -1,4 +1,4 @@
-"""The form of a patch's metadata, checked when a file is read; see concepts.file_fields."""
+"""Schema of a patch's metadata, and readers that drop what does not fit it; see concepts.file_fields."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..concepts.file_fields import (
     one_of,
     parse_json,
     valid_fields,
-    valid_or,
+    valid_or_default,
 )
 from ..concepts.limits import MOST_LINES, MOST_NAMES, MOST_PHRASES, MOST_TEMPLATES
 from ..concepts.templates import KINDS, check_templates
@@ -27,16 +27,17 @@ from ..model.tokens import END_TOKEN_CHOICES
 from .patch import ABOUT
 
 LONGEST_PREVIEW = 1_000_000
-# Of concepts: the vectors of many inverted concepts are longer than any other field.
+# Characters of `fmn.concepts`: the vectors of many inverted concepts are longer than any other field.
 LONGEST_CONCEPTS = 12_000_000
 
 
 def _valid_templates(templates: list[str]) -> list[str]:
-    return check_templates(templates)  # ForgetError is a ValueError, which pydantic reports
+    # ForgetError is a ValueError, which pydantic reports.
+    return check_templates(templates)
 
 
 class ConceptRecord(BaseModel):
-    """One concept as Concept.as_dict and correct_concept describe it; unknown keys are dropped."""
+    """One concept, as Concept.as_dict and correct_concept write it; unknown keys are dropped."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -50,14 +51,14 @@ class ConceptRecord(BaseModel):
     contexts: Annotated[list[Phrase], Field(max_length=MOST_PHRASES)] = []
 
     @model_validator(mode="after")
-    def _says_what(self) -> ConceptRecord:
+    def _check_contexts(self) -> ConceptRecord:
         if self.corrects and not self.contexts:
             raise ValueError("expected contexts of the word that is corrected")
         return self
 
 
 class PartRecord(BaseModel):
-    """One of several patches side by side, as parts.description describes it."""
+    """One of several patches side by side, as parts.describe_part writes it; unknown keys are dropped."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -90,30 +91,30 @@ _FIGURES = {
 
 
 def read_concepts(text: str) -> list[dict[str, Any]]:
-    """The concepts in `fmn.concepts`; empty unless every one of them is well-formed, so that none goes unmentioned."""
-    records = valid_or(_CONCEPTS, parse_json(text, LONGEST_CONCEPTS), [])
+    """Reads `fmn.concepts`; empty unless every concept is well-formed, so that reports never miss one."""
+    records = valid_or_default(_CONCEPTS, parse_json(text, LONGEST_CONCEPTS), [])
     if sum(max(1, len(record.phrases)) for record in records) > MOST_NAMES:
         return []
     return [record.model_dump(exclude_unset=True) for record in records]
 
 
 def read_parts(text: str) -> list[dict[str, Any]]:
-    """The parts in `fmn.parts`; empty unless every one of them is well-formed."""
-    return [record.model_dump(exclude_unset=True) for record in valid_or(_PARTS, parse_json(text), [])]
+    """Reads `fmn.parts`; empty unless every part is well-formed."""
+    return [record.model_dump(exclude_unset=True) for record in valid_or_default(_PARTS, parse_json(text), [])]
 
 
 def read_settings(text: str) -> dict[str, Any]:
-    """The settings in `fmn.settings`: those that are well-formed; ones that this version does not know are kept."""
+    """Reads the well-formed settings of `fmn.settings`, including those that this version does not know."""
     return valid_fields(parse_json(text), _SETTINGS, _TREE)
 
 
 def read_figures(text: str) -> dict[str, Any]:
-    """The figures in `fmn.figures`: those that are well-formed; ones that this version does not know are kept."""
+    """Reads the well-formed figures of `fmn.figures`, including those that this version does not know."""
     return valid_fields(parse_json(text), _FIGURES, _TREE)
 
 
 def read_about(metadata: Mapping[str, str]) -> dict[str, str]:
-    """What the maker says of a patch, by the names in ABOUT."""
-    said = valid_fields(parse_json(metadata.get("fmn.about", "")), dict.fromkeys(set(ABOUT) - {"preview"}, _TEXT))
+    """Reads the texts of a patch's maker, by the names in ABOUT."""
+    texts = valid_fields(parse_json(metadata.get("fmn.about", "")), dict.fromkeys(set(ABOUT) - {"preview"}, _TEXT))
     preview = metadata.get(ABOUT["preview"], "")
-    return said | ({"preview": preview} if preview and len(preview) <= LONGEST_PREVIEW else {})
+    return texts | ({"preview": preview} if preview and len(preview) <= LONGEST_PREVIEW else {})

@@ -1,4 +1,4 @@
-"""Smaller patches: fewer ranks by SVD, and what that leaves behind."""
+"""Rank reduction of patches by SVD."""
 
 from __future__ import annotations
 
@@ -37,55 +37,86 @@ class ShrinkSettings:
 
 
 @dataclass
-class Shrunk:
-    """A smaller patch and the energy (share of |dW|^2) that was left behind, per layer and in all."""
+class ShrunkPatch:
+    """A patch of lower rank, and the share of |dW|^2 that was discarded: per layer (`residuals`) and of all layers (`residual`)."""
 
     patch: ForgetPatch
     residuals: dict[str, float]
     residual: float
 
 
-def reduced(
+def reduce_rank(
     factors: Factors, limit: int, tolerance: float = 0.0, root: torch.Tensor | None = None
 ) -> tuple[Factors, float]:
-    """The best factors of lower rank, alpha = rank, and the share of the energy left behind.
+    """Reduces a layer's factors to the smallest rank that keeps enough of their energy.
 
-    The smallest rank up to `limit` that leaves at most `tolerance` of |dW|^2 behind, or of E |dW x|^2 where `root` (in, in) is
-    the square root of the second moment of inputs x. Kernels count as matrices (out, in * k * k).
+    Parameters
+    ----------
+    factors
+        The layer's factors. Kernels count as matrices (out, in * k * k).
+    limit
+        Largest rank.
+    tolerance
+        Share of the energy that may be discarded, 0..1.
+    root
+        Square root (in, in) of the second moment of the layer's inputs x. With it the energy is E |dW x|^2, else |dW|^2.
+
+    Returns
+    -------
+    The factors of least error, with alpha = rank, and the share of energy that was discarded.
     """
     up, down = factors.up.double().flatten(1), factors.down.double().flatten(1) * (factors.alpha / factors.rank)
-    basis, rest = torch.linalg.qr(up)
-    core = rest @ down
+    basis, triangle = torch.linalg.qr(up)
+    core = triangle @ down
     u, s, _ = torch.linalg.svd(core if root is None else core @ root, full_matrices=False)
     rank = smallest_rank(s, tolerance, limit)
     energy = s**2
     residual = float(energy[rank:].sum() / energy.sum()) if energy.sum() > 0 else 0.0
     new_up, new_down = basis @ u[:, :rank], u[:, :rank].T @ core
-    found = balanced(new_up, new_down)
-    shaped = found.up.reshape(*new_up.shape, *factors.up.shape[2:]), found.down.reshape(rank, *factors.down.shape[1:])
-    return Factors(*shaped, float(rank)), residual
+    matrices = balanced(new_up, new_down)
+    kernels = (
+        matrices.up.reshape(*new_up.shape, *factors.up.shape[2:]),
+        matrices.down.reshape(rank, *factors.down.shape[1:]),
+    )
+    return Factors(*kernels, float(rank)), residual
 
 
 def balanced(up: torch.Tensor, down: torch.Tensor) -> Factors:
-    """Factors of equal norm, so that both survive half precision, on the CPU, wherever they were solved; alpha = rank."""
+    """Scales up (out, r) and down (r, in) to equal norms, so that both fit half precision.
+
+    Returns
+    -------
+    Factors in float32 on the CPU, with alpha = rank.
+    """
     scale = (down.norm() / up.norm().clamp_min(1e-30)).sqrt()
     return Factors((up * scale).float().cpu(), (down / scale.clamp_min(1e-30)).float().cpu(), float(down.shape[0]))
 
 
-def shrink_patch(patch: ForgetPatch, rank: int, tolerance: float = ShrinkSettings.tolerance) -> Shrunk:
-    """A patch of at most `rank` in every layer; what else is known of it stays. Patches side by side become one.
+def shrink_patch(patch: ForgetPatch, rank: int, tolerance: float = ShrinkSettings.tolerance) -> ShrunkPatch:
+    """Reduces every layer of a patch to at most the given rank. The parts of patches side by side are merged into one.
 
-    `tolerance` (0..1): share of a layer's energy that may be left behind where a lower rank does. Raises ForgetError on a
-    rank below 1.
+    Parameters
+    ----------
+    patch
+        The patch, which stays as it is.
+    rank
+        Largest rank, from 1.
+    tolerance
+        Share of a layer's energy |dW|^2 that a rank below `rank` may discard, 0..1.
+
+    Raises
+    ------
+    ForgetError
+        On a rank below 1.
     """
     if rank < 1:
         raise ForgetError(f"Expected a rank of at least 1, got {rank}. Choose the LoRA rank to keep.")
-    factors, residuals, left, total = {}, {}, 0.0, 0.0
+    factors, residuals, discarded, total = {}, {}, 0.0, 0.0
     for name, f in patch.factors.items():
-        factors[name], residuals[name] = reduced(f, rank, tolerance)
+        factors[name], residuals[name] = reduce_rank(f, rank, tolerance)
         energy = float((f.delta().double() ** 2).sum())
-        left, total = left + residuals[name] * energy, total + energy
-    residual = left / total if total > 0 else 0.0
+        discarded, total = discarded + residuals[name] * energy, total + energy
+    residual = discarded / total if total > 0 else 0.0
     settings = {**patch.settings, "shrunk_to": rank}
     figures = {**patch.figures, "shrink_residual": float(f"{residual:.6g}")}
-    return Shrunk(ForgetPatch(factors, patch.concepts, patch.base, settings, figures), residuals, residual)
+    return ShrunkPatch(ForgetPatch(factors, patch.concepts, patch.base, settings, figures), residuals, residual)

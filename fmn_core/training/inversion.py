@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from ..concepts.concept import check_word
+from ..concepts.concept import check_embedding
 from ..errors import ForgetError
 from ..model.protocol import ForgetModel
 from ..model.token_table import mean_embedding, mean_norm, token_rows, widths
@@ -107,7 +107,7 @@ class Inverter:
     ):
         self.model, self.settings = model, settings
         word = start if start is not None else starting_vectors(model, settings)
-        check_word(word, widths(model.token_embeddings()))
+        check_embedding(word, widths(model.token_embeddings()))
         self.word = {name: torch.nn.Parameter(v.detach().float().clone()) for name, v in word.items()}
         self.norms = {name: mean_norm(table) for name, table in model.token_embeddings().items()}
         self.optimiser = torch.optim.AdamW(list(self.word.values()), lr=settings.learning_rate, weight_decay=0.0)

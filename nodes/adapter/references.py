@@ -13,7 +13,6 @@ from ...fmn_core.errors import ForgetError
 from ...fmn_core.model.content_key import content_key, model_key
 from ...fmn_core.model.encoding_cache import CachedEncoding
 from ...fmn_core.model.memory_cache import Cache
-from ...fmn_core.model.tokens import vector_id
 from ...fmn_core.training.augmentation import AugmentSettings, augment
 from ...fmn_core.training.concept_prompts import concept_prompts
 from ...fmn_core.training.references import ImagePairs, References, make_pairs, sample_references
@@ -111,11 +110,6 @@ def checked_masks(mask: torch.Tensor | None, images: torch.Tensor | None) -> tor
                 f"Expected something in every mask, got zeros only in mask {number}. Paint it, or leave that picture out."
             )
     return masks
-
-
-def concept_id(concept: Concept) -> tuple[Any, ...]:
-    """Identifies a concept by its phrases and the ids of its learned vectors."""
-    return tuple((n.text, *(vector_id(v) for vs in (n.word or {}).values() for v in vs)) for n in concept.names())
 
 
 def image_pairs(

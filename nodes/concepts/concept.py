@@ -65,7 +65,7 @@ class ConceptNode(io.ComfyNode):
 
 
 def _learned_embedding(embedding: str) -> LearnedEmbedding | None:
-    return None if embedding == NONE else load_embedding(host.embedding_path(embedding)).word
+    return None if embedding == NONE else load_embedding(host.embedding_path(embedding)).vectors
 
 
 def _phrase_inputs() -> list[Any]:

@@ -185,9 +185,9 @@ def _image_pairs(training: _Training) -> list[ImagePairs]:
             host.load(adapter.patcher)
             count, seed = training.options.pairs, training.seed
             return [references.image_pairs(adapter, c, count, PAIR_STEPS, PAIR_GUIDANCE, seed) for c in concepts]
-    missing = [c.label() for c in concepts if references.concept_id(c) not in connected]
+    missing = [c.label() for c in concepts if c.key() not in connected]
     if missing:
         raise ForgetError(
             f"Expected pairs of every concept, got none of {', '.join(missing)}. Give Visual Denoising Pairs the same concepts."
         )
-    return [connected[references.concept_id(c)] for c in concepts]
+    return [connected[c.key()] for c in concepts]

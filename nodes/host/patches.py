@@ -11,9 +11,9 @@ import torch
 
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.patch.file import LARGEST_CHANGE
-from ...fmn_core.patch.fit import base_name, check_fit, check_matched
+from ...fmn_core.patch.fit import base_architecture, check_fit, check_matched
 from ...fmn_core.patch.patch import PREFIX, ForgetPatch
-from ...fmn_core.patch.size import largest_entry, size_report
+from ...fmn_core.patch.size import largest_entry, magnitude_warnings
 from .execution import compute_dtype
 from .families import require_unet
 from .models import quantisation
@@ -55,7 +55,7 @@ def size_warnings(patcher: Any, patch: ForgetPatch, strength: float) -> list[str
     float_layers = [(f, w) for f, w in layers if not quantisation(w) and w.element_size() > 1]
     if not float_layers or strength == 0:
         return []
-    warnings = size_report([(f, _norm(w)) for f, w in float_layers], strength)
+    warnings = magnitude_warnings([(f, _norm(w)) for f, w in float_layers], strength)
     if compute_dtype(patcher) == torch.float16:
         largest = max(float(w.abs().max()) + abs(strength) * largest_entry(f, LARGEST_CHANGE) for f, w in float_layers)
         if largest > LARGEST_CHANGE:
@@ -153,5 +153,5 @@ def check_context_width(patch: ForgetPatch, width: int) -> None:
     if widths and width not in widths:
         raise ForgetError(
             f"Expected a patch for conditionings of width {width}, got one for {', '.join(map(str, sorted(widths)))} "
-            f"({base_name(patch)}). Choose a patch made for this family of models."
+            f"({base_architecture(patch)}). Choose a patch made for this family of models."
         )

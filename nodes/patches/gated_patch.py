@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from ...fmn_core.compose.gate import Background, ConceptGate, GateSettings
-from ...fmn_core.compose.merge import concepts_of
+from ...fmn_core.compose.gate import BackgroundPrompts, ConceptGate, GateSettings
+from ...fmn_core.compose.recorded import recorded_concepts
 from ...fmn_core.model.encoding_cache import EncodedOnce
 from ...fmn_core.model.tokens import CHUNK
 from ...fmn_core.patch.parts import parts_of
@@ -80,10 +80,10 @@ class _PartGates:
     def __init__(self, text: Any, parts: list[ForgetPatch], settings: GateSettings):
         text = EncodedOnce(text)
         self.names = [reports.forgotten(part) for part in parts]
-        concepts_by_part = [concepts_of(part) for part in parts]
+        concepts_by_part = [recorded_concepts(part) for part in parts]
         concepts = [concept for part_concepts in concepts_by_part for concept in part_concepts]
         report_progress = host.step_counter(1 + sum(len(concept.names()) for concept in concepts))
-        background = Background(text, concepts)
+        background = BackgroundPrompts(text, concepts)
         report_progress()
         self.gates = [
             ConceptGate(text, part_concepts, background, report_progress) for part_concepts in concepts_by_part

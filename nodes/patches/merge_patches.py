@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ...fmn_core.compose.merge import COMPACT_RANK, MOST_PATCHES, MergeSettings, fuse_patches, sum_patches
+from ...fmn_core.compose.fusion import fuse_patches
+from ...fmn_core.compose.merge import COMPACT_RANK, MOST_PATCHES, MergeSettings, sum_patches
 from ...fmn_core.compose.preserve_cost import preserve_cost
 from ...fmn_core.compose.side_by_side import side_by_side
 from ...fmn_core.concepts.templates import parse_lines

@@ -95,7 +95,7 @@ class InvertConcept(io.ComfyNode):
             adapter = ComfyModel(model, clip)
             images = references.checked_images(images)
             mask = references.checked_masks(mask, images)
-            known = None if continue_from == NONE else load_embedding(host.embedding_path(continue_from)).word
+            known = None if continue_from == NONE else load_embedding(host.embedding_path(continue_from)).vectors
             settings = inversion_settings(**inversion_widgets, start=start, words=words, weight_decay=weight_decay)
             progress = search_progress("inversion", settings.steps, [])
             inversion = invert_images(adapter, vae, images, mask, kind, settings, known, progress)

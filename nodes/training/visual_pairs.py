@@ -69,7 +69,7 @@ class VisualDenoisingPairs(io.ComfyNode):
             check_concepts(adapter, chosen)
             host.load(model)
             pairs = [references.image_pairs(adapter, c, count, steps, guidance, seed) for c in chosen]
-        made = {references.concept_id(c): p for c, p in zip(chosen, pairs)}
+        made = {c.key(): p for c, p in zip(chosen, pairs)}
         return io.NodeOutput(made, pictures.pair_rows([_decoded(adapter, vae, p) for p in pairs]))
 
 

@@ -72,16 +72,10 @@ def _concept_name(concept: dict) -> str:
 
 
 def _closed_form_lines(figures: dict) -> list[str]:
-    # Keys that a logit shift moves have no target that could be missed.
     layers = figures["layers"].values()
-    missed, drift = ([layer[key] for layer in layers if key in layer] for key in ("missed", "drift"))
-    target = (
-        f"share of the target missed: mean {sum(missed) / len(missed):.3f}, worst layer {max(missed):.3f}"
-        if missed
-        else ""
-    )
+    missed, drift = ([layer[key] for layer in layers] for key in ("missed", "drift"))
     return [
-        *([target] if target else []),
+        f"share of the target missed: mean {sum(missed) / len(missed):.3f}, worst layer {max(missed):.3f}",
         f"preserve prompts moved by: mean {sum(drift) / len(drift):.4f}, worst layer {max(drift):.4f}",
         f"on held-out templates and prompts: missed {figures['held_out_missed']:.3f}, moved {figures['held_out_drift']:.4f}",
         f"rank {figures['rank']}, energy left behind {figures['rank_residual']:.1e}; lambda {figures['ridge']:g}, "

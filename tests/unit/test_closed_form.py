@@ -23,7 +23,7 @@ from fmn_core.concepts.preserve import (
 )
 from fmn_core.errors import ForgetError
 from fmn_core.model.tokens import row_weights
-from fmn_core.patch.factors import moved_square, smallest_rank, weighted_range
+from fmn_core.patch.factors import mean_square_change, smallest_rank, weighted_range
 
 pytestmark = pytest.mark.usefixtures("whole_prompts")
 
@@ -248,7 +248,7 @@ def test_movement_from_factors_equals_that_of_the_dense_change():
     parts = [(torch.randn(5, r, generator=g).double(), torch.randn(r, 7, generator=g).double()) for r in (2, 3)]
     rows = torch.randn(11, 7, generator=g).double()
     dense = sum(up @ down for up, down in parts)
-    assert moved_square(parts, rows.T @ rows) == pytest.approx(float(((rows @ dense.T) ** 2).sum()), rel=1e-12)
+    assert mean_square_change(parts, rows.T @ rows) == pytest.approx(float(((rows @ dense.T) ** 2).sum()), rel=1e-12)
 
 
 def test_weights_that_are_given_are_kept(model, zebra):

@@ -36,9 +36,9 @@ def test_round_trip(tmp_path, family):
     assert save_embedding(saved, path) == path.stat().st_size
     assert set(load_file(path)) == KEYS[family]
     loaded = load_embedding(path)
-    assert same(loaded.word, WORDS[family])
+    assert same(loaded.vectors, WORDS[family])
     assert (loaded.phrase, loaded.kind, loaded.steps, loaded.base) == ("zebra", "identity", 40, base)
-    assert same(load_embedding(path, {k: v.shape[1] for k, v in WORDS[family].items()}).word, WORDS[family])
+    assert same(load_embedding(path, {k: v.shape[1] for k, v in WORDS[family].items()}).vectors, WORDS[family])
     assert [p.name for p in tmp_path.iterdir()] == ["zebra.safetensors"]
 
 
@@ -47,7 +47,7 @@ def test_the_same_embedding_is_the_same_bytes_and_replaces_the_old_file(tmp_path
         save_embedding(Embedding(WORDS["sd1"], "dog"), tmp_path / f"{name}.safetensors")
         save_embedding(Embedding(WORDS["sdxl"], "zebra", steps=3), tmp_path / f"{name}.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    assert same(load_embedding(tmp_path / "a.safetensors").word, WORDS["sdxl"])
+    assert same(load_embedding(tmp_path / "a.safetensors").vectors, WORDS["sdxl"])
     with safe_open(tmp_path / "a.safetensors", framework="pt") as f:
         assert f.metadata()["modelspec.architecture"] == "stable-diffusion/textual-inversion"
 
@@ -75,8 +75,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path, monke
 def test_files_of_other_tools(tmp_path, tensors, encoders):
     save_file(tensors, tmp_path / "a.safetensors")
     loaded = load_embedding(tmp_path / "a.safetensors")
-    assert set(loaded.word) == encoders and (loaded.phrase, loaded.steps, loaded.base) == ("", 0, {})
-    for encoder, v in loaded.word.items():
+    assert set(loaded.vectors) == encoders and (loaded.phrase, loaded.steps, loaded.base) == ("", 0, {})
+    for encoder, v in loaded.vectors.items():
         original = tensors.get(f"clip_{encoder}", next(iter(tensors.values())))
         assert v.dtype == torch.float32 and torch.equal(v, original.float())
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.compose.gate import CURVES, Background, ConceptGate, GateSettings
+from fmn_core.compose.gate import CURVES, BackgroundPrompts, ConceptGate, GateSettings
 from fmn_core.concepts.concept import Concept
 from fmn_core.concepts.preserve import encode_imagined
 from fmn_core.concepts.templates import everyday_captions
@@ -102,9 +102,9 @@ def test_automatic_threshold_lies_between_other_prompts_and_the_concepts_own(mod
 
 def test_a_shared_background_gives_the_same_gate(model):
     apple, zebra = (Concept([p], "object", TEMPLATES) for p in ("red apple", "zebra"))
-    shared = Background(model, [apple, zebra])
+    shared = BackgroundPrompts(model, [apple, zebra])
     context = model.encode(["a zebra under a tree"])[0].context
-    own = ConceptGate(model, [zebra], Background(model, [zebra]))
+    own = ConceptGate(model, [zebra], BackgroundPrompts(model, [zebra]))
     assert own.cosine(context) == ConceptGate(model, [zebra]).cosine(context)
     both = ConceptGate(model, [apple, zebra], shared).cosine(context)
     each = max(ConceptGate(model, [c], shared).cosine(context) for c in (apple, zebra))

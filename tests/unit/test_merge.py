@@ -7,14 +7,16 @@ from toy_model import ToyModel
 from fmn_core.closed_form.correction import correct_concept
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings
-from fmn_core.compose.merge import MergeSettings, concepts_of, fuse_patches, sum_patches
+from fmn_core.compose.fusion import fuse_patches
+from fmn_core.compose.merge import MergeSettings, sum_patches
 from fmn_core.compose.preserve_cost import preserve_cost
+from fmn_core.compose.recorded import recorded_concepts
 from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError
 from fmn_core.patch.factors import matrix_root
 from fmn_core.patch.file import load_patch, save_patch
 from fmn_core.patch.patch import Factors, ForgetPatch
-from fmn_core.patch.shrink import reduced
+from fmn_core.patch.shrink import reduce_rank
 
 pytestmark = pytest.mark.usefixtures("whole_prompts")
 
@@ -115,7 +117,7 @@ def test_the_file_says_enough_to_fuse(model, alone, tmp_path):
     for number, patch in enumerate(alone):
         save_patch(patch, tmp_path / f"{number}.safetensors", torch.float32)
         loaded.append(load_patch(tmp_path / f"{number}.safetensors"))
-    assert [c.templates for p in loaded for c in concepts_of(p)] == [TEMPLATES] * 3
+    assert [c.templates for p in loaded for c in recorded_concepts(p)] == [TEMPLATES] * 3
     direct, read = fuse_patches(model, alone), fuse_patches(model, loaded)
     for name, factors in direct.factors.items():
         torch.testing.assert_close(read.factors[name].delta(), factors.delta(), atol=1e-4, rtol=1e-3)
@@ -165,7 +167,7 @@ def test_an_inverted_concept_travels_in_the_metadata_and_is_fused(model, alone, 
     patch = forget_closed_form(model, [inverted], settings)
     save_patch(patch, tmp_path / "a.safetensors", torch.float32)
     read = load_patch(tmp_path / "a.safetensors")
-    [found] = concepts_of(read)
+    [found] = recorded_concepts(read)
     assert torch.equal(found.embedding["l"], word["l"]) and found.phrases == [] and found.templates == TEMPLATES
     fused = fuse_patches(model, [alone[0], read], MergeSettings(**EXACT))
     weights = {"ridge": fused.figures["ridge"], "preserve_weight": fused.figures["preserve_weight"]}
@@ -207,7 +209,7 @@ def test_settings_of_a_stranger_are_not_believed(model, alone):
 def test_reduction_is_the_best_of_its_rank():
     g = torch.Generator().manual_seed(1)
     factors = Factors(torch.randn(20, 9, generator=g), torch.randn(9, 14, generator=g), 4.5)
-    smaller, residual = reduced(factors, 4)
+    smaller, residual = reduce_rank(factors, 4)
     u, s, vh = torch.linalg.svd(factors.delta().double())
     best = (u[:, :4] * s[:4]) @ vh[:4]
     torch.testing.assert_close(smaller.delta().double(), best, atol=1e-5, rtol=1e-4)
@@ -220,13 +222,13 @@ def test_reduction_weighs_inputs_by_their_second_moment():
     factors = Factors(torch.randn(20, 9, generator=g), torch.randn(9, 14, generator=g), 9.0)
     inputs = torch.randn(500, 14, generator=g, dtype=torch.float64) * torch.logspace(-2, 1, 14)
     moment = inputs.T @ inputs
-    plain, weighted = reduced(factors, 3)[0], reduced(factors, 3, 0.0, matrix_root(moment))[0]
+    plain, weighted = reduce_rank(factors, 3)[0], reduce_rank(factors, 3, 0.0, matrix_root(moment))[0]
 
     def error(found):
         return float((((found.delta() - factors.delta()).double() @ inputs.T) ** 2).sum())
 
     assert error(weighted) < error(plain)
-    _, residual = reduced(factors, 3, 0.0, matrix_root(moment))
+    _, residual = reduce_rank(factors, 3, 0.0, matrix_root(moment))
     total = float(((factors.delta().double() @ inputs.T) ** 2).sum())
     assert residual == pytest.approx(error(weighted) / total, rel=1e-3)
 
@@ -234,10 +236,10 @@ def test_reduction_weighs_inputs_by_their_second_moment():
 def test_reduction_of_kernels_and_of_nothing():
     g = torch.Generator().manual_seed(1)
     factors = Factors(torch.randn(8, 4, 1, 1, generator=g), torch.randn(4, 3, 3, 3, generator=g), 4.0)
-    same, residual = reduced(factors, 4)
+    same, residual = reduce_rank(factors, 4)
     torch.testing.assert_close(same.delta(), factors.delta(), atol=1e-5, rtol=1e-4)
     assert same.up.shape == (8, 4, 1, 1) and same.down.shape == (4, 3, 3, 3) and residual < 1e-12
-    nothing, residual = reduced(Factors(torch.zeros(5, 3), torch.zeros(3, 6), 3.0), 2)
+    nothing, residual = reduce_rank(Factors(torch.zeros(5, 3), torch.zeros(3, 6), 3.0), 2)
     assert (
         nothing.rank == 1 and residual == 0.0 and torch.isfinite(nothing.up).all() and nothing.delta().abs().max() == 0
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fmn_core.concepts.concept import Concept, packed_vectors
-from fmn_core.concepts.file_fields import read_base
+from fmn_core.concepts.file_fields import read_fingerprint
 from fmn_core.concepts.limits import MOST_NAMES, MOST_PHRASES
 from fmn_core.patch import schema as patch_schema
 from fmn_core.patch.file import load_metadata, load_patch, save_patch
@@ -92,7 +92,7 @@ BASE = {"architecture": "unet-2x5", "context_dim": 5, "shapes": [[6, 5]], "norms
     ],
 )
 def test_the_base_keeps_its_well_formed_fields(changes, missing):
-    found = read_base(json.dumps({**BASE, **changes}))
+    found = read_fingerprint(json.dumps({**BASE, **changes}))
     assert found == {k: v for k, v in {**BASE, **changes}.items() if k in set(BASE) - missing}
 
 
@@ -116,7 +116,7 @@ def test_figures_and_settings_are_finite_and_keep_what_a_later_version_adds():
     "text", ["", "null", "[1]", "NaN", "{", "[" * 2_000_000, '{"a":' * 100_000, '"' + "x" * 5_000_000 + '"']
 )
 def test_text_that_is_no_object_says_nothing(text):
-    for read in (read_base, patch_schema.read_figures, patch_schema.read_settings):
+    for read in (read_fingerprint, patch_schema.read_figures, patch_schema.read_settings):
         assert read(text) == {}
     assert patch_schema.read_concepts(text) == patch_schema.read_parts(text) == []
 

@@ -6,7 +6,9 @@ from toy_model import ToyModel
 
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings
-from fmn_core.compose.merge import MergeSettings, concepts_of, fuse_patches
+from fmn_core.compose.fusion import fuse_patches
+from fmn_core.compose.merge import MergeSettings
+from fmn_core.compose.recorded import recorded_concepts
 from fmn_core.compose.side_by_side import side_by_side, sum_of_parts
 from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError
@@ -122,7 +124,7 @@ def test_ranks_that_cannot_be_make_it_one_patch(alone, rank):
 
 def test_a_smaller_one_is_one_patch(alone):
     smaller = shrink_patch(side_by_side(alone), 4).patch
-    assert smaller.parts == [] and len(concepts_of(smaller)) == 4
+    assert smaller.parts == [] and len(recorded_concepts(smaller)) == 4
 
 
 def test_what_does_not_say_what_it_forgets_is_refused(alone):

@@ -6,7 +6,7 @@ from fmn_core.closed_form.collect import collect_moments
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.closed_form.targets import TARGETS, steered_pair, template_pairs
-from fmn_core.compose.merge import pairs_of
+from fmn_core.compose.recorded import recorded_pairs
 from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError
 
@@ -94,9 +94,9 @@ def test_a_target_travels_in_the_metadata(model, zebra):
     for target in TARGETS:
         settings = ClosedFormSettings(target=target, substitute="horse", imagined_words=4)
         patch = forget_closed_form(model, [zebra], settings)
-        assert pairs_of(patch) == template_pairs([zebra], target, "horse")
+        assert recorded_pairs(patch) == template_pairs([zebra], target, "horse")
     patch.settings["target"] = "../../etc"
-    assert pairs_of(patch) == template_pairs([zebra])
+    assert recorded_pairs(patch) == template_pairs([zebra])
 
 
 @pytest.mark.parametrize(

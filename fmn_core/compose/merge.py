@@ -20,7 +20,7 @@ from ..concepts.concept import Concept, chain, check_concepts, concept_from_dict
 from ..concepts.limits import MOST_NAMES, check_lines
 from ..concepts.preserve import IMAGINED_WORDS, preserve_groups
 from ..errors import ForgetError
-from ..model.encoding_cache import EncodedOnce
+from ..model.encoding_cache import MemoizedEncoding
 from ..model.protocol import TextModel
 from ..options import option, options
 from ..patch.factors import matrix_root, moved_square
@@ -180,7 +180,7 @@ def fuse_patches(
     """
     settings = settings or MergeSettings()
     patches, strengths = split_parts(patches, check_mergeable(patches, settings.strengths))
-    report_progress, text = progress or (lambda done, total: None), cast(TextModel, EncodedOnce(text))
+    report_progress, text = progress or (lambda done, total: None), cast(TextModel, MemoizedEncoding(text))
     sources = []
     for number, (patch, strength) in enumerate(zip(patches, strengths)):
         report_progress(number, len(patches) + 1)

@@ -1,4 +1,4 @@
-"""Content keys: what tells tensors, settings, models and text encoders apart by what they hold."""
+"""Content keys: hashes that tell tensors, settings, models and text encoders apart by their content."""
 
 from __future__ import annotations
 
@@ -18,11 +18,26 @@ _PROBE_LATENT = 16
 
 
 def content_key(*parts: Any) -> str:
-    """SHA-256, as 64 hexadecimal digits, of tensors, strings, bytes, numbers, None, and nested lists, tuples and dicts of them.
+    """Hashes values by their content.
 
-    Every part is written with its kind and length, so that no two different inputs are written alike; lists and tuples
-    are one kind, the order of a dict does not count. A tensor counts by its dtype, shape and bytes, not by its device.
-    Raises ForgetError on any other type.
+    Parameters
+    ----------
+    parts
+        Tensors, strings, bytes, numbers, None, and nested lists, tuples and dicts of them.
+
+    Returns
+    -------
+    SHA-256 as 64 hexadecimal digits.
+
+    Raises
+    ------
+    ForgetError
+        On a value of any other type.
+
+    Notes
+    -----
+    Every value is hashed with its kind and length, so that different inputs never give the same bytes. A list equals a tuple of
+    the same items, and the order of a dict does not count. A tensor counts by its dtype, shape and bytes, not by its device.
     """
     digest = hashlib.sha256()
     _write(digest, parts)
@@ -48,7 +63,7 @@ def _write(digest: Any, part: Any) -> None:
 
 
 def _scalar(part: Any) -> tuple[bytes, bytes]:
-    """The kind of a plain value, and its bytes."""
+    """The kind of a plain value and its bytes."""
     if part is None:
         return b"none", b""
     if isinstance(part, str):
@@ -70,12 +85,19 @@ def _frame(digest: Any, kind: bytes, data: bytes | memoryview) -> None:
 
 
 def model_key(model: ForgetModel) -> str:
-    """A content key of what a model computes, so that a LoRA or a fine-tune changes it; the model must be ready for denoise.
+    """Content key of a model's predictions: a LoRA or a fine-tune changes it.
 
-    Hashes one denoise call on seeded noise (C, 16, 16) at the middle sigma, values rounded to 3 significant
-    digits, with the empty prompt, a fixed prompt, and noise in place of a prompt: a patch may be made so as to leave
-    ordinary prompts alone, but not noise. The sigmas and the shapes of the cross-attention keys count too. The same on
-    one machine and device; rounding does not make it the same on others.
+    Parameters
+    ----------
+    model
+        A model that is ready for `denoise`.
+
+    Notes
+    -----
+    Hashes the predictions, rounded to 3 significant digits, of one `denoise` call on seeded noise (C, 16, 16) at the middle
+    sigma, for the empty prompt, a fixed prompt, and noise in place of a prompt: a patch may leave ordinary prompts alone, but
+    not noise. The sigmas and the shapes of the cross-attention keys count too. The key is comparable on one machine and
+    device only.
     """
     sigmas = model.sigmas()
     sigma = sigmas[len(sigmas) // 2]
@@ -95,8 +117,10 @@ def model_key(model: ForgetModel) -> str:
 
 
 def text_key(model: TextModel) -> str:
-    """A content key of what a model's text encoder computes, so that a LoRA, a fine-tune or another CLIP skip changes it.
+    """Content key of a model's text encoders: a LoRA, a fine-tune or another CLIP skip changes it.
 
+    Notes
+    -----
     Hashes the context and the pooled embedding of a fixed prompt, rounded to 3 significant digits, and a checksum of every
     row of the token embeddings, because a change of one word's embedding shows in no other prompt.
     """
@@ -106,6 +130,7 @@ def text_key(model: TextModel) -> str:
     return content_key("text", encoded.tokens, _rounded(encoded.context), pooled, rows)
 
 
-def _rounded(values: torch.Tensor) -> str:
-    numbers = values.detach().float().cpu().flatten().tolist()
-    return " ".join(f"{v + 0.0:.3g}" for v in numbers)
+def _rounded(tensor: torch.Tensor) -> str:
+    """The numbers of a tensor as text, with 3 significant digits. Adding 0.0 turns -0.0 into 0.0."""
+    numbers = tensor.detach().float().cpu().flatten().tolist()
+    return " ".join(f"{number + 0.0:.3g}" for number in numbers)

@@ -18,7 +18,7 @@ from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 
 from ...fmn_core.errors import ForgetError
-from ...fmn_core.model.lazy import Lazy
+from ...fmn_core.model.lazy import LazySequence
 from ...fmn_core.model.transfer import read
 
 try:
@@ -90,7 +90,7 @@ def effective_weights(
 
     `device`: where to; None: where each weight is.
     """
-    return Lazy(len(keys), lambda n: _effective_weight(keys[n], device, *_weight_and_patches(patcher, keys[n])))
+    return LazySequence(len(keys), lambda n: _effective_weight(keys[n], device, *_weight_and_patches(patcher, keys[n])))
 
 
 def _weight_and_patches(patcher: Any, key: str) -> list[Any]:

@@ -8,7 +8,7 @@ import torch
 
 from ...fmn_core.compose.gate import CURVES, Background, ConceptGate, GateSettings
 from ...fmn_core.compose.merge import concepts_of
-from ...fmn_core.model.encoding_cache import EncodedOnce
+from ...fmn_core.model.encoding_cache import MemoizedEncoding
 from ...fmn_core.model.tokens import CHUNK
 from ...fmn_core.patch.parts import parts_of
 from ...fmn_core.patch.patch import ForgetPatch
@@ -90,7 +90,7 @@ class _PartGates:
     """One gate for each of the patches that stand side by side, each with its own threshold where none was chosen."""
 
     def __init__(self, text: Any, parts: list[ForgetPatch], settings: GateSettings):
-        text = EncodedOnce(text)
+        text = MemoizedEncoding(text)
         self.names = [reports.forgotten(part) for part in parts]
         concepts = [concepts_of(part) for part in parts]
         every_concept = [concept for of_part in concepts for concept in of_part]

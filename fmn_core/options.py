@@ -63,9 +63,9 @@ def options(cls: type[T]) -> type[T]:
     checked_class: Any = pydantic.dataclasses.dataclass(frozen=True, config=config)(cls)
     checked_init = checked_class.__init__
 
-    def init(self: Any, *args: Any, **values: Any) -> None:
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
-            checked_init(self, *args, **values)
+            checked_init(self, *args, **kwargs)
         except pydantic.ValidationError as error:
             raise ForgetError(_message(checked_class, error.errors()[0])) from None
 
@@ -112,12 +112,12 @@ def _option_info(name: str, hint: Any, field: Any) -> OptionInfo:
 
 def _message(cls: type, details: Any) -> str:
     """Error message for one of pydantic's error details: the expected value and the value that came."""
-    known, location, got = describe(cls), details["loc"][0], details["input"]
+    infos, location, got = describe(cls), details["loc"][0], details["input"]
     # Positional arguments have a number for a location.
-    name = list(known)[location] if isinstance(location, int) and location < len(known) else str(location)
-    if name not in known:
-        return f"Expected an option of {cls.__name__} ({', '.join(known)}), got {name!r}. Check its spelling."
-    info = known[name]
+    name = list(infos)[location] if isinstance(location, int) and location < len(infos) else str(location)
+    if name not in infos:
+        return f"Expected an option of {cls.__name__} ({', '.join(infos)}), got {name!r}. Check its spelling."
+    info = infos[name]
     if info.choices:
         return f"Expected {name} to be one of {', '.join(info.choices)}, got {got!r}."
     if info.kind in (int, float) and (info.minimum is not None or info.maximum is not None):

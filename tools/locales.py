@@ -67,8 +67,8 @@ def _key(identifier: str) -> str:
 
 def _without_syntax(texts: dict[str, Any]) -> dict[str, Any]:
     """Leaves out texts with special characters."""
-    kept = {k: v for k, v in texts.items() if isinstance(v, dict) or not MESSAGE_SYNTAX.search(v)}
-    return {k: _without_syntax(v) if isinstance(v, dict) else v for k, v in kept.items()}
+    plain = {k: v for k, v in texts.items() if isinstance(v, dict) or not MESSAGE_SYNTAX.search(v)}
+    return {k: _without_syntax(v) if isinstance(v, dict) else v for k, v in plain.items()}
 
 
 def _write(name: str, texts: dict[str, Any]) -> None:

@@ -172,7 +172,7 @@ class DiffusersText:
         """Number of rows that hold the tokens of all prompts of a batch, each of one chunk, and this many padding rows."""
         if padding is None:
             return CHUNK
-        ends = [first_end(chunk, self.vocabulary) for t in batch for part in t.values() for chunk in part.chunks]
+        ends = [first_end(chunk, self.vocabulary) for tokens in batch for t in tokens.values() for chunk in t.chunks]
         return min(CHUNK, max(ends) + 1 + padding)
 
     def _run(self, name: str, batch: list[_Tokens], device: Any, rows: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -86,7 +86,7 @@ class ForgetMeNot:
         Parameters
         ----------
         seed
-            Seed of the first picture; the n-th prompt has seed + n, as in eval-unlearn's own techniques. None draws at random.
+            Seed of the first picture; every next one has the next seed, as in eval-unlearn's own techniques. None draws at random.
         options
             Arguments of the pipeline's call, which override the settings.
         """

@@ -17,12 +17,12 @@ PROBE_PROMPT = "a picture of a horse in watercolor style"
 _PROBE_LATENT = 16
 
 
-def content_key(*parts: Any) -> str:
+def content_key(*content: Any) -> str:
     """Hashes values by their content.
 
     Parameters
     ----------
-    parts
+    content
         Tensors, strings, bytes, numbers, None, and nested lists, tuples and dicts of them.
 
     Returns
@@ -40,42 +40,42 @@ def content_key(*parts: Any) -> str:
     the same items, and the order of a dict does not count. A tensor counts by its dtype, shape and bytes, not by its device.
     """
     digest = hashlib.sha256()
-    _write(digest, parts)
+    _write(digest, content)
     return digest.hexdigest()
 
 
-def _write(digest: Any, part: Any) -> None:
-    if isinstance(part, torch.Tensor):
-        _frame(digest, b"tensor", str(part.dtype).encode())
-        _write(digest, list(part.shape))
-        data = part.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+def _write(digest: Any, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        _frame(digest, b"tensor", str(value.dtype).encode())
+        _write(digest, list(value.shape))
+        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         _frame(digest, b"data", data.numpy().data)
-    elif isinstance(part, (list, tuple)):
-        _frame(digest, b"list", struct.pack("<Q", len(part)))
-        for item in part:
+    elif isinstance(value, (list, tuple)):
+        _frame(digest, b"list", struct.pack("<Q", len(value)))
+        for item in value:
             _write(digest, item)
-    elif isinstance(part, dict):
-        _frame(digest, b"dict", struct.pack("<Q", len(part)))
-        for _, item in sorted((content_key(k), (k, v)) for k, v in part.items()):
+    elif isinstance(value, dict):
+        _frame(digest, b"dict", struct.pack("<Q", len(value)))
+        for _, item in sorted((content_key(k), (k, v)) for k, v in value.items()):
             _write(digest, item)
     else:
-        _frame(digest, *_scalar(part))
+        _frame(digest, *_scalar(value))
 
 
-def _scalar(part: Any) -> tuple[bytes, bytes]:
+def _scalar(value: Any) -> tuple[bytes, bytes]:
     """The kind of a plain value and its bytes."""
-    if part is None:
+    if value is None:
         return b"none", b""
-    if isinstance(part, str):
-        return b"str", part.encode("utf-8", "surrogatepass")
-    if isinstance(part, bytes):
-        return b"bytes", part
-    if isinstance(part, (bool, int)):
-        return type(part).__name__.encode(), str(int(part)).encode()
-    if isinstance(part, float):
-        return b"float", struct.pack("<d", part)
+    if isinstance(value, str):
+        return b"str", value.encode("utf-8", "surrogatepass")
+    if isinstance(value, bytes):
+        return b"bytes", value
+    if isinstance(value, (bool, int)):
+        return type(value).__name__.encode(), str(int(value)).encode()
+    if isinstance(value, float):
+        return b"float", struct.pack("<d", value)
     raise ForgetError(
-        f"Expected tensors, strings, numbers, lists or dicts to make a key of, got {type(part).__name__}. Pass its content instead."
+        f"Expected tensors, strings, numbers, lists or dicts to make a key of, got {type(value).__name__}. Pass its content instead."
     )
 
 

@@ -70,9 +70,9 @@ class MemoizedEncoding:
         """Encodes prompts, see TextModel.encode."""
         if words is not None and any(word is not None for word in words):
             return self._model.encode(prompts, words, padding)
-        new = [text for text in dict.fromkeys(prompts) if (text, padding) not in self._encoded]
-        encoded = self._model.encode(new, padding=padding) if new else []
-        self._encoded |= {(text, padding): prompt for text, prompt in zip(new, encoded)}
+        missing = [text for text in dict.fromkeys(prompts) if (text, padding) not in self._encoded]
+        encoded = self._model.encode(missing, padding=padding) if missing else []
+        self._encoded |= {(text, padding): prompt for text, prompt in zip(missing, encoded)}
         return [self._encoded[text, padding] for text in prompts]
 
 

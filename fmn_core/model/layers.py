@@ -14,7 +14,7 @@ def choose_layers(choice: str, names: list[str]) -> set[int]:
     Parameters
     ----------
     choice
-        Parts joined by commas, each `all`, `down`, `mid`, `up`, a number from 0, or a range such as 3-6.
+        Terms joined by commas, each `all`, `down`, `mid`, `up`, a number from 0, or a range such as 3-6.
     names
         Diffusers paths of all layers, in forward order.
 
@@ -23,19 +23,19 @@ def choose_layers(choice: str, names: list[str]) -> set[int]:
     ForgetError
         On any other text, and on a choice that selects no layer or one that does not exist.
     """
-    chosen: set[int] = set()
-    for part in (p.strip().lower() for p in choice.split(",")):
-        first, dash, last = part.partition("-")
-        if part == "all":
-            chosen.update(range(len(names)))
-        elif part in UNET_BLOCKS:
-            chosen.update(i for i, name in enumerate(names) if name.startswith(UNET_BLOCKS[part]))
+    indices: set[int] = set()
+    for term in (text.strip().lower() for text in choice.split(",")):
+        first, dash, last = term.partition("-")
+        if term == "all":
+            indices.update(range(len(names)))
+        elif term in UNET_BLOCKS:
+            indices.update(i for i, name in enumerate(names) if name.startswith(UNET_BLOCKS[term]))
         elif first.isdigit() and (not dash or last.isdigit()):
-            chosen.update(range(int(first), int(last or first) + 1))
+            indices.update(range(int(first), int(last or first) + 1))
         else:
             raise ForgetError(
-                f"Expected layers as all, down, mid, up, numbers or ranges like 3-6, joined by commas, got {part!r}."
+                f"Expected layers as all, down, mid, up, numbers or ranges like 3-6, joined by commas, got {term!r}."
             )
-    if not chosen or max(chosen) >= len(names):
+    if not indices or max(indices) >= len(names):
         raise ForgetError(f"Expected layer numbers from 0 to {len(names) - 1} for this model, got {choice!r}.")
-    return chosen
+    return indices

@@ -110,7 +110,7 @@ def sample_seeds(
     size
         Shape (C, h, w) of a latent.
     seed
-        Seed of the first picture's noise; the n-th prompt has seed + n.
+        Seed of the first picture's noise; every next picture has the next seed.
 
     Returns
     -------

@@ -19,4 +19,4 @@ def read(scalars: Sequence[torch.Tensor]) -> list[float]:
 def send(device: torch.device | str, *tensors: torch.Tensor) -> list[torch.Tensor]:
     """Copies tensors from the CPU to a device as float32, in one copy. Integers are exact below 2^24."""
     packed = torch.cat([t.detach().float().flatten() for t in tensors]).to(device)
-    return [part.view(t.shape) for part, t in zip(packed.split([t.numel() for t in tensors]), tensors)]
+    return [flat.view(t.shape) for flat, t in zip(packed.split([t.numel() for t in tensors]), tensors)]

@@ -1,6 +1,6 @@
-"""The method of Forget-Me-Not, free of any user interface: what scripts need.
+"""The public API of Forget-Me-Not for scripts, free of any user interface.
 
-Everything else is in the packages below, by topic. `DiffusersModel` is imported when it is first asked for, as it needs diffusers.
+Everything else is in the packages below, by topic. `DiffusersModel` is imported on first use, because it needs diffusers.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read, and text of strangers made fit to be shown."""
+"""ForgetError, whose message users read, and `plain_text`, which makes text from unknown sources safe to show."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import unicodedata
 from typing import Any
 
 LONGEST_MESSAGE = 2000
-_CUT = " ... "
+_ELLIPSIS = " ... "
 _BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
-# Control and format characters (terminal codes, bidi overrides), lone surrogates, and what has no meaning in Unicode.
-_ESCAPED = ("Cc", "Cf", "Cs", "Co", "Cn")
+# Unicode categories: control and format characters (terminal codes, bidi overrides), surrogates, private use, unassigned.
+_ESCAPED_CATEGORIES = ("Cc", "Cf", "Cs", "Co", "Cn")
 
 
 class ForgetError(ValueError):
-    """Input that cannot be used; the message says what was expected, what came and what to do next.
+    """The input cannot be used. The message says what was expected, what came and what to do next.
 
-    The message is plain text, see plain_text: the host logs and sends it, and one that cannot be encoded would stop its worker.
+    Notes
+    -----
+    The message goes through `plain_text`: the host logs and sends it, and a message that cannot be encoded would stop its worker.
     """
 
     def __init__(self, message: str = ""):
@@ -24,25 +26,33 @@ class ForgetError(ValueError):
 
 
 def plain_text(text: Any, longest: int = LONGEST_MESSAGE) -> str:
-    r"""Text on one line that any log, terminal and page can show, of at most `longest` characters.
+    r"""Turns any text into one line that every log, terminal and page can show.
 
-    Line breaks become a space, so that no text can add lines to a report; control characters, bidi overrides and lone surrogates become
-    escapes such as \u202e. Of a longer text the beginning and the end are kept. Plain text stays what it is.
+    Parameters
+    ----------
+    text
+        Any object; its `str` is shown.
+    longest
+        Greatest number of characters. Of a longer text the beginning and the end are kept.
+
+    Notes
+    -----
+    Line breaks become a space, so that no text can add lines to a report. Control characters, bidi overrides and lone surrogates
+    become escapes such as \u202e. All other characters stay as they are.
     """
-    text = _shortened(str(text), longest)
-    escaped = "".join(_escaped(c) for c in _BREAKS.sub(" ", text))
-    return _shortened(escaped, longest)
+    line = _BREAKS.sub(" ", _shorten(str(text), longest))
+    return _shorten("".join(_escape(c) for c in line), longest)
 
 
-def _escaped(character: str) -> str:
-    if character.isprintable() or unicodedata.category(character) not in _ESCAPED:
+def _escape(character: str) -> str:
+    if character.isprintable() or unicodedata.category(character) not in _ESCAPED_CATEGORIES:
         return character
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def _shortened(text: str, longest: int) -> str:
+def _shorten(text: str, longest: int) -> str:
     if len(text) <= longest:
         return text
-    end = longest // 4
-    return text[: longest - end - len(_CUT)] + _CUT + text[-end:]
+    tail = longest // 4
+    return text[: longest - tail - len(_ELLIPSIS)] + _ELLIPSIS + text[-tail:]

@@ -1,4 +1,4 @@
-"""Options as frozen dataclasses: one place for an option's default, range and help text."""
+"""Option classes: frozen, checked dataclasses that hold each option's default, range and help text in one place."""
 
 from __future__ import annotations
 
@@ -17,33 +17,38 @@ T = TypeVar("T")
 def option(
     *, default: Any, help: str, minimum: float | None = None, maximum: float | None = None, step: float | None = None
 ) -> Any:
-    """A field of a class that `options` makes; its choices, if it has any, are the Literal that it is annotated with.
-
-    `default` and `help` are given by keyword, which type checkers ask for.
+    """Declares a field of an option class.
 
     Parameters
     ----------
     default
-        The value where nothing is chosen; a callable such as `list` makes a new one each time.
+        The default value, or a callable such as `list` that makes a new one each time.
     help
         One or two sentences for the user, which nodes show as a tooltip.
     minimum, maximum
         Range of a number, both ends included.
     step
-        What one click changes in a node. Values between two steps are allowed.
+        Change of the number with one click in a node. Values between two steps are allowed.
+
+    Notes
+    -----
+    A field with choices is annotated with a Literal of them. A number annotated as `pydantic.StrictInt` takes no text and no
+    boolean. All arguments are keywords, because type checkers recognise a default only then.
     """
-    given: dict[str, Any] = {"default_factory": default} if callable(default) else {"default": default}
-    return pydantic.Field(**given, ge=minimum, le=maximum, description=help, json_schema_extra={"step": step})
+    default_argument: dict[str, Any] = {"default_factory": default} if callable(default) else {"default": default}
+    return pydantic.Field(
+        **default_argument, ge=minimum, le=maximum, description=help, json_schema_extra={"step": step}
+    )
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(option,))
 def options(cls: type[T]) -> type[T]:
-    """Makes a frozen dataclass that checks its values.
+    """Turns a class into a frozen dataclass that checks its values.
 
     Raises
     ------
     ForgetError
-        From the class's constructor and `dataclasses.replace`, on a value of another type or out of range, and on a name that is no option.
+        By the constructor and `dataclasses.replace`, on a value of another type or out of range, and on an unknown option.
 
     Examples
     --------
@@ -55,22 +60,30 @@ def options(cls: type[T]) -> type[T]:
     ForgetError: Expected steps from 1 to 100, got 0.
     """
     config = pydantic.ConfigDict(arbitrary_types_allowed=True, extra="forbid", allow_inf_nan=False)
-    made: Any = pydantic.dataclasses.dataclass(frozen=True, config=config)(cls)
-    checked_init = made.__init__
+    checked_class: Any = pydantic.dataclasses.dataclass(frozen=True, config=config)(cls)
+    checked_init = checked_class.__init__
 
-    def init(self: Any, *args: Any, **values: Any) -> None:
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
-            checked_init(self, *args, **values)
+            checked_init(self, *args, **kwargs)
         except pydantic.ValidationError as error:
-            raise ForgetError(_sentence(made, error.errors()[0])) from None
+            raise ForgetError(_message(checked_class, error.errors()[0])) from None
 
-    made.__init__ = init
-    return made
+    checked_class.__init__ = init
+    return checked_class
 
 
 @dataclasses.dataclass(frozen=True)
 class OptionInfo:
-    """What a node or a page of documentation needs to know of one option."""
+    """One option as nodes and documentation show it.
+
+    Attributes
+    ----------
+    kind
+        The value's type; `str` where there are choices.
+    choices
+        The allowed texts; empty where any value in the range is allowed.
+    """
 
     name: str
     kind: type
@@ -83,34 +96,35 @@ class OptionInfo:
 
 
 def describe(cls: type) -> dict[str, OptionInfo]:
-    """Every option of a class made by `options`, by name and in its order."""
+    """Lists the options of an option class by name, in their order."""
     hints = get_type_hints(cls)
-    return {name: _info(name, hints[name], field) for name, field in cls.__pydantic_fields__.items()}  # type: ignore[attr-defined]
+    return {name: _option_info(name, hints[name], field) for name, field in cls.__pydantic_fields__.items()}  # type: ignore[attr-defined]
 
 
-def _info(name: str, hint: Any, field: Any) -> OptionInfo:
+def _option_info(name: str, hint: Any, field: Any) -> OptionInfo:
     choices = get_args(hint) if get_origin(hint) is Literal else ()
-    bounds = {k: getattr(m, k) for m in field.metadata for k in ("ge", "le") if hasattr(m, k)}
+    bounds = {end: getattr(limit, end) for limit in field.metadata for end in ("ge", "le") if hasattr(limit, end)}
     step = (field.json_schema_extra or {}).get("step")
     default = field.get_default(call_default_factory=True)
     kind = str if choices else get_origin(hint) or hint
     return OptionInfo(name, kind, default, field.description or "", bounds.get("ge"), bounds.get("le"), step, choices)
 
 
-def _sentence(cls: type, details: Any) -> str:
-    """What was expected, and what came, of the first value that is wrong."""
-    known, place, got = describe(cls), details["loc"][0], details["input"]
-    name = list(known)[place] if isinstance(place, int) and place < len(known) else str(place)
-    if name not in known:
-        return f"Expected an option of {cls.__name__} ({', '.join(known)}), got {name!r}. Check its spelling."
-    info = known[name]
+def _message(cls: type, details: Any) -> str:
+    """Error message for one of pydantic's error details: the expected value and the value that came."""
+    infos, location, got = describe(cls), details["loc"][0], details["input"]
+    # Positional arguments have a number for a location.
+    name = list(infos)[location] if isinstance(location, int) and location < len(infos) else str(location)
+    if name not in infos:
+        return f"Expected an option of {cls.__name__} ({', '.join(infos)}), got {name!r}. Check its spelling."
+    info = infos[name]
     if info.choices:
         return f"Expected {name} to be one of {', '.join(info.choices)}, got {got!r}."
     if info.kind in (int, float) and (info.minimum is not None or info.maximum is not None):
-        return f"Expected {name} {_range(info)}, got {got!r}."
+        return f"Expected {name} {_range_text(info)}, got {got!r}."
     return f"Expected {name} as {info.kind.__name__}, got {got!r}."
 
 
-def _range(info: OptionInfo) -> str:
+def _range_text(info: OptionInfo) -> str:
     low, high = (-math.inf if info.minimum is None else info.minimum), info.maximum
     return f"of {low:g} or more" if high is None else f"from {low:g} to {high:g}"

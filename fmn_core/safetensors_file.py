@@ -1,4 +1,4 @@
-"""Safetensors files: the same bytes for the same content, on the disk whole or not at all."""
+"""Writing safetensors files: the same content gives the same bytes, and a file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ import torch
 
 from .errors import ForgetError
 
-# The length of a header in 8 bytes, and the brace that every header begins with.
+# The header's length in 8 bytes, and the brace that every header begins with.
 HEAD_BYTES = 9
 _PREFIX, _SUFFIX = ".fmn-", ".tmp"
-# What a process that was killed left behind may go; what another one is writing now may not.
+# A younger temporary file may be one that another process is writing now.
 _STALE_SECONDS = 86_400
-_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
-_PIECE = 1_000_000
+_NO_SYNC_ERRORS = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+_BLOCK_BYTES = 1_000_000
 
 
 def safetensors_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
-    """The content of a safetensors file."""
+    """Serialises tensors and metadata in the safetensors format."""
     from safetensors.torch import save
 
     return canonical_header(save(tensors, metadata))
 
 
 def canonical_header(data: bytes) -> bytes:
-    """Sorts the metadata in a safetensors header: the writer keeps it in a hash map, so its order varies by run."""
+    """Sorts the metadata in the header of a safetensors file, whose order the safetensors library leaves to a hash map."""
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
@@ -41,7 +41,7 @@ def canonical_header(data: bytes) -> bytes:
 
 
 def refuse_pickle(name: str, head: bytes, suffixes: tuple[str, ...] = ()) -> None:
-    """Raises ForgetError when a file is a pickle, which can run code when it is loaded.
+    """Refuses a file that is a pickle, because loading a pickle can run code.
 
     Parameters
     ----------
@@ -50,11 +50,16 @@ def refuse_pickle(name: str, head: bytes, suffixes: tuple[str, ...] = ()) -> Non
     head
         The first HEAD_BYTES bytes of the file.
     suffixes
-        Suffixes of names that count as a pickle whatever the file begins with, in lower case.
+        Suffixes, in lower case, of file names that count as pickles whatever their content.
+
+    Raises
+    ------
+    ForgetError
+        When the name or the first bytes are those of a pickle.
     """
-    # A safetensors header can start with the same two bytes as a pickle, because they are its length. A brace follows it.
-    looks_like_one = head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] <= b"\x05")
-    if name.lower().endswith(suffixes) or (looks_like_one and head[8:] != b"{"):
+    # The length of a safetensors header can look like the first bytes of a pickle; then a brace follows it.
+    pickle_signature = head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] <= b"\x05")
+    if name.lower().endswith(suffixes) or (pickle_signature and head[8:] != b"{"):
         raise ForgetError(
             f"Expected a safetensors file, got a pickle in {name}, which can run code. It was not opened. "
             "Convert it to safetensors, or choose another file."
@@ -62,52 +67,60 @@ def refuse_pickle(name: str, head: bytes, suffixes: tuple[str, ...] = ()) -> Non
 
 
 def probe_folder(folder: Path) -> None:
-    """Makes a folder where there is none, and writes and removes a file of 1 MB in it; raises OSError where the disk refuses."""
-    with _temporary(bytes(_PIECE), folder / "probe"):
+    """Checks that a folder can be written to, by writing and removing a file of 1 MB; makes the folder where it is missing.
+
+    Raises
+    ------
+    OSError
+        When the disk refuses.
+    """
+    with _temporary_file(bytes(_BLOCK_BYTES), folder / "probe"):
         pass
 
 
 def same_content(path: Path, data: bytes) -> bool:
-    """Whether a file holds exactly these bytes; False where there is no file. Reads no more than it must, in pieces."""
+    """Whether a file exists and holds exactly these bytes. Reads it block by block, up to the first difference."""
     if not path.is_file() or path.stat().st_size != len(data):
         return False
-    view, at = memoryview(data), 0
+    view, position = memoryview(data), 0
     with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            if piece != view[at : at + len(piece)]:
+        while block := file.read(_BLOCK_BYTES):
+            if block != view[position : position + len(block)]:
                 return False
-            at += len(piece)
-    return at == len(data)
+            position += len(block)
+    return position == len(data)
 
 
 def write_whole(data: bytes, path: Path) -> int:
-    """Writes a file through a temporary one beside it, in place of what was there; returns its size in bytes."""
-    with _temporary(data, path) as temporary:
+    """Writes a file, or replaces it, through a temporary file beside it; returns its size in bytes."""
+    with _temporary_file(data, path) as temporary:
         os.replace(temporary, path)
     _sync_folder(path.parent)
     return len(data)
 
 
 def write_new(data: bytes, path: Path) -> bool:
-    """Writes a file whole, or tells with False that the name is taken: by a file, which stays as it is, or by another process."""
-    with _temporary(data, path) as temporary:
+    """Writes a new file, and never replaces one.
+
+    Returns
+    -------
+    False when the name is taken, by a file or by another process that is writing it; nothing is written then.
+    """
+    with _temporary_file(data, path) as temporary:
         try:
-            # Linking fails where there is a file: two processes cannot both win the name.
+            # Unlike replacing, linking fails where a file exists, so only one of two processes gets the name.
             os.link(temporary, path)
         except FileExistsError:
             return False
-        except OSError:  # a file system without links
-            if not _moved_to_free_name(temporary, path):
+        except OSError:  # The file system has no links.
+            if not _move_to_free_name(temporary, path):
                 return False
     _sync_folder(path.parent)
     return True
 
 
-def _moved_to_free_name(temporary: str, path: Path) -> bool:
-    """Moves a file to a name that is free, under a lock that one process at a time can hold; False where the name is taken.
-
-    The lock is a file beside it that only its maker can create, so that the final name never stands for less than the whole file.
-    """
+def _move_to_free_name(temporary: str, path: Path) -> bool:
+    """Moves a file to a name that is free, under a lock file that one process at a time can hold; False where the name is taken."""
     lock = path.parent / f"{_PREFIX}lock-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}{_SUFFIX}"
     try:
         os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
@@ -123,33 +136,33 @@ def _moved_to_free_name(temporary: str, path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _temporary(data: bytes, path: Path):
-    """A file with the data on the disk, under a hidden name beside `path`, which no loader lists; gone afterwards."""
+def _temporary_file(data: bytes, path: Path):
+    """Writes the data to a hidden temporary file beside `path`, which no loader lists, and removes it afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_PREFIX, suffix=_SUFFIX)
     try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(data)
-            f.flush()
-            _sync(f.fileno())
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            _sync(file.fileno())
         os.chmod(temporary, 0o644)
-        _sweep(path.parent, os.stat(temporary).st_mtime)
+        _remove_stale_files(path.parent, os.stat(temporary).st_mtime)
         yield temporary
     finally:
         Path(temporary).unlink(missing_ok=True)
 
 
 def _sync(handle: int) -> None:
-    """Waits until a file is on the disk, where the file system can tell."""
+    """Waits until a file is on the disk, where the file system supports that."""
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in _CANNOT_SYNC:
+        if error.errno not in _NO_SYNC_ERRORS:
             raise
 
 
 def _sync_folder(folder: Path) -> None:
-    """Waits until a folder's names are on the disk, where the system can: Windows opens no folders."""
+    """Waits until the names in a folder are on the disk, where the system supports that; Windows does not."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -158,8 +171,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _sweep(folder: Path, now: float) -> None:
-    """Removes temporary files that a killed process left; `now` by the clock of the folder's file system, as servers' clocks differ."""
+def _remove_stale_files(folder: Path, now: float) -> None:
+    """Removes temporary files that a killed process left. `now` is a time by the file system's clock, which may differ from ours."""
     for file in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
         with contextlib.suppress(OSError):
             if now - file.stat().st_mtime > _STALE_SECONDS:

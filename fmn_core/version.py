@@ -6,17 +6,17 @@ from pathlib import Path
 
 
 def _version() -> str:
-    """The version in pyproject.toml, where the registry looks for it too."""
+    """The version in pyproject.toml, which the registry reads too; without that file, the installed version."""
     try:
         text = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text(encoding="utf-8")
     except OSError:
         return _installed_version()
-    found = re.search(r'^version = "([^"]+)"', text, re.MULTILINE)
-    return found[1] if found else "unknown"
+    match = re.search(r'^version = "([^"]+)"', text, re.MULTILINE)
+    return match[1] if match else "unknown"
 
 
 def _installed_version() -> str:
-    """The version that pip knows, where the package was installed without the rest of the pack."""
+    """The version in the metadata that pip installed, or "unknown"."""
     try:
         return importlib.metadata.version("forget-me-not")
     except importlib.metadata.PackageNotFoundError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fmn_core.model.lazy import Lazy
+from fmn_core.model.lazy import LazySequence
 from fmn_core.model.protocol import CrossAttention
 from fmn_core.model.tokens import CHUNK, PLACEHOLDER, EncodedPrompt, Vocabulary, vector_id
 
@@ -68,9 +68,9 @@ class ToyModel:
     def linear_layers(self) -> dict[str, torch.nn.Module]:
         return {f"{layer.name}.{p}": m for layer in self.layers for p, m in layer.projections.items()}
 
-    def weights(self, names, device="cpu") -> Lazy[torch.Tensor]:
+    def weights(self, names, device="cpu") -> LazySequence[torch.Tensor]:
         found = self.linear_layers()
-        return Lazy(len(names), lambda n: found[".".join(names[n])].weight.detach().float().clone())
+        return LazySequence(len(names), lambda n: found[".".join(names[n])].weight.detach().float().clone())
 
     def compute_dtype(self) -> torch.dtype:
         return torch.float32

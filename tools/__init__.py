@@ -1,1 +1,1 @@
-"""What only developers run: the ComfyUI of tests and demo, translations, pictures of nodes, fuzzing."""
+"""Tools for developers: the ComfyUI of tests and demo, translations, pictures of nodes, fuzzing, import contracts."""

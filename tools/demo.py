@@ -1,4 +1,4 @@
-"""`make demo`: forgets a concept of the miniature in a real ComfyUI, and leaves pictures and a report.
+"""`make demo`: forgets a concept of the miniature in a real ComfyUI, and writes pictures and a report.
 
 python -m tools.demo [--concept "santa claus"] [--out out/demo]
 """
@@ -35,36 +35,40 @@ LOOK_ALIKE = {
 TARGET_SEEDS, OTHER_SEEDS = (1, 2, 3, 4), (1,)
 
 
-def node_titled(prompt: dict, title: str) -> dict:
+def inputs_by_title(prompt: dict, title: str) -> dict:
     """The inputs of the node with this title."""
     return next(n["inputs"] for n in prompt.values() if n["_meta"]["title"] == title)
 
 
-def node_typed(prompt: dict, kind: str) -> tuple[str, dict]:
-    return next((i, n["inputs"]) for i, n in prompt.items() if n["class_type"] == kind)
+def node_by_type(prompt: dict, node_type: str) -> tuple[str, dict]:
+    """Id and inputs of the first node of a type."""
+    return next((i, n["inputs"]) for i, n in prompt.items() if n["class_type"] == node_type)
 
 
 def neighbours(concept: str) -> tuple[str, str]:
-    """A look-alike and something unrelated."""
+    """Two other concepts to show: a look-alike and an unrelated one."""
     same_kind = [n for n in CONCEPT_NAMES if n != concept and BY_NAME[n].kind == BY_NAME[concept].kind]
     look_alike = LOOK_ALIKE.get(concept, same_kind[0])
     unrelated = next(n for n in ("guitar", "house", "robot") if n not in (concept, look_alike))
     return look_alike, unrelated
 
 
-def prepared(prompt: dict, concept: str) -> dict:
-    """The template workflow with another concept in it."""
-    _, train = node_typed(prompt, "FMN_TrainForgetPatch")
+def with_concept(prompt: dict, concept: str) -> dict:
+    """Puts a concept and its neighbours into the template workflow."""
+    _, train = node_by_type(prompt, "FMN_TrainForgetPatch")
     train["phrase"], train["kind"] = concept, BY_NAME[concept].kind
     train["file_name"] = "forget_" + concept.replace(" ", "_")
     train["preserve_prompts"] = "\n".join(n for n in CONCEPT_NAMES if n != concept)
     for title, name in zip(("target", "look-alike", "unrelated"), (concept, *neighbours(concept))):
-        node_titled(prompt, title)["text"] = caption_of(name, "noto")
+        inputs_by_title(prompt, title)["text"] = caption_of(name, "noto")
     return prompt
 
 
 def measuring_prompt(patch_file: str, jobs: list[tuple[str, int]]) -> dict:
-    """An API prompt that renders (caption, seed) jobs before and after the patch with the stock nodes."""
+    """A prompt of ComfyUI's own nodes that draws each (caption, seed) job without and with the patch.
+
+    The pictures of job k are at the nodes "before{k}" and "after{k}".
+    """
     prompt = {
         "model": {"class_type": "FMN_LoadMiniature", "inputs": {}},
         "patched": {
@@ -95,8 +99,8 @@ def measuring_prompt(patch_file: str, jobs: list[tuple[str, int]]) -> dict:
     return prompt
 
 
-def follow(server: ComfyServer, prompt: dict, label: str) -> dict:
-    """Runs a prompt with a progress bar over its nodes, which a running node's own steps move on in fractions, and the running node's name."""
+def run_with_progress(server: ComfyServer, prompt: dict, label: str) -> dict:
+    """Runs a prompt with a progress bar, on which a node is one unit and its own progress a fraction."""
     with tqdm(
         total=len(prompt),
         desc=label,
@@ -111,10 +115,10 @@ def follow(server: ComfyServer, prompt: dict, label: str) -> dict:
                 bar.set_postfix_str(f"running {prompt[data['node']]['class_type']}", refresh=False)
             elif kind == "execution_cached":
                 done.update(data.get("nodes", []))
-            now = len(done)
+            position = len(done)
             if kind == "progress" and data.get("max"):
-                now += data["value"] / data["max"] - 1
-            bar.update(max(0.0, min(now, len(prompt)) - bar.n))
+                position += data["value"] / data["max"] - 1
+            bar.update(max(0.0, min(position, len(prompt)) - bar.n))
 
         outputs = server.run(prompt, on_event)
         bar.set_postfix_str("", refresh=False)
@@ -122,8 +126,8 @@ def follow(server: ComfyServer, prompt: dict, label: str) -> dict:
     return outputs
 
 
-def pictures(server: ComfyServer, outputs: dict, names: list[str]) -> torch.Tensor:
-    """Images of the named preview nodes, (N, H, W, 3) in 0..1."""
+def download_images(server: ComfyServer, outputs: dict, names: list[str]) -> torch.Tensor:
+    """Downloads the images of some nodes, (N, H, W, 3) in 0..1."""
     import numpy as np
 
     images = [server.image(entry) for name in names for entry in outputs[name]["images"]]
@@ -131,21 +135,34 @@ def pictures(server: ComfyServer, outputs: dict, names: list[str]) -> torch.Tens
 
 
 def measure(server: ComfyServer, concept: str, patch_file: str) -> dict:
-    """Judge accuracies before and after: the target in every style, every other concept in one."""
-    draw = random.Random(0)
+    """Measures, before and after, how often the judge recognises the concept in every style and each other concept in one."""
+    rng = random.Random(0)
     others = [n for n in CONCEPT_NAMES if n != concept]
     target_jobs = [(caption_of(concept, s), seed) for s in drawn_styles(concept) for seed in TARGET_SEEDS]
-    other_jobs = [(caption_of(n, draw.choice(STYLE_NAMES[:3])), seed) for n in others for seed in OTHER_SEEDS]
+    other_jobs = [(caption_of(n, rng.choice(STYLE_NAMES[:3])), seed) for n in others for seed in OTHER_SEEDS]
     jobs = target_jobs + other_jobs
-    outputs = follow(server, measuring_prompt(patch_file, jobs), "measuring")
-    judge, n = load_judge(), len(target_jobs)
-    images = {when: pictures(server, outputs, [f"{when}{k}" for k in range(len(jobs))]) for when in ("before", "after")}
+    outputs = run_with_progress(server, measuring_prompt(patch_file, jobs), "measuring")
+    judge, targets = load_judge(), len(target_jobs)
+    images = {
+        when: download_images(server, outputs, [f"{when}{k}" for k in range(len(jobs))]) for when in ("before", "after")
+    }
     figures = {}
     for when, batch in images.items():
         seen, _ = classify(judge, batch)
-        figures[f"forget_{when}"] = share(seen[:n], [concept] * n)
-        figures[f"keep_{when}"] = share(seen[n:], [name for name in others for _ in OTHER_SEEDS])
-    return figures | {"drift": drift(images["before"][n:], images["after"][n:]), "images": 2 * len(jobs)}
+        figures[f"forget_{when}"] = share(seen[:targets], [concept] * targets)
+        figures[f"keep_{when}"] = share(seen[targets:], [name for name in others for _ in OTHER_SEEDS])
+    return figures | {"drift": drift(images["before"][targets:], images["after"][targets:]), "images": 2 * len(jobs)}
+
+
+def before_after_rows(server: ComfyServer, prompt: dict, outputs: dict) -> dict[str, tuple[torch.Tensor, ...]]:
+    """The workflow's pictures without and with the patch, by caption."""
+    saved = {n["_meta"]["title"]: name for name, n in prompt.items() if n["class_type"] == "SaveImage"}
+    return {
+        inputs_by_title(prompt, title)["text"]: tuple(
+            download_images(server, outputs, [saved[f"{title} {when}"]]) for when in ("before", "after")
+        )
+        for title in ("target", "look-alike", "unrelated")
+    }
 
 
 def main() -> None:
@@ -161,48 +178,35 @@ def main() -> None:
     base = args.out.parent / "host" / "demo"
     shutil.rmtree(base / "models" / "loras" / "forget_me_not", ignore_errors=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    server = ComfyServer(base, on_wait=lambda said: print(said, flush=True))
+    server = ComfyServer(base, on_wait=lambda line: print(line, flush=True))
     print(f"starting ComfyUI, its log is {server.log_path} ...", flush=True)
     with server:
-        prompt = prepared(to_api(json.loads(WORKFLOW.read_text()), server.object_info()), concept)
-        train_id, train = node_typed(prompt, "FMN_TrainForgetPatch")
-        outputs = follow(server, prompt, f"forgetting {concept}")
+        prompt = with_concept(to_api(json.loads(WORKFLOW.read_text()), server.object_info()), concept)
+        train_id, train = node_by_type(prompt, "FMN_TrainForgetPatch")
+        outputs = run_with_progress(server, prompt, f"forgetting {concept}")
         patch = server.loras / "forget_me_not" / f"{train['file_name']}.safetensors"
         report = measure(server, concept, f"forget_me_not/{patch.name}")
-        rows = {}
-        for title in ("target", "look-alike", "unrelated"):
-            saved = {
-                w: next(
-                    i
-                    for i, n in prompt.items()
-                    if n["_meta"]["title"] == f"{title} {w}" and n["class_type"] == "SaveImage"
-                )
-                for w in ("before", "after")
-            }
-            rows[node_titled(prompt, title)["text"]] = tuple(
-                pictures(server, outputs, [saved[w]]) for w in ("before", "after")
-            )
-    words = "\n".join(outputs[train_id]["text"])
+        rows = before_after_rows(server, prompt, outputs)
+    node_report = "\n".join(outputs[train_id]["text"])
     shutil.copy(patch, args.out / patch.name)
     before_after_page(rows).save(args.out / "before_after.png")
     report = {
         "concept": concept,
         **report,
-        "seconds": seconds_in(words),
+        "seconds": training_seconds(node_report),
         "patch_bytes": patch.stat().st_size,
         "made": time.strftime("%Y-%m-%d"),
     }
     (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(words)
+    print(node_report)
     print(json.dumps(report, indent=2))
-    print(
-        f"see {args.out.relative_to(Path.cwd()) if args.out.is_relative_to(Path.cwd()) else args.out}/before_after.png"
-    )
+    folder = args.out.relative_to(Path.cwd()) if args.out.is_relative_to(Path.cwd()) else args.out
+    print(f"see {folder}/before_after.png")
 
 
-def seconds_in(words: str) -> float:
-    """The training time from the node's report: "matched 16 layers in 0.8 s"."""
-    line = next(line for line in words.splitlines() if line.startswith("matched"))
+def training_seconds(node_report: str) -> float:
+    """The training time in the node's report, from its line "matched 16 layers in 0.8 s"."""
+    line = next(line for line in node_report.splitlines() if line.startswith("matched"))
     return float(line.split(" in ")[1].split()[0])
 
 

@@ -1,10 +1,13 @@
-"""Mutated patch files, listed, loaded and applied one by one: python -m tools.fuzz [--files 10000] [--json FILE] [--page FILE]
+"""Lists, loads and applies mutated patch files: python -m tools.fuzz [--files 10000] [--json FILE] [--page FILE]
 
-Rows: kind, files, refused, same, changed, wrong, slowest_ms (CPU time), most_mb (by which the process's peak memory rose at one file). same: loaded as what
-the good file holds; changed: loaded, fits the model whole, and changes its weights as its factors say, with other contents than the good
-file (a flipped bit of a weight cannot be told from a weight); wrong: anything else, an exception of another kind, a message that cannot
-be encoded, a part of a patch, a file that appeared, a file that takes longer than SLOWEST or more memory than MOST_MEMORY. Fails when there is
-one. Writes the page, bench/results/fuzz.md, with 5,000 files or more.
+Fails when a file is counted as wrong. With 5,000 files or more it writes the page bench/results/fuzz.md. The columns:
+
+refused: ForgetError with a message that can be shown.
+same: loaded with the content of the valid file.
+changed: loaded with other content, and usable: it fits the whole model and changes weights as its factors say. A flipped bit of
+    a weight gives just another weight.
+wrong: all else, such as another exception, a patch loaded in part, a new file in the folder, a file that exceeds the bounds.
+slowest_ms: CPU time of the slowest file. most_mb: the greatest rise of the process's peak memory at one file.
 """
 
 from __future__ import annotations
@@ -31,18 +34,23 @@ from fmn_core.patch.patch import ForgetPatch, base_difference
 from tools import hostile_files
 
 COLUMNS = ("kind", "files", "refused", "same", "changed", "wrong", "slowest_ms", "most_mb")
-# Bounds of a single file: seconds of CPU time, which other processes do not lengthen, after which it counts as wrong or as a hang, and MB beside 25 times its size.
-SLOWEST, HANGS, MOST_MEMORY = 5.0, 120, 100
+# Bounds of a single file. CPU time does not depend on other processes.
+MOST_CPU_SECONDS, HANG_SECONDS = 5.0, 120
+# Memory in addition to 25 times the file's size.
+MOST_MEMORY_MB = 100
 
 
-def layer_shapes(good: ForgetPatch) -> dict[str, tuple[int, ...]]:
-    """The weights of the model that the good patch is for."""
-    return {name: f.shape for name, f in good.factors.items()}
+def layer_shapes(patch: ForgetPatch) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights that a patch is for, by layer."""
+    return {name: f.shape for name, f in patch.factors.items()}
 
 
 def usable(patch: ForgetPatch, shapes: dict[str, tuple[int, ...]]) -> bool:
-    """Whether a patch that fits the model changes its weights as its factors say, in numbers that half precision holds, and its metadata
-    can be reported, listed and written again."""
+    """Whether every node can use a patch that fits the model.
+
+    Its changes of weights must follow from its factors and be finite in half precision, and its metadata must be fit to be
+    reported, listed and written again.
+    """
     for name, f in patch.factors.items():
         weight = torch.zeros(shapes[name])
         weight += f.delta().reshape(shapes[name])
@@ -61,43 +69,46 @@ def usable(patch: ForgetPatch, shapes: dict[str, tuple[int, ...]]) -> bool:
     return all("\n" not in phrase for saved in patch.concepts for phrase in saved["phrases"])
 
 
-def same(patch: ForgetPatch, good: ForgetPatch) -> bool:
-    ours, theirs = patch.state_dict(), good.state_dict()
-    tensors = ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
-    return tensors and patch.metadata() == good.metadata()
+def equal(patch: ForgetPatch, good: ForgetPatch) -> bool:
+    """Whether two patches have the same factors and metadata."""
+    tensors, expected = patch.state_dict(), good.state_dict()
+    if tensors.keys() != expected.keys() or not all(torch.equal(tensors[k], expected[k]) for k in tensors):
+        return False
+    return patch.metadata() == good.metadata()
 
 
 def outcome(path: Path, good: ForgetPatch) -> str:
-    """The outcome of listing, loading and fitting a file: one of the columns."""
+    """Lists, loads and fits a file; returns the column that it counts in."""
     shapes = layer_shapes(good)
     try:
-        load_listed(path)
+        list_file(path)
         patch = load_patch(path)
         check_fit(patch, shapes)
     except ForgetError as error:
         message = str(error)
         message.encode()
         return "refused" if len(message) <= LONGEST_MESSAGE and "\n" not in message else "wrong"
-    except Exception as error:  # counted, and shown
+    except Exception as error:  # Counted as wrong, and printed.
         print(f"{path}: {type(error).__name__}: {error}", flush=True)
         return "wrong"
     if not usable(patch, shapes):
         return "wrong"
-    return "same" if same(patch, good) else "changed"
+    return "same" if equal(patch, good) else "changed"
 
 
-def load_listed(path: Path) -> None:
-    """What the patch browser reads of a file, which may refuse a header that loading takes."""
+def list_file(path: Path) -> None:
+    """Reads a file's metadata as the patch browser does, which may refuse a header that `load_patch` accepts."""
     with contextlib.suppress(ForgetError):
         load_metadata(path)
 
 
-def memory() -> float:
-    """The most that this process has ever had in memory, in MB."""
+def peak_memory() -> float:
+    """Peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def measure(files: int) -> list[dict]:
+    """Counts the outcomes of this many mutated files: one row of COLUMNS for each kind of mutation."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "patch.safetensors"
@@ -108,16 +119,19 @@ def measure(files: int) -> list[dict]:
             seeds = range(number, files, len(hostile_files.KINDS))
             row = dict.fromkeys(COLUMNS[2:], 0) | {"kind": kind, "files": len(seeds)}
             for seed in seeds:
-                path.write_bytes(hostile_files.mutated(data, kind, seed))
-                started, before = time.process_time(), memory()
-                faulthandler.dump_traceback_later(HANGS, exit=True)
+                path.write_bytes(hostile_files.mutate(data, kind, seed))
+                started, before = time.process_time(), peak_memory()
+                faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
                 row[outcome(path, good)] += 1
                 faulthandler.cancel_dump_traceback_later()
                 seconds = time.process_time() - started
                 row["slowest_ms"] = max(row["slowest_ms"], round(1000 * seconds))
-                row["most_mb"] = max(row["most_mb"], round(memory() - before))
-                if seconds > SLOWEST or memory() - before > MOST_MEMORY + 25 * path.stat().st_size / 1e6:
-                    print(f"{kind} {seed}: {seconds:.1f} s, {memory() - before:.0f} MB", flush=True)
+                row["most_mb"] = max(row["most_mb"], round(peak_memory() - before))
+                if (
+                    seconds > MOST_CPU_SECONDS
+                    or peak_memory() - before > MOST_MEMORY_MB + 25 * path.stat().st_size / 1e6
+                ):
+                    print(f"{kind} {seed}: {seconds:.1f} s, {peak_memory() - before:.0f} MB", flush=True)
                     row["wrong"] += 1
                 row["wrong"] += len(list(Path(folder).iterdir())) - 1
             rows.append({c: row[c] for c in COLUMNS})
@@ -131,9 +145,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--page", type=Path, default=RESULTS / "fuzz.md")
     args = parser.parse_args()
-    before = memory()
+    before = peak_memory()
     rows = measure(args.files)
-    grown = memory() - before
+    grown = peak_memory() - before
     table = markdown_table(rows, COLUMNS)
     print(table)
     if args.json:

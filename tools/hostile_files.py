@@ -1,4 +1,4 @@
-"""Mutations of a good patch file, as an attacker, a broken disk or a broken download could produce them."""
+"""Mutations of a valid patch file, as an attacker, a broken disk or a broken download could produce them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ KINDS = (
 
 
 def good_patch(layers: int = 3) -> ForgetPatch:
-    g = torch.Generator().manual_seed(0)
+    """A valid patch with seeded factors, (24, 4) and (4, 16), for each layer."""
+    generator = torch.Generator().manual_seed(0)
     factors = {
         LAYER.replace("_0_attn2", f"_{n}_attn2"): Factors(
-            torch.randn(24, 4, generator=g), torch.randn(4, 16, generator=g), 4.0
+            torch.randn(24, 4, generator=generator), torch.randn(4, 16, generator=generator), 4.0
         )
         for n in range(layers)
     }
@@ -42,57 +43,60 @@ def good_patch(layers: int = 3) -> ForgetPatch:
 
 
 def good_file() -> bytes:
+    """The content of a valid patch file."""
     patch = good_patch()
     return save(patch.state_dict(), patch.metadata())
 
 
-def parts(data: bytes) -> tuple[dict, bytes]:
+def split_file(data: bytes) -> tuple[dict, bytes]:
+    """Header and tensor data of a safetensors file."""
     size = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + size]), data[8 + size :]
 
 
-def joined(header: dict | bytes, body: bytes) -> bytes:
+def join_file(header: dict | bytes, body: bytes) -> bytes:
+    """A safetensors file of a header, which may be raw bytes, and tensor data."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + body
 
 
-def mutated(data: bytes, kind: str, seed: int) -> bytes:
-    """One mutation of a good file; the same for the same seed."""
+def mutate(data: bytes, kind: str, seed: int) -> bytes:
+    """Mutates a valid file. The same kind and seed give the same mutation."""
     rng = random.Random(f"{kind} {seed}")
     raw = bytearray(data)
-    at = rng.randrange(len(raw))
+    position = rng.randrange(len(raw))
     if kind == "flip":
         for _ in range(rng.choice((1, 1, 4, 64))):
             raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
     elif kind == "cut":
-        del raw[at:]
+        del raw[position:]
     elif kind == "insert":
-        raw[at:at] = rng.randbytes(rng.choice((1, 8, 1000)))
+        raw[position:position] = rng.randbytes(rng.choice((1, 8, 1000)))
     elif kind == "zeros":
-        raw[at : at + rng.choice((8, 200, 4000))] = bytes(rng.choice((8, 200, 4000)))
+        raw[position : position + rng.choice((8, 200, 4000))] = bytes(rng.choice((8, 200, 4000)))
     elif kind == "header length":
         raw[:8] = rng.choice((0, 1, 2**31, 2**63 - 1, 2**64 - 1, len(raw), rng.randrange(2**64))).to_bytes(8, "little")
     elif kind in hostile_metadata.KINDS:
-        header, body = parts(data)
-        return joined(hostile_metadata.mutated(header, kind, rng), body)
+        header, body = split_file(data)
+        return join_file(hostile_metadata.mutate(header, kind, rng), body)
     elif kind in hostile_layers.KINDS:
-        return hostile_layers.mutated(data, kind, rng)
+        return hostile_layers.mutate(data, split_file(data)[0]["__metadata__"], kind, rng)
     else:
-        return _mutated_header(data, kind, rng)
+        return _mutate_header(data, kind, rng)
     return bytes(raw)
 
 
-def _mutated_header(data: bytes, kind: str, rng: random.Random) -> bytes:
-    header, body = parts(data)
+def _mutate_header(data: bytes, kind: str, rng: random.Random) -> bytes:
+    header, body = split_file(data)
     keys = [k for k in header if k != "__metadata__"]
     key = rng.choice(keys)
     if kind == "header text":
         text = bytearray(json.dumps(header).encode())
-        place = rng.randrange(len(text))
-        text[place : place + rng.choice((0, 1, 9))] = rng.choice(
+        position = rng.randrange(len(text))
+        text[position : position + rng.choice((0, 1, 9))] = rng.choice(
             (b"\xff\xfe", b"{", b"}", b'"', b"[[[[", b"null", b"1e999", b"-1")
         )
-        return joined(bytes(text), body)
+        return join_file(bytes(text), body)
     if kind == "offsets":
         start, end = header[key]["data_offsets"]
         header[key]["data_offsets"] = rng.choice(
@@ -113,20 +117,20 @@ def _mutated_header(data: bytes, kind: str, rng: random.Random) -> bytes:
     elif kind == "dtype":
         header[key]["dtype"] = rng.choice(("F8_E4M3", "BOOL", "I64", "F64", "U8", "F32", "", "X" * 1000, None))
     elif kind == "keys":
-        new = rng.choice(
+        new_key = rng.choice(
             ("x", "../../etc/passwd", key + "\n", "lora_unet_" + "a" * 10**5 + ".alpha", "", "\u202e", key.upper())
         )
-        header[new] = header.pop(key)
+        header[new_key] = header.pop(key)
     else:
-        return joined(header, _mutated_values(header[key], body, rng))
-    return joined(header, body)
+        return join_file(header, _mutate_numbers(header[key], body, rng))
+    return join_file(header, body)
 
 
-def _mutated_values(entry: dict, body: bytes, rng: random.Random) -> bytes:
-    """NaN, infinity or the largest number somewhere in a tensor."""
+def _mutate_numbers(entry: dict, body: bytes, rng: random.Random) -> bytes:
+    """Puts NaN, infinity or half precision's largest number into a random place of a tensor."""
     start, end = entry["data_offsets"]
     width = {"F16": 2, "F32": 4}[entry["dtype"]]
     value = rng.choice((float("nan"), float("inf"), float("-inf"), 65504.0))
     packed = torch.tensor(value, dtype={2: torch.float16, 4: torch.float32}[width]).numpy().tobytes()
-    at = start + width * rng.randrange((end - start) // width)
-    return body[:at] + packed + body[at + width :]
+    position = start + width * rng.randrange((end - start) // width)
+    return body[:position] + packed + body[position + width :]

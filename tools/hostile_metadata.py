@@ -1,4 +1,4 @@
-"""Metadata as strangers could write it: other trees, long lists, lone surrogates, JSON nested deeply."""
+"""Mutations of a patch's metadata: values of other types, long lists, lone surrogates, deeply nested JSON, odd templates."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ TEMPLATES = (
 )
 
 
-def mutated(header: dict, kind: str, rng: random.Random) -> dict:
-    """A header with some of its metadata changed."""
+def mutate(header: dict, kind: str, rng: random.Random) -> dict:
+    """Changes some of the metadata in a safetensors header."""
     metadata = header["__metadata__"]
     field = rng.choice(FIELDS)
     key = f"fmn.{field}"
@@ -51,27 +51,28 @@ def mutated(header: dict, kind: str, rng: random.Random) -> dict:
         return header
     tree = json.loads(metadata.get(key, "{}"))
     if kind == "long lists":
-        tree = _lengthened(field, rng)
+        tree = _long_lists(field, rng)
     elif kind == "templates":
         key, tree = "fmn.concepts", [{"phrases": ["zebra"], "kind": "object", "templates": [rng.choice(TEMPLATES)]}]
     else:
-        choices = SURROGATES if kind == "surrogates" else VALUES
+        replacements = SURROGATES if kind == "surrogates" else VALUES
         for _ in range(rng.choice((1, 1, 3))):
-            tree = _changed(tree, rng.choice(choices), rng)
+            tree = _replace_somewhere(tree, rng.choice(replacements), rng)
     metadata[key] = json.dumps(tree)
     return header
 
 
-def _changed(tree: Any, value: Any, rng: random.Random) -> Any:
-    """A tree with a value in one of its places, at any depth."""
+def _replace_somewhere(tree: Any, value: Any, rng: random.Random) -> Any:
+    """Puts a value into a random place of a JSON tree, at any depth."""
     if not isinstance(tree, (dict, list)) or not tree or rng.random() < 0.2:
         return copy.deepcopy(value)
-    place = rng.choice(list(tree)) if isinstance(tree, dict) else rng.randrange(len(tree))
-    tree[place] = _changed(tree[place], value, rng)
+    key = rng.choice(list(tree)) if isinstance(tree, dict) else rng.randrange(len(tree))
+    tree[key] = _replace_somewhere(tree[key], value, rng)
     return tree
 
 
-def _lengthened(field: str, rng: random.Random) -> Any:
+def _long_lists(field: str, rng: random.Random) -> Any:
+    """A value of a metadata field with far more items or characters than any patch has."""
     count = rng.choice((101, 1001, 5001, 50_000, 400_000))
     if field == "concepts":
         words = [str(n) for n in range(count)]

@@ -1,6 +1,6 @@
 """Checks the import contracts of pyproject.toml: python -m tools.lint_imports
 
-The pack's folder has another name on every machine, and the host imports it as one package; import-linter needs that package by its name.
+import-linter needs the pack as a package under one name, but its folder is named differently on every machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tools.comfy_host import PACK_NAME, REPOSITORY
 
 
 def main() -> int:
-    """Runs import-linter on the repository under the name that it has as a package; returns its exit status."""
+    """Runs import-linter on the repository under the package name PACK_NAME; returns its exit status."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / PACK_NAME).symlink_to(REPOSITORY, target_is_directory=True)
         command = [

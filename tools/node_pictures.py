@@ -1,4 +1,4 @@
-"""A picture of every node as the page shows it, for the help pages: python -m tools.node_pictures
+"""Takes a picture of every node in the browser, for the help pages: python -m tools.node_pictures
 
 Writes js/docs/NODE_ID.jpg. Needs Chromium on the PATH and the Python package playwright.
 """
@@ -17,11 +17,14 @@ from tools.comfy_host import REPOSITORY
 from tools.comfy_server import ComfyServer
 
 DOCS = REPOSITORY / "js" / "docs"
+# JavaScript: whether the page has loaded.
 READY = "window.app && window.app.graph && window.app.extensionManager"
+# Pixels: the title bar, which is above the position of a node, and the border of a picture.
 TITLE, MARGIN = 30, 8
-# Long nodes are shown narrow and whole; the page is as high as the longest.
+# As high as the longest node.
 VIEW = {"width": 900, "height": 1400}
-PLACE = """type => {
+# JavaScript: shows a single node of a type, and returns its position and size on the page.
+SHOW_NODE = """type => {
     app.graph.clear(); app.canvas.ds.scale = 1; app.canvas.ds.offset = [200, 160];
     const node = LiteGraph.createNode(type); node.pos = [0, 0]; app.graph.add(node);
     node.setSize([360, node.computeSize()[1]]); app.canvas.deselectAll?.(); app.canvas.setDirty(true, true);
@@ -30,8 +33,9 @@ PLACE = """type => {
 }"""
 
 
-def picture(page: Page, kind: str) -> Image.Image:
-    x, y, width, height = page.evaluate(PLACE, kind)
+def picture(page: Page, node_type: str) -> Image.Image:
+    """A picture of a node of this type with its default values."""
+    x, y, width, height = page.evaluate(SHOW_NODE, node_type)
     page.wait_for_timeout(900)
     clip = {
         "x": x - MARGIN,
@@ -51,8 +55,8 @@ def main() -> None:
         page.goto(f"http://{server.url}/")
         page.wait_for_function(READY, timeout=60_000)
         page.wait_for_timeout(2000)
-        for kind in sorted(k for k in server.object_info() if k.startswith("FMN_")):
-            picture(page, kind).save(DOCS / f"{kind}.jpg", quality=85, optimize=True)
+        for node_type in sorted(name for name in server.object_info() if name.startswith("FMN_")):
+            picture(page, node_type).save(DOCS / f"{node_type}.jpg", quality=85, optimize=True)
 
 
 if __name__ == "__main__":

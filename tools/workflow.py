@@ -1,4 +1,4 @@
-"""Converts a workflow from the graph format, which users open, to the API format, which the server runs."""
+"""Converting workflows from the graph format, which users open, to the API format, which the server runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ _SKIPPED = {"Note", "MarkdownNote", "Reroute"}
 
 
 def widget_names(info: dict) -> list[str]:
-    """Names of a node's widgets in the order of its widgets_values; "" where the front end adds a control widget."""
+    """Names of a node's widgets, in the order of its widgets_values; "" for a control widget that the front end adds."""
     names = []
     for group in ("required", "optional"):
         inputs = info["input"].get(group, {})
@@ -21,7 +21,20 @@ def widget_names(info: dict) -> list[str]:
 
 
 def to_api(graph: dict, object_info: dict) -> dict:
-    """Converts a workflow; raises ValueError on a node type the server does not know."""
+    """Converts a workflow to the API format.
+
+    Parameters
+    ----------
+    graph
+        The workflow as the front end saves it.
+    object_info
+        The server's answer to /object_info.
+
+    Raises
+    ------
+    ValueError
+        On a node type that the server does not have.
+    """
     links = {link[0]: (str(link[1]), link[2]) for link in graph["links"]}
     prompt = {}
     for node in graph["nodes"]:
@@ -30,8 +43,8 @@ def to_api(graph: dict, object_info: dict) -> dict:
         if node["type"] not in object_info:
             raise ValueError(f"Expected a node type of this server, got {node['type']!r}.")
         info = object_info[node["type"]]
-        values = zip(widget_names(info), node.get("widgets_values", []))
-        inputs = {name: value for name, value in values if name}
+        widgets = zip(widget_names(info), node.get("widgets_values", []))
+        inputs = {name: value for name, value in widgets if name}
         inputs |= {i["name"]: list(links[i["link"]]) for i in node.get("inputs", []) if i.get("link") is not None}
         prompt[str(node["id"])] = {
             "class_type": node["type"],
@@ -42,12 +55,12 @@ def to_api(graph: dict, object_info: dict) -> dict:
 
 
 def on_miniature(prompt: dict) -> dict:
-    """The same prompt with the miniature in place of a checkpoint, and latents of its size."""
-    found = {}
+    """A prompt with its checkpoint replaced by the miniature model, and with latents of the miniature's size."""
+    replaced = {}
     for name, node in prompt.items():
         if node["class_type"] == "CheckpointLoaderSimple":
             node = {**node, "class_type": "FMN_LoadMiniature", "inputs": {}}
         elif node["class_type"] == "EmptyLatentImage":
             node = {**node, "inputs": {**node["inputs"], "width": 128, "height": 128}}
-        found[name] = node
-    return found
+        replaced[name] = node
+    return replaced

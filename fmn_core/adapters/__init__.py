@@ -1,1 +1,1 @@
-"""The method on diffusers pipelines, and as a technique of eval-unlearn."""
+"""Adapters of the method: for diffusers pipelines, and for the benchmark eval-unlearn."""

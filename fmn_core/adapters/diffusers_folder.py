@@ -1,4 +1,4 @@
-"""A diffusers pipeline from a local folder, and a patch on it."""
+"""Loading a diffusers pipeline from a local folder, and applying a patch to it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,34 @@ log = logging.getLogger("forget-me-not")
 
 
 def load_pipeline(folder: Path, device: str, use_fp16: bool = True) -> Any:
-    """A StableDiffusionPipeline or StableDiffusionXLPipeline from a local folder, without its safety checker.
+    """Loads a StableDiffusionPipeline or StableDiffusionXLPipeline, without its safety checker.
 
-    Raises ForgetError when there is no such folder or another kind of pipeline in it, weights are missing or pickled, the device cannot be
-    used, and without diffusers.
+    Parameters
+    ----------
+    folder
+        A folder written by `save_pretrained`, with safetensors weights. Nothing is downloaded.
+    device
+        Device in torch's notation, such as cuda, mps or cpu.
+    use_fp16
+        Half precision, on CUDA only.
+
+    Raises
+    ------
+    ForgetError
+        When the folder or its weights cannot be read, or hold another kind of pipeline, when the device cannot be used, and
+        when diffusers is not installed.
     """
     index = _index(folder)
     kind = index.get("_class_name")
     if kind not in PIPELINES:
         raise ForgetError(f"Expected a {' or '.join(PIPELINES)} in {folder}, got {kind}. Choose SD 1.x, 2.x or XL.")
-    # The checker would paint black what a benchmark is to see.
-    without = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in index else {}
+    # The checker would paint pictures black that a benchmark has to judge.
+    no_checker = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in index else {}
     try:
         pipeline = getattr(_diffusers(), kind).from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, **without
+            folder, local_files_only=True, use_safetensors=True, **no_checker
         )
-    except Exception as error:  # a broken folder fails in whatever part reads it
+    except Exception as error:  # Each part of the pipeline has its own errors for a broken folder.
         raise ForgetError(
             f"Expected a whole pipeline with safetensors weights in {folder}, but: {_reason(error)} Write it again with save_pretrained."
         ) from error
@@ -43,7 +55,7 @@ def load_pipeline(folder: Path, device: str, use_fp16: bool = True) -> Any:
 
 
 def _index(folder: Path) -> dict[str, Any]:
-    """model_index.json of a pipeline's folder."""
+    """Reads model_index.json, which lists the parts of a pipeline."""
     path = folder / "model_index.json"
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
@@ -75,20 +87,23 @@ def _on_device(pipeline: Any, device: str, dtype: torch.dtype) -> Any:
 
 
 def best_device() -> str:
-    """CUDA or Metal where there is one, else the CPU."""
+    """Name of the fastest device: CUDA, else Metal, else the CPU."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def apply_patch(pipeline: Any, patch: ForgetPatch) -> None:
-    """Puts a patch on a pipeline as pipeline.load_lora_weights does with its file, which asks for peft.
+    """Loads a patch onto a pipeline, as `pipeline.load_lora_weights` does with its file; needs peft.
 
-    Raises ForgetError when it is for another architecture, or cannot be loaded.
+    Raises
+    ------
+    ForgetError
+        When the patch is for another architecture, or diffusers cannot load it.
     """
     _check_fit(DiffusersModel(pipeline), patch)
     try:
-        # Half precision would lose digits of files in single precision.
+        # Files may hold single precision, of which half precision would lose digits.
         pipeline.load_lora_weights(patch.state_dict(torch.float32))
     except (ImportError, ValueError, RuntimeError, KeyError) as error:
         raise ForgetError(
@@ -97,7 +112,7 @@ def apply_patch(pipeline: Any, patch: ForgetPatch) -> None:
 
 
 def _check_fit(model: DiffusersModel, patch: ForgetPatch) -> None:
-    """Raises ForgetError when layers of the patch are not in the model, or of other shapes; warns of another base."""
+    """Raises ForgetError when the model lacks layers of the patch or has them in other shapes; warns of another base model."""
     layers: dict[str, Any] = model.linear_layers()
     check_fit(patch, {kohya_name(name): tuple(layer.weight.shape) for name, layer in layers.items()})
     difference = base_difference(patch.base, fingerprint(model))
@@ -106,6 +121,6 @@ def _check_fit(model: DiffusersModel, patch: ForgetPatch) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """An error as one sentence."""
+    """An error's message as one sentence."""
     text = plain_text(error, 200).strip() or type(error).__name__
     return text if text.endswith(".") else f"{text}."

@@ -1,4 +1,4 @@
-"""The adapter through which the method sees a diffusers pipeline."""
+"""The adapter between the method and a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -9,28 +9,36 @@ from typing import Any
 import torch
 
 from ..errors import ForgetError
-from ..model.lazy import Lazy
+from ..model.layers import UNET_BLOCKS
+from ..model.lazy import LazySequence
 from ..model.protocol import PROJECTION_NAMES, CrossAttention
 from ..model.tokens import EncodedPrompt, LearnedEmbedding
 from .diffusers_text import DiffusersText
 
-_PLACES = ("down_blocks", "mid_block", "up_blocks")
 _BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock")
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PREDICTIONS = ("epsilon", "v_prediction")
+# Beta schedules: the root of beta that is spaced linearly.
 _POWERS = {"linear": 1, "scaled_linear": 2}
-# Zero terminal SNR: no noise level is infinite; the last one is that of other hosts, sigma = 4519.
+# With zero terminal SNR the last cumulative alpha is 0. It becomes that of ComfyUI, where the last sigma is 4519.
 _LEAST_ALPHA = 4.8973451890853435e-08
 _TINY_ALPHA = 1e-7
 _SUPPORTED = "Load a StableDiffusionPipeline or StableDiffusionXLPipeline (SD 1.x, 2.x or XL)."
 
 
 class DiffusersModel:
-    """fmn_core's ForgetModel over a StableDiffusionPipeline or StableDiffusionXLPipeline; the pipeline is not changed.
+    """A StableDiffusionPipeline or StableDiffusionXLPipeline as a ForgetModel. The pipeline is not changed.
 
-    LoRAs that the pipeline has loaded count as part of the model. Raises ForgetError on pipelines without UNet
-    cross-attention (Flux, SD3), with missing parts, quantised or offloaded weights, an unknown schedule or prediction,
-    and on UNets that want more than a latent, a time and a prompt (inpainting, IP-Adapter).
+    Raises
+    ------
+    ForgetError
+        By the constructor, on pipelines without UNet cross-attention (Flux, SD3), with missing parts, with quantised or
+        offloaded weights, or with an unknown schedule or prediction, and on UNets that need more than a latent, a time and a
+        prompt (inpainting, IP-Adapter).
+
+    Notes
+    -----
+    LoRAs that the pipeline has loaded count as part of the model.
     """
 
     def __init__(self, pipeline: Any):
@@ -46,11 +54,12 @@ class DiffusersModel:
         self._check_widths()
 
     def _check_widths(self) -> None:
+        """Raises ForgetError when the text encoders do not fit the UNet's cross-attention."""
         prompt = self.encode([""])[0]
-        wanted, got = self.unet.config.cross_attention_dim, prompt.context.shape[1]
-        if got != wanted or (prompt.pooled is not None) != self._wants_pooled():
+        width, got = self.unet.config.cross_attention_dim, prompt.context.shape[1]
+        if got != width or (prompt.pooled is not None) != self._uses_pooled():
             raise ForgetError(
-                f"Expected text encoders of width {wanted} for this UNet, got {got}. Load encoders that belong to the UNet."
+                f"Expected text encoders of width {width} for this UNet, got {got}. Load encoders that belong to the UNet."
             )
 
     # --- text ---
@@ -73,14 +82,16 @@ class DiffusersModel:
 
     def linear_layers(self) -> dict[str, torch.nn.Module]:
         modules = dict(self.unet.named_modules())
-        wrapped = {n: m.get_base_layer() for n, m in modules.items() if _is_lora(m)}
-        inner = tuple(f"{name}." for name in wrapped)
-        found: dict[str, torch.nn.Module] = {
-            n: m
-            for n, m in modules.items()
-            if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d)) and n not in wrapped and not n.startswith(inner)
+        base_layers = {name: m.get_base_layer() for name, m in modules.items() if _is_lora(m)}
+        lora_prefixes = tuple(f"{name}." for name in base_layers)
+        plain: dict[str, torch.nn.Module] = {
+            name: m
+            for name, m in modules.items()
+            if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))
+            and name not in base_layers
+            and not name.startswith(lora_prefixes)
         }
-        return found | wrapped
+        return plain | base_layers
 
     def compute_dtype(self) -> torch.dtype:
         return self.unet.dtype
@@ -91,7 +102,7 @@ class DiffusersModel:
     def weights(
         self, names: Sequence[tuple[str, str]], device: torch.device | str | None = "cpu"
     ) -> Sequence[torch.Tensor]:
-        return Lazy(len(names), lambda n: self._weight(self.unet.get_submodule(".".join(names[n])), device))
+        return LazySequence(len(names), lambda n: self._weight(self.unet.get_submodule(".".join(names[n])), device))
 
     def _weight(self, module: Any, device: torch.device | str | None) -> torch.Tensor:
         weight = module.weight.detach().to(device, torch.float32, copy=True)
@@ -112,14 +123,16 @@ class DiffusersModel:
         return self.unet.config.in_channels, side, side
 
     def encode_images(self, images: torch.Tensor, vae: Any = None) -> torch.Tensor:
-        """Encodes images to the mode of the VAE's distribution; `vae` is the pipeline's own unless another is given.
+        """Encodes images to the mode of the VAE's distribution, see ForgetModel.encode_images.
 
-        Sides are cropped to a multiple of the VAE's factor.
+        Notes
+        -----
+        Sides are cropped to a multiple of the VAE's downscaling factor.
         """
         vae, factor = self._vae() if vae is None else vae, self._pixels_per_latent()
         height, width = (n // factor * factor for n in images.shape[1:3])
         pixels = images[:, :height, :width, :3].movedim(-1, 1).float() * 2 - 1
-        with _fit_to_encode(vae), torch.inference_mode(False), torch.no_grad():
+        with _single_precision_if_needed(vae), torch.inference_mode(False), torch.no_grad():
             latents = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.mode()
         shift = vae.config.get("shift_factor") or 0.0
         return (latents.to("cpu", torch.float32) - shift) * vae.config.scaling_factor
@@ -137,33 +150,40 @@ class DiffusersModel:
         prompts = list(prompts)
         dtype, s = self.unet.dtype, sigma.float().view(-1, 1, 1, 1)
         context = torch.stack([p.context for p in prompts]).to(self.device, dtype)
-        distances = self._sigmas.log()[:, None] - sigma.detach().float().cpu().log()
-        times = distances.abs().argmin(0).to(self.device)
+        log_distances = self._sigmas.log()[:, None] - sigma.detach().float().cpu().log()
+        times = log_distances.abs().argmin(0).to(self.device)
         scaled = (x / (s**2 + 1).sqrt()).to(dtype)
         out = self.unet(
-            scaled, times, encoder_hidden_states=context, added_cond_kwargs=self._added(x, prompts), return_dict=False
+            scaled,
+            times,
+            encoder_hidden_states=context,
+            added_cond_kwargs=self._added_conditions(x, prompts),
+            return_dict=False,
         )[0].float()
         if self.pipeline.scheduler.config.prediction_type == "v_prediction":
             return x / (s**2 + 1) - out * s / (s**2 + 1).sqrt()
         return x - out * s
 
-    def _added(self, x: torch.Tensor, prompts: list[EncodedPrompt]) -> dict[str, torch.Tensor] | None:
-        """SDXL's pooled embedding and sizes: the picture's own, uncropped."""
-        if not self._wants_pooled():
+    def _added_conditions(self, x: torch.Tensor, prompts: list[EncodedPrompt]) -> dict[str, torch.Tensor] | None:
+        """SDXL's pooled embeddings and its sizes: original size, crop and target size of an uncropped picture."""
+        if not self._uses_pooled():
             return None
         height, width = (n * self._pixels_per_latent() for n in x.shape[-2:])
         pooled = torch.cat([p.pooled for p in prompts if p.pooled is not None]).to(self.device, self.unet.dtype)
         sizes = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=self.unet.dtype)
         return {"text_embeds": pooled, "time_ids": sizes.expand(len(x), -1)}
 
-    def _wants_pooled(self) -> bool:
+    def _uses_pooled(self) -> bool:
         return self.unet.config.addition_embed_type == "text_time"
 
     @contextlib.contextmanager
     def ready_for_gradients(self, text: bool = False) -> Iterator[DiffusersModel]:
-        """Switches gradients on, and off for the weights of the UNet and, with `text`, of the text encoders.
+        """Context with gradients on, but off for the weights of the UNet and, with `text`, of the text encoders.
 
-        Raises ForgetError when the pipeline was loaded in inference mode: autograd refuses such weights.
+        Raises
+        ------
+        ForgetError
+            When the pipeline was loaded in inference mode, because autograd refuses such weights.
         """
         roots = [self.unet, *(self._text.modules() if text else [])]
         parameters = [p for root in roots for p in root.parameters()]
@@ -172,33 +192,33 @@ class DiffusersModel:
                 "Expected weights that allow gradients, got some that were loaded under torch.inference_mode(). "
                 "Load the pipeline outside of it."
             )
-        trained = [p for p in parameters if p.requires_grad]
+        trainable = [p for p in parameters if p.requires_grad]
         try:
-            for p in trained:
+            for p in trainable:
                 p.requires_grad_(False)
             with torch.inference_mode(False), torch.enable_grad():
                 yield self
         finally:
-            for p in trained:
+            for p in trainable:
                 p.requires_grad_(True)
 
 
 @contextlib.contextmanager
-def _fit_to_encode(vae: Any) -> Iterator[None]:
-    """SDXL's VAE overflows in half precision and says so in its configuration: single precision meanwhile."""
-    before = vae.dtype
-    if before != torch.float16 or not vae.config.get("force_upcast", False):
+def _single_precision_if_needed(vae: Any) -> Iterator[None]:
+    """Keeps a VAE in single precision that overflows in half precision, as SDXL's declares in its configuration."""
+    dtype = vae.dtype
+    if dtype != torch.float16 or not vae.config.get("force_upcast", False):
         yield
         return
     try:
         vae.to(torch.float32)
         yield
     finally:
-        vae.to(before)
+        vae.to(dtype)
 
 
 def _require_unet(pipeline: Any) -> Any:
-    """The pipeline's UNet; raises ForgetError when there is none with cross-attention, or no scheduler."""
+    """The pipeline's UNet. Raises ForgetError when the UNet has no cross-attention or the pipeline no scheduler."""
     unet = getattr(pipeline, "unet", None)
     if unet is None or not any(name.endswith(".attn2") for name, _ in unet.named_modules()):
         raise ForgetError(
@@ -211,28 +231,29 @@ def _require_unet(pipeline: Any) -> Any:
 
 
 def _find_layers(unet: Any) -> list[CrossAttention]:
-    """The attn2 layers in forward order, which is not the order in which the UNet lists its blocks."""
-    found = [(name, m) for name, m in unet.named_modules() if name.endswith(".attn2")]
-    found.sort(key=lambda item: _PLACES.index(item[0].split(".")[0]))
-    if any(getattr(m, "fused_projections", False) for _, m in found):
+    """The attn2 layers in forward order, which differs from the order of the UNet's modules."""
+    blocks = list(UNET_BLOCKS.values())
+    attention = [(name, m) for name, m in unet.named_modules() if name.endswith(".attn2")]
+    attention.sort(key=lambda item: blocks.index(item[0].split(".")[0]))
+    if any(getattr(m, "fused_projections", False) for _, m in attention):
         raise ForgetError(
             "Expected separate keys and values, got fused ones. Call pipeline.unfuse_qkv_projections() first."
         )
-    return [CrossAttention(name, m.heads, {p: m.get_submodule(p) for p in PROJECTION_NAMES}) for name, m in found]
+    return [CrossAttention(name, m.heads, {p: m.get_submodule(p) for p in PROJECTION_NAMES}) for name, m in attention]
 
 
 def _check_unet(unet: Any) -> None:
-    """Raises ForgetError when the UNet wants inputs that a prompt and a latent do not give."""
-    c, added = unet.config, unet.config.get("addition_embed_type")
-    extra = {
-        "more than the latent's channels (inpainting or editing)": c.in_channels != c.out_channels,
-        "image embeddings (IP-Adapter: unload it)": c.get("encoder_hid_dim_type") is not None,
+    """Raises ForgetError when the UNet needs inputs besides a latent, a time and a prompt."""
+    config, added = unet.config, unet.config.get("addition_embed_type")
+    unsupported = {
+        "more than the latent's channels (inpainting or editing)": config.in_channels != config.out_channels,
+        "image embeddings (IP-Adapter: unload it)": config.get("encoder_hid_dim_type") is not None,
         f"{added} embeddings": added not in (None, "text_time"),
-        "class labels": c.get("class_embed_type") is not None,
+        "class labels": config.get("class_embed_type") is not None,
     }
-    wants = [what for what, is_so in extra.items() if is_so]
-    if wants:
-        raise ForgetError(f"Expected a text-to-image UNet, got one that wants {wants[0]}. {_SUPPORTED}")
+    needed = [name for name, is_needed in unsupported.items() if is_needed]
+    if needed:
+        raise ForgetError(f"Expected a text-to-image UNet, got one that wants {needed[0]}. {_SUPPORTED}")
 
 
 def _check_precision(layers: dict[str, Any]) -> None:
@@ -251,7 +272,7 @@ def _check_precision(layers: dict[str, Any]) -> None:
 
 
 def _noise_levels(scheduler: Any) -> torch.Tensor:
-    """Sigma of every training timestep, (T,), float32; raises ForgetError on flow matching and unknown predictions."""
+    """Sigma (T,) of every training timestep, in float32. Raises ForgetError on flow matching and unknown predictions."""
     prediction = scheduler.config.get("prediction_type")
     if getattr(scheduler, "alphas_cumprod", None) is None or prediction not in _PREDICTIONS:
         raise ForgetError(
@@ -265,10 +286,12 @@ def _noise_levels(scheduler: Any) -> torch.Tensor:
 
 
 def _exact_alphas(config: Any) -> torch.Tensor | None:
-    """Cumulative alphas in float64, for the usual schedules; None for others.
+    """Cumulative alphas (T,) in float64 of a linear or scaled linear schedule; None for other schedules.
 
-    The scheduler's own are rounded along the way, and Adam's first steps turn the last digits of a sigma into a tenth
-    of a weight's change. Source of the rescaling: Lin et al., arXiv 2305.08891, Algorithm 1.
+    Notes
+    -----
+    The scheduler's own alphas are rounded in single precision, and Adam's first steps turn the last digits of a sigma into a
+    tenth of a weight's change. The rescaling to zero terminal SNR is Algorithm 1 of Lin et al., arXiv 2305.08891.
     """
     power = _POWERS.get(config.get("beta_schedule"))
     if power is None or config.get("trained_betas") is not None:
@@ -283,5 +306,5 @@ def _exact_alphas(config: Any) -> torch.Tensor | None:
 
 
 def _is_lora(module: Any) -> bool:
-    """Whether a module is a layer with LoRA adapters on it, as pipeline.load_lora_weights makes them."""
+    """Whether a module is a layer with LoRA adapters, as `pipeline.load_lora_weights` adds them."""
     return hasattr(module, "get_delta_weight") and hasattr(module, "get_base_layer")

@@ -1,56 +1,78 @@
-"""The technique `forget_me_not` of the benchmark package eval-unlearn: a model that has forgotten, from a local folder.
+"""The technique `forget_me_not` of the benchmark package eval-unlearn, which draws with a patched model from a local folder.
 
-eval-unlearn finds the class by the entry point in pyproject.toml, gives it `technique.config` of a run and asks it for pictures. That is
-all it wants of a technique, so nothing of it is imported here.
+eval-unlearn finds the class by the entry point in pyproject.toml, passes it a run's `technique.config`, and calls `generate` for
+pictures. It needs no base class, so nothing of it is imported here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import StrictBool, StrictFloat, StrictInt
 
 from ..closed_form.forget import forget_closed_form
 from ..closed_form.settings import ClosedFormSettings
 from ..concepts.concept import make_concept
 from ..errors import ForgetError
+from ..options import option, options
 from ..patch.file import load_patch, save_patch
 from ..patch.patch import ForgetPatch
 from .diffusers_folder import apply_patch, best_device, load_pipeline
 from .diffusers_model import DiffusersModel
 
 
-@dataclass(frozen=True)
+@options
 class TechniqueSettings:
-    """What may stand in `technique.config`; null is the default.
+    """Options in `technique.config` of eval-unlearn.
 
-    `folder`: a pipeline of diffusers, weights as safetensors; nothing is downloaded. `patch`: a patch file of this pack. Without one, the
-    concept named by `erase_concept` and `synonyms`, of a kind in templates.KINDS, is forgotten in closed form: `preserve_prompts` as in
-    ClosedFormSettings, and the patch is written to `save_path` where that is given. With a patch, `erase_concept` is only the name that
-    eval-unlearn puts into its report. `device`: empty takes CUDA or Metal where there is one; `use_fp16`: half precision, on CUDA only.
-    `num_inference_steps`, `guidance_scale`: of a picture, with the scheduler of the folder.
+    Notes
+    -----
+    Numbers are strict: a configuration file with text or a boolean in place of a number is refused.
     """
 
-    folder: str = ""
-    patch: str = ""
-    erase_concept: str = ""
-    synonyms: list[str] = field(default_factory=list)
-    kind: str = "object"
-    preserve_prompts: list[str] = field(default_factory=list)
-    save_path: str = ""
-    device: str = ""
-    use_fp16: bool = True
-    num_inference_steps: int = 50
-    guidance_scale: float = 7.5
+    folder: str = option(
+        default="",
+        help="Folder of a diffusers pipeline as save_pretrained writes it, with safetensors weights. Nothing is downloaded.",
+    )
+    patch: str = option(
+        default="", help="Patch file of this pack. Without one, the concept is forgotten in closed form."
+    )
+    erase_concept: str = option(
+        default="",
+        help="Phrase to forget. With a patch it is only the name that eval-unlearn puts into its report.",
+    )
+    synonyms: list[str] = option(default=list, help="Other phrases of the concept.")
+    kind: str = option(default="object", help="Kind of the concept: object, identity, style or unsafe.")
+    preserve_prompts: list[str] = option(default=list, help="Prompts to keep as they are, as in ClosedFormSettings.")
+    save_path: str = option(default="", help="Where to write the patch that was solved for. Empty: it is not written.")
+    device: str = option(default="", help="Device to draw on, such as cuda. Empty: CUDA or Metal where there is one.")
+    use_fp16: StrictBool = option(default=True, help="Half precision, on CUDA only.")
+    num_inference_steps: StrictInt = option(
+        default=50, help="Sampling steps of a picture, with the scheduler of the folder; 20 to 50 are usual.", minimum=1
+    )
+    guidance_scale: StrictFloat = option(default=7.5, help="Scale of classifier-free guidance.")
 
 
 class ForgetMeNot:
-    """Draws with a model that has forgotten; the interface that eval-unlearn wants of a technique.
+    """The technique that eval-unlearn calls. It draws pictures with a patched pipeline.
 
-    `pipeline`: that model. Raises ForgetError on settings, folders and patches that cannot be used.
+    Parameters
+    ----------
+    config
+        Options of TechniqueSettings; None takes an option's default.
+
+    Attributes
+    ----------
+    pipeline
+        The diffusers pipeline with the patch loaded.
+
+    Raises
+    ------
+    ForgetError
+        By the constructor, on settings, folders and patches that cannot be used.
     """
 
     def __init__(self, **config: Any):
@@ -59,46 +81,40 @@ class ForgetMeNot:
         self.pipeline = patched_pipeline(self.settings, self.device)
 
     def generate(self, prompts: Sequence[str], seed: int | None = None, **options: Any) -> list[Any]:
-        """A PIL picture per prompt; the n-th starts from `seed` + n, as in eval-unlearn's own techniques.
+        """Draws one PIL picture of every prompt.
 
-        `options` go to the pipeline, and before the settings.
+        Parameters
+        ----------
+        seed
+            Seed of the first picture; every next one has the next seed, as in eval-unlearn's own techniques. None draws at random.
+        options
+            Arguments of the pipeline's call, which override the settings.
         """
-        wanted = {
+        arguments = {
             "num_inference_steps": self.settings.num_inference_steps,
             "guidance_scale": self.settings.guidance_scale,
-        }
-        seeds = [None if seed is None else seed + n for n in range(len(prompts))]
-        return [self._draw(prompt, one, wanted | options) for prompt, one in zip(prompts, seeds)]
+        } | options
+        return [self._draw(prompt, None if seed is None else seed + n, arguments) for n, prompt in enumerate(prompts)]
 
-    def _draw(self, prompt: str, seed: int | None, options: dict[str, Any]) -> Any:
+    def _draw(self, prompt: str, seed: int | None, arguments: dict[str, Any]) -> Any:
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
-        return self.pipeline(prompt, generator=generator, **options).images[0]
+        return self.pipeline(prompt, generator=generator, **arguments).images[0]
 
 
 def settings_from(config: dict[str, Any]) -> TechniqueSettings:
-    """The settings in a configuration; raises ForgetError on unknown names, values of another type, and what contradicts itself."""
-    known = asdict(TechniqueSettings())
-    given = {name: value for name, value in config.items() if value is not None}
-    for name, value in given.items():
-        if name not in known:
-            raise ForgetError(f"Expected settings among {', '.join(known)}, got {name!r}. Correct or remove it.")
-        if not _is_like(value, known[name]):
-            raise ForgetError(
-                f"Expected {name} to be of the type of {known[name]!r}, got {value!r}. Correct or remove it."
-            )
-    settings = TechniqueSettings(**given)
-    _check(settings)
-    return settings
+    """Checks a configuration and turns it into settings.
 
+    Parameters
+    ----------
+    config
+        Options of TechniqueSettings; None takes an option's default.
 
-def _is_like(value: Any, default: Any) -> bool:
-    if isinstance(default, list):
-        return isinstance(value, list) and all(isinstance(x, str) for x in value)
-    allowed = (int, float) if isinstance(default, float) else type(default)
-    return isinstance(value, allowed) and isinstance(value, bool) == isinstance(default, bool)
-
-
-def _check(settings: TechniqueSettings) -> None:
+    Raises
+    ------
+    ForgetError
+        On unknown options, values of another type or out of range, and options that contradict each other.
+    """
+    settings = TechniqueSettings(**{name: value for name, value in config.items() if value is not None})
     if not settings.patch and not settings.erase_concept.strip():
         raise ForgetError(
             "Expected a patch file or a phrase to forget, got neither. Set `patch` or `erase_concept` in technique.config."
@@ -107,27 +123,28 @@ def _check(settings: TechniqueSettings) -> None:
         raise ForgetError(
             "Expected `save_path`, `synonyms` and `preserve_prompts` only for a patch that is made here, got `patch` too. Remove it, or them."
         )
-    if settings.num_inference_steps < 1:
-        raise ForgetError(f"Expected 1 or more num_inference_steps, got {settings.num_inference_steps}. Use 20 to 50.")
+    return settings
 
 
 def patched_pipeline(settings: TechniqueSettings, device: str) -> Any:
-    """The pipeline of the folder with the patch on it.
+    """Loads the pipeline in the settings' folder with the patch, which is solved for where the settings name no file.
 
-    Raises ForgetError as load_patch, load_pipeline, forget_closed_form and apply_patch do, and when the patch cannot be written.
+    Raises
+    ------
+    ForgetError
+        When the patch or the pipeline cannot be read, do not fit each other, or a new patch cannot be solved for or written.
     """
-    # Before the model, which takes longer to load.
+    # A patch that cannot be read is noticed before the pipeline takes its time to load.
     patch = load_patch(Path(settings.patch).expanduser()) if settings.patch else None
     pipeline = load_pipeline(Path(settings.folder).expanduser(), device, settings.use_fp16)
-    apply_patch(pipeline, patch or _forgotten(DiffusersModel(pipeline), settings))
+    apply_patch(pipeline, patch or _solve_patch(DiffusersModel(pipeline), settings))
     return pipeline
 
 
-def _forgotten(model: DiffusersModel, settings: TechniqueSettings) -> ForgetPatch:
-    """The closed-form patch for the phrases, with the values that its file holds."""
+def _solve_patch(model: DiffusersModel, settings: TechniqueSettings) -> ForgetPatch:
+    """Solves for the patch in closed form; returns it with values rounded as in its file."""
     concept = make_concept(model, "\n".join([settings.erase_concept, *settings.synonyms]), settings.kind)
-    wanted = ClosedFormSettings(preserve_prompts=list(settings.preserve_prompts))
-    patch = forget_closed_form(model, [concept], wanted)
+    patch = forget_closed_form(model, [concept], ClosedFormSettings(preserve_prompts=settings.preserve_prompts))
     if settings.save_path:
         _save(patch, Path(settings.save_path).expanduser())
     return patch.as_stored()

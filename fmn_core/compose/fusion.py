@@ -15,7 +15,7 @@ from ..closed_form.weight_choice import choose_weights
 from ..concepts.concept import Concept, chain, check_concepts
 from ..concepts.limits import check_lines
 from ..errors import ForgetError
-from ..model.encoding_cache import EncodedOnce
+from ..model.encoding_cache import MemoizedEncoding
 from ..model.protocol import TextModel
 from ..patch.factors import matrix_root, mean_square_change
 from ..patch.patch import Factors, ForgetPatch
@@ -69,7 +69,7 @@ def fuse_patches(
     """
     settings = settings or MergeSettings()
     patches, strengths = split_parts(patches, check_mergeable(patches, settings.strengths))
-    report_progress, text = progress or (lambda done, total: None), cast(TextModel, EncodedOnce(text))
+    report_progress, text = progress or (lambda done, total: None), cast(TextModel, MemoizedEncoding(text))
     sources = []
     for number, (patch, strength) in enumerate(zip(patches, strengths)):
         report_progress(number, len(patches) + 1)

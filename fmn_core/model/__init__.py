@@ -1,1 +1,1 @@
-"""What the method needs to know of a model: its protocol, tokens, layers, sampling, and encoded prompts kept in memory."""
+"""The model as the method sees it: protocol, tokens, layers, sampling, and the caches of encoded prompts."""

@@ -1,4 +1,4 @@
-"""Content keys: what tells tensors, settings, models and text encoders apart by what they hold."""
+"""Content keys: hashes that tell tensors, settings, models and text encoders apart by their content."""
 
 from __future__ import annotations
 
@@ -17,50 +17,65 @@ PROBE_PROMPT = "a picture of a horse in watercolor style"
 _PROBE_LATENT = 16
 
 
-def content_key(*parts: Any) -> str:
-    """SHA-256, as 64 hexadecimal digits, of tensors, strings, bytes, numbers, None, and nested lists, tuples and dicts of them.
+def content_key(*content: Any) -> str:
+    """Hashes values by their content.
 
-    Every part is written with its kind and length, so that no two different inputs are written alike; lists and tuples
-    are one kind, the order of a dict does not count. A tensor counts by its dtype, shape and bytes, not by its device.
-    Raises ForgetError on any other type.
+    Parameters
+    ----------
+    content
+        Tensors, strings, bytes, numbers, None, and nested lists, tuples and dicts of them.
+
+    Returns
+    -------
+    SHA-256 as 64 hexadecimal digits.
+
+    Raises
+    ------
+    ForgetError
+        On a value of any other type.
+
+    Notes
+    -----
+    Every value is hashed with its kind and length, so that different inputs never give the same bytes. A list equals a tuple of
+    the same items, and the order of a dict does not count. A tensor counts by its dtype, shape and bytes, not by its device.
     """
     digest = hashlib.sha256()
-    _write(digest, parts)
+    _write(digest, content)
     return digest.hexdigest()
 
 
-def _write(digest: Any, part: Any) -> None:
-    if isinstance(part, torch.Tensor):
-        _frame(digest, b"tensor", str(part.dtype).encode())
-        _write(digest, list(part.shape))
-        data = part.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+def _write(digest: Any, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        _frame(digest, b"tensor", str(value.dtype).encode())
+        _write(digest, list(value.shape))
+        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         _frame(digest, b"data", data.numpy().data)
-    elif isinstance(part, (list, tuple)):
-        _frame(digest, b"list", struct.pack("<Q", len(part)))
-        for item in part:
+    elif isinstance(value, (list, tuple)):
+        _frame(digest, b"list", struct.pack("<Q", len(value)))
+        for item in value:
             _write(digest, item)
-    elif isinstance(part, dict):
-        _frame(digest, b"dict", struct.pack("<Q", len(part)))
-        for _, item in sorted((content_key(k), (k, v)) for k, v in part.items()):
+    elif isinstance(value, dict):
+        _frame(digest, b"dict", struct.pack("<Q", len(value)))
+        for _, item in sorted((content_key(k), (k, v)) for k, v in value.items()):
             _write(digest, item)
     else:
-        _frame(digest, *_scalar(part))
+        _frame(digest, *_scalar(value))
 
 
-def _scalar(part: Any) -> tuple[bytes, bytes]:
-    """The kind of a plain value, and its bytes."""
-    if part is None:
+def _scalar(value: Any) -> tuple[bytes, bytes]:
+    """The kind of a plain value and its bytes."""
+    if value is None:
         return b"none", b""
-    if isinstance(part, str):
-        return b"str", part.encode("utf-8", "surrogatepass")
-    if isinstance(part, bytes):
-        return b"bytes", part
-    if isinstance(part, (bool, int)):
-        return type(part).__name__.encode(), str(int(part)).encode()
-    if isinstance(part, float):
-        return b"float", struct.pack("<d", part)
+    if isinstance(value, str):
+        return b"str", value.encode("utf-8", "surrogatepass")
+    if isinstance(value, bytes):
+        return b"bytes", value
+    if isinstance(value, (bool, int)):
+        return type(value).__name__.encode(), str(int(value)).encode()
+    if isinstance(value, float):
+        return b"float", struct.pack("<d", value)
     raise ForgetError(
-        f"Expected tensors, strings, numbers, lists or dicts to make a key of, got {type(part).__name__}. Pass its content instead."
+        f"Expected tensors, strings, numbers, lists or dicts to make a key of, got {type(value).__name__}. Pass its content instead."
     )
 
 
@@ -70,12 +85,19 @@ def _frame(digest: Any, kind: bytes, data: bytes | memoryview) -> None:
 
 
 def model_key(model: ForgetModel) -> str:
-    """A content key of what a model computes, so that a LoRA or a fine-tune changes it; the model must be ready for denoise.
+    """Content key of a model's predictions: a LoRA or a fine-tune changes it.
 
-    Hashes one denoise call on seeded noise (C, 16, 16) at the middle sigma, values rounded to 3 significant
-    digits, with the empty prompt, a fixed prompt, and noise in place of a prompt: a patch may be made so as to leave
-    ordinary prompts alone, but not noise. The sigmas and the shapes of the cross-attention keys count too. The same on
-    one machine and device; rounding does not make it the same on others.
+    Parameters
+    ----------
+    model
+        A model that is ready for `denoise`.
+
+    Notes
+    -----
+    Hashes the predictions, rounded to 3 significant digits, of one `denoise` call on seeded noise (C, 16, 16) at the middle
+    sigma, for the empty prompt, a fixed prompt, and noise in place of a prompt: a patch may leave ordinary prompts alone, but
+    not noise. The sigmas and the shapes of the cross-attention keys count too. The key is comparable on one machine and
+    device only.
     """
     sigmas = model.sigmas()
     sigma = sigmas[len(sigmas) // 2]
@@ -95,8 +117,10 @@ def model_key(model: ForgetModel) -> str:
 
 
 def text_key(model: TextModel) -> str:
-    """A content key of what a model's text encoder computes, so that a LoRA, a fine-tune or another CLIP skip changes it.
+    """Content key of a model's text encoders: a LoRA, a fine-tune or another CLIP skip changes it.
 
+    Notes
+    -----
     Hashes the context and the pooled embedding of a fixed prompt, rounded to 3 significant digits, and a checksum of every
     row of the token embeddings, because a change of one word's embedding shows in no other prompt.
     """
@@ -106,6 +130,7 @@ def text_key(model: TextModel) -> str:
     return content_key("text", encoded.tokens, _rounded(encoded.context), pooled, rows)
 
 
-def _rounded(values: torch.Tensor) -> str:
-    numbers = values.detach().float().cpu().flatten().tolist()
-    return " ".join(f"{v + 0.0:.3g}" for v in numbers)
+def _rounded(tensor: torch.Tensor) -> str:
+    """The numbers of a tensor as text, with 3 significant digits. Adding 0.0 turns -0.0 into 0.0."""
+    numbers = tensor.detach().float().cpu().flatten().tolist()
+    return " ".join(f"{number + 0.0:.3g}" for number in numbers)

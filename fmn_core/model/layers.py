@@ -1,31 +1,41 @@
-"""Choosing cross-attention layers by place or number."""
+"""Choosing cross-attention layers by block or number."""
 
 from __future__ import annotations
 
 from ..errors import ForgetError
 
-PLACES = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
+# Short names of the UNet's groups of blocks and their names in diffusers, in forward order.
+UNET_BLOCKS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
 
 
 def choose_layers(choice: str, names: list[str]) -> set[int]:
-    """Indices of the chosen layers among `names` (diffusers paths in forward order).
+    """Resolves a choice of layers to their indices.
 
-    `choice`: parts joined by commas, each `all`, `down`, `mid`, `up`, a number from 0, or a range such as 3-6.
-    Raises ForgetError on anything else, and on a choice that selects nothing.
+    Parameters
+    ----------
+    choice
+        Terms joined by commas, each `all`, `down`, `mid`, `up`, a number from 0, or a range such as 3-6.
+    names
+        Diffusers paths of all layers, in forward order.
+
+    Raises
+    ------
+    ForgetError
+        On any other text, and on a choice that selects no layer or one that does not exist.
     """
-    chosen: set[int] = set()
-    for part in (p.strip().lower() for p in choice.split(",")):
-        first, dash, last = part.partition("-")
-        if part == "all":
-            chosen.update(range(len(names)))
-        elif part in PLACES:
-            chosen.update(i for i, name in enumerate(names) if name.startswith(PLACES[part]))
+    indices: set[int] = set()
+    for term in (text.strip().lower() for text in choice.split(",")):
+        first, dash, last = term.partition("-")
+        if term == "all":
+            indices.update(range(len(names)))
+        elif term in UNET_BLOCKS:
+            indices.update(i for i, name in enumerate(names) if name.startswith(UNET_BLOCKS[term]))
         elif first.isdigit() and (not dash or last.isdigit()):
-            chosen.update(range(int(first), int(last or first) + 1))
+            indices.update(range(int(first), int(last or first) + 1))
         else:
             raise ForgetError(
-                f"Expected layers as all, down, mid, up, numbers or ranges like 3-6, joined by commas, got {part!r}."
+                f"Expected layers as all, down, mid, up, numbers or ranges like 3-6, joined by commas, got {term!r}."
             )
-    if not chosen or max(chosen) >= len(names):
+    if not indices or max(indices) >= len(names):
         raise ForgetError(f"Expected layer numbers from 0 to {len(names) - 1} for this model, got {choice!r}.")
-    return chosen
+    return indices

@@ -1,4 +1,4 @@
-"""Sequences whose items are made when they are asked for."""
+"""A sequence that computes its items on access."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Lazy(Sequence[T]):
-    """A sequence of `count` items, each made anew by `make(number)` whenever it is asked for, and kept by nobody.
+class LazySequence(Sequence[T]):
+    """A sequence that computes an item on every access and keeps none, for items too large to hold all at once.
 
-    For items of which one at a time fits into memory.
+    Parameters
+    ----------
+    count
+        Number of items.
+    make
+        Computes the item of a number from 0.
     """
 
     def __init__(self, count: int, make: Callable[[int], T]):

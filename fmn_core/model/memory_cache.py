@@ -1,4 +1,4 @@
-"""A cache of tensors in memory, which ends with the process."""
+"""An in-memory cache of tensors with a bounded size."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Cache:
-    """Dicts of tensors on the CPU by key, at most `max_bytes` of them: the least recently used go first.
+    """Stores dicts of tensors by key on the CPU, and evicts the least recently used entries beyond `max_bytes`.
 
-    An entry larger than the bound is not stored. Entries are copied in and out, so that what a caller does to its
-    tensors changes no entry. Threads may share a cache.
+    Notes
+    -----
+    An entry larger than the bound is not stored. Entries are copied in and out, so that a caller who changes its tensors
+    changes no entry. Threads may share a cache.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES):
@@ -27,19 +29,19 @@ class Cache:
         self._lock = threading.Lock()
 
     def get(self, key: str) -> Tensors | None:
-        """The tensors of a key, bit for bit as they were put, on the CPU and fit for autograd; None when there are none."""
+        """Copies of the tensors of a key, on the CPU and usable in autograd; None when the key has no entry."""
         with self._lock:
             tensors = self._entries.get(key)
             if tensors is None:
                 return None
             self._entries.move_to_end(key)
-        return _copied(tensors)
+        return _copy(tensors)
 
     def put(self, key: str, tensors: Tensors) -> bool:
-        """Stores tensors under a key, in place of what was there, and tells whether they fit."""
+        """Stores tensors under a key, replacing its entry; returns False when they exceed the bound."""
         if _size(tensors) > self.max_bytes:
             return False
-        entry = _copied(tensors)
+        entry = _copy(tensors)
         with self._lock:
             self._remove(key)
             self._entries[key] = entry
@@ -49,22 +51,22 @@ class Cache:
         return True
 
     def remember(self, key: str, make: Callable[[], Tensors]) -> Tensors:
-        """The tensors of a key; where there are none, makes and stores them. Both come as `get` gives them."""
-        found = self.get(key)
-        if found is None:
-            found = _copied(make())
-            self.put(key, found)
-        return found
+        """The tensors of a key as `get` returns them; where the key has no entry, calls `make` and stores them."""
+        tensors = self.get(key)
+        if tensors is None:
+            tensors = _copy(make())
+            self.put(key, tensors)
+        return tensors
 
     def clear(self) -> int:
-        """Removes all entries; returns the bytes freed."""
+        """Removes all entries; returns the number of bytes freed."""
         with self._lock:
             freed, self._bytes = self._bytes, 0
             self._entries.clear()
         return freed
 
     def size(self) -> int:
-        """Bytes that all entries take."""
+        """Number of bytes that all entries take."""
         with self._lock:
             return self._bytes
 
@@ -76,7 +78,7 @@ def _size(tensors: Tensors) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-def _copied(tensors: Tensors) -> Tensors:
-    """Copies on the CPU, contiguous, apart from each other and from any graph, that autograd accepts."""
+def _copy(tensors: Tensors) -> Tensors:
+    """Contiguous copies on the CPU that share no memory, belong to no graph, and can be used in autograd."""
     with torch.inference_mode(False):
         return {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}

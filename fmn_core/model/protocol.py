@@ -1,4 +1,4 @@
-"""The protocol through which the method talks to a diffusion model; each host has an adapter that follows it."""
+"""The protocol between the method and a diffusion model; each host has an adapter that implements it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class CrossAttention:
 
 
 class TextModel(Protocol):
-    """The text encoders of a model, which is all that merging and measuring patches need."""
+    """The text encoders of a model. Merging and measuring patches need no more of it."""
 
     vocabulary: Vocabulary
 
@@ -51,25 +51,30 @@ class TextModel(Protocol):
         Parameters
         ----------
         prompts
-            The prompts; each is encoded by itself.
+            The prompts. Each is encoded independently of the others.
         words
-            For each prompt, the learned embedding that stands wherever the prompt has PLACEHOLDER. Where its vectors want
-            gradients, the contexts carry them.
+            For each prompt, the learned embedding that stands wherever the prompt has PLACEHOLDER, or None. Where its vectors
+            require gradients, the contexts carry them.
         padding
-            The least number of padding rows to return; None returns all rows. Contexts of one chunk end after these rows,
-            which saves most of the work, and may have no pooled embedding. The rows that are returned are the same, because
-            the rows of a causal encoder do not depend on later ones.
+            Least number of padding rows to return; None returns all rows. Contexts of one chunk end after these rows, which
+            saves most of the work, and may have no pooled embedding.
 
         Returns
         -------
         The encoded prompts, with contexts in float32 on the CPU.
+
+        Notes
+        -----
+        A truncated context equals the first rows of the whole one, because the rows of a causal encoder do not depend on
+        later rows.
         """
         ...
 
     def token_embeddings(self) -> dict[str, torch.Tensor]:
         """The table of token embeddings (vocabulary, width) of each text encoder.
 
-        The table is the encoder's own, in its precision and on its device. Read it with token_table and never change it.
+        The table is the encoder's own, in its precision and on its device. Read it with the functions of token_table; never
+        change it.
         """
         ...
 
@@ -77,8 +82,10 @@ class TextModel(Protocol):
 class ForgetModel(TextModel, Protocol):
     """A text-to-image model with cross-attention.
 
-    Shapes: latents are (B, C, h, w) in the model's own scale; sigma (B,) is the noise level of x = x0 + sigma e, which is
-    variance-exploding for eps and v-prediction alike; a context is (B, l, d).
+    Notes
+    -----
+    Latents are (B, C, h, w) in the model's own scale. Sigma (B,) is the noise level of x = x0 + sigma e, variance-exploding for
+    models that predict the noise and for those that predict v. A context is (B, l, d).
     """
 
     device: torch.device
@@ -88,7 +95,7 @@ class ForgetModel(TextModel, Protocol):
         ...
 
     def linear_layers(self) -> dict[str, torch.nn.Module]:
-        """Every linear layer of the UNet by its diffusers path: the layers that "whole UNet" trains."""
+        """Every linear and convolution layer of the UNet by its diffusers path: the layers that "whole UNet" trains."""
         ...
 
     def weights(
@@ -101,11 +108,11 @@ class ForgetModel(TextModel, Protocol):
         names
             Pairs of a layer's name and a projection's name.
         device
-            Where to copy the weights; None leaves each on its layer's device.
+            Device of the copies; None leaves each on its layer's device.
 
         Returns
         -------
-        Weights (out, in) in float32. Each is computed only when it is indexed.
+        Weights (out, in) in float32. Each is computed when it is indexed.
         """
         ...
 
@@ -125,7 +132,7 @@ class ForgetModel(TextModel, Protocol):
         images
             (B, H, W, 3) in 0..1.
         vae
-            The host's VAE. None takes the model's own, where the host's models bring one.
+            The host's VAE. None takes the model's own, where the host's models have one.
 
         Returns
         -------
@@ -134,7 +141,7 @@ class ForgetModel(TextModel, Protocol):
         ...
 
     def compute_dtype(self) -> torch.dtype:
-        """The precision that the UNet computes in; its weights may have another."""
+        """The precision that the UNet computes in, which may differ from that of its weights."""
         ...
 
     def blocks(self) -> list[torch.nn.Module]:
@@ -142,9 +149,23 @@ class ForgetModel(TextModel, Protocol):
         ...
 
     def ready_for_gradients(self, text: bool = False) -> AbstractContextManager[Any]:
-        """Keeps the UNet, and with `text` the text encoders, loaded and fit for autograd while the context is open."""
+        """Context in which the UNet, and with `text` the text encoders, stay loaded and usable in autograd."""
         ...
 
     def denoise(self, x: torch.Tensor, sigma: torch.Tensor, prompts: Iterable[EncodedPrompt]) -> torch.Tensor:
-        """Predicts x0 (B, C, h, w) from x = x0 + sigma e in one pass of the UNet; differentiable in what hooks inject."""
+        """Predicts x0 in one pass of the UNet.
+
+        Parameters
+        ----------
+        x
+            Noised latents (B, C, h, w), x = x0 + sigma e.
+        sigma
+            Noise levels (B,).
+        prompts
+            B encoded prompts with contexts of one length.
+
+        Returns
+        -------
+        x0 (B, C, h, w), differentiable with respect to tensors that hooks inject into the UNet.
+        """
         ...

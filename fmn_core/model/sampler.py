@@ -1,4 +1,4 @@
-"""Sampling with Euler's method, for pictures and statistics that the method needs of the model itself."""
+"""Sampling with Euler's method, for pictures and statistics of the model itself."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ _BATCH = 4
 
 
 def seeded_noise(shape: tuple[int, int, int], seed: int) -> torch.Tensor:
-    """Standard normal noise (C, h, w) that depends on the seed alone, not on the batch that it becomes part of."""
+    """Standard normal noise (C, h, w) that depends on the seed alone, not on the batch."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def schedule(sigmas: torch.Tensor, steps: int) -> torch.Tensor:
-    """Noise levels (steps + 1,), evenly spaced over the training timesteps, highest first, ending in 0."""
-    chosen = [sigmas[len(sigmas) - 1 - int(k * len(sigmas) / steps)] for k in range(steps)]
-    return torch.stack([*chosen, torch.zeros_like(sigmas[0])])
+    """Noise levels (steps + 1,), evenly spaced over the training timesteps, from the highest to 0."""
+    levels = [sigmas[len(sigmas) - 1 - int(k * len(sigmas) / steps)] for k in range(steps)]
+    return torch.stack([*levels, torch.zeros_like(sigmas[0])])
 
 
 def euler(
     x: torch.Tensor, sigmas: torch.Tensor, predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """Integrates the probability-flow ODE from one noise level to the next with Euler's method.
+    """Integrates the probability-flow ODE along the noise levels with Euler's method.
 
     Parameters
     ----------
     x
         Latents (B, C, h, w) at the noise level `sigmas[0]`.
     sigmas
-        Decreasing noise levels (steps + 1,) on the device of `x`.
+        Decreasing noise levels (steps + 1,) on the device of `x`; only the last may be 0.
     predict
         Maps the latents and the noise level, a scalar, to the predicted x0.
 
@@ -69,12 +69,11 @@ def sample(
     prompts
         B prompts with contexts of one length.
     empty
-        The prompt that guidance leads away from.
+        The prompt that guidance leads away from, usually the empty prompt.
     noise
         Standard normal noise (B, C, h, w).
     steps
-        Number of sampling steps. Each is one UNet pass with the prompts in the first half of the batch and the empty
-        prompt in the second.
+        Number of sampling steps. Each is one UNet pass of 2B latents: first those of the prompts, then those of the empty prompt.
     guidance
         Scale of classifier-free guidance; 1 is none.
 
@@ -83,10 +82,12 @@ def sample(
     Latents (B, C, h, w) on the CPU.
     """
     sigmas, noise = send(model.device, schedule(model.sigmas(), steps), noise)
-    both = [*(prompt.to(model.device) for prompt in prompts), *[empty.to(model.device)] * len(prompts)]
+    positive_and_negative = [*(prompt.to(model.device) for prompt in prompts), *[empty.to(model.device)] * len(prompts)]
 
     def predict(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        positive, negative = model.denoise(torch.cat([x, x]), sigma.expand(2 * len(x)), both).float().chunk(2)
+        positive, negative = (
+            model.denoise(torch.cat([x, x]), sigma.expand(2 * len(x)), positive_and_negative).float().chunk(2)
+        )
         return negative + guidance * (positive - negative)
 
     return euler(noise * (1 + sigmas[0] ** 2).sqrt(), sigmas, predict).cpu()
@@ -100,10 +101,12 @@ def sample_seeds(
     steps: int = 20,
     guidance: float = 3.0,
 ) -> torch.Tensor:
-    """Samples one picture of every prompt, a few at a time.
+    """Samples one picture of every prompt, each with a seed of its own.
 
     Parameters
     ----------
+    prompts
+        N prompts with contexts of one length. They are sampled 4 at a time.
     size
         Shape (C, h, w) of a latent.
     seed
@@ -114,9 +117,9 @@ def sample_seeds(
     Latents (N, C, h, w) on the CPU.
     """
     [empty] = model.encode([""])
-    parts = []
+    latents = []
     for start in range(0, len(prompts), _BATCH):
-        chosen = prompts[start : start + _BATCH]
-        noise = torch.stack([seeded_noise(size, seed + start + k) for k in range(len(chosen))])
-        parts.append(sample(model, chosen, empty, noise, steps, guidance))
-    return torch.cat(parts)
+        batch = prompts[start : start + _BATCH]
+        noise = torch.stack([seeded_noise(size, seed + start + k) for k in range(len(batch))])
+        latents.append(sample(model, batch, empty, noise, steps, guidance))
+    return torch.cat(latents)

@@ -1,4 +1,4 @@
-"""Concept columns: where a phrase stands among the tokens of a prompt."""
+"""Encoded prompts, their tokens, and the concept columns of a phrase among them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ import torch
 from ..errors import ForgetError
 
 CHUNK = 77
-# none: the phrase's own tokens; first: and the first end token after the prompt; all: and every end and padding token
+# Which columns count besides the phrase's own tokens: none, the first end token, or all end and padding tokens.
 END_TOKEN_CHOICES = ("none", "first", "all")
-# Stands in a prompt's text where vectors stand among its tokens.
+# Marks, in a prompt's text, the place of a learned embedding.
 PLACEHOLDER = "<concept>"
-# Vectors that stand for a concept, as textual inversion learns them: (m, width) per text encoder, one m for all.
+# Vectors learned by textual inversion: (m, width) per text encoder, with the same m for all encoders.
 LearnedEmbedding = dict[str, torch.Tensor]
 
 
 @dataclass
 class EncodedPrompt:
-    """A prompt as the model sees it.
+    """A prompt with its token ids and its text conditioning.
 
-    `tokens`: per text encoder, per chunk of 77, the token ids. Textual-inversion vectors have negative ids, see vector_id.
-    `context`: (chunks * 77, dim) text conditioning, or its first rows; encoders joined on channels, as SDXL does.
-    `pooled`: the pooled embedding of the encoder, where the model wants one.
+    Attributes
+    ----------
+    tokens
+        Token ids per text encoder and chunk of 77. Vectors of a learned embedding have negative ids, see vector_id.
+    context
+        Text conditioning (chunks * 77, d), or its first rows. SDXL joins its encoders' rows along d.
+    pooled
+        Pooled embedding (1, width), where the model uses one.
     """
 
     text: str
@@ -33,19 +38,27 @@ class EncodedPrompt:
     pooled: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> EncodedPrompt:
-        """The same prompt with its embeddings on a device, for work that meets it again and again."""
+        """Copies the prompt, with its context and pooled embedding on a device."""
         pooled = None if self.pooled is None else self.pooled.to(device)
         return replace(self, context=self.context.to(device), pooled=pooled)
 
 
 def vector_id(vector: torch.Tensor) -> int:
-    """A negative token id for a vector that stands in place of a token: equal vectors have equal ids."""
+    """Negative token id of a vector that stands in place of a token; equal vectors have equal ids."""
     return -1 - zlib.crc32(vector.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
 
 
 @dataclass
 class Vocabulary:
-    """What is special about a tokenizer: start, end and padding ids, and the ids of a phrase."""
+    """Special token ids of a model's tokenizers.
+
+    Attributes
+    ----------
+    start, end
+        Ids of the start and end token; the defaults are CLIP's.
+    pad
+        Id of the padding token of each text encoder.
+    """
 
     start: int = 49406
     end: int = 49407
@@ -53,10 +66,7 @@ class Vocabulary:
 
 
 def strip_special(chunks: list[list[int]], vocabulary: Vocabulary) -> list[int]:
-    """The ids of a tokenised phrase without start, end and padding.
-
-    A phrase is tokenised as a prompt of its own; everything from the first end token on is padding.
-    """
+    """Token ids of a prompt without start tokens, and without everything from each chunk's first end token on."""
     ids: list[int] = []
     for chunk in chunks:
         body = chunk[1:] if chunk and chunk[0] == vocabulary.start else chunk
@@ -65,7 +75,13 @@ def strip_special(chunks: list[list[int]], vocabulary: Vocabulary) -> list[int]:
 
 
 def end_columns(chunk: list[int], vocabulary: Vocabulary, choice: str) -> list[int]:
-    """Columns of the end token (`first`), or of it and all padding after it (`all`), in one chunk."""
+    """Columns of a chunk's end tokens.
+
+    Parameters
+    ----------
+    choice
+        One of END_TOKEN_CHOICES: `first` is the first end token alone, `all` is that and everything after it.
+    """
     if choice == "none" or vocabulary.end not in chunk:
         return []
     first = chunk.index(vocabulary.end)
@@ -73,30 +89,30 @@ def end_columns(chunk: list[int], vocabulary: Vocabulary, choice: str) -> list[i
 
 
 def find_subsequence(haystack: list[int], needle: list[int]) -> list[int]:
-    """Start positions of every occurrence that does not overlap an earlier one."""
-    found, i = [], 0
+    """Start positions of all occurrences that do not overlap an earlier one."""
+    starts, i = [], 0
     while needle and i + len(needle) <= len(haystack):
         if haystack[i : i + len(needle)] == needle:
-            found.append(i)
+            starts.append(i)
             i += len(needle)
         else:
             i += 1
-    return found
+    return starts
 
 
 def first_end(chunk: list[int], vocabulary: Vocabulary) -> int:
-    """The place of the end token in a chunk; its length where there is none."""
+    """Position of the first end token in a chunk, or the chunk's length where it has none."""
     return chunk.index(vocabulary.end) if vocabulary.end in chunk else len(chunk)
 
 
 def row_weights(prompt: EncodedPrompt, vocabulary: Vocabulary) -> torch.Tensor:
-    """For how many rows of the whole context each row of one that may end early stands (l,): 1, and for padding its share of all padding."""
+    """Weight of each encoded row (l,). The padding rows of a truncated context stand for all the padding it had."""
     chunks = next(iter(prompt.tokens.values()))
-    rows, whole = len(prompt.context), sum(len(chunk) for chunk in chunks)
+    rows, all_rows = len(prompt.context), sum(len(chunk) for chunk in chunks)
     weight = torch.ones(rows)
-    if rows < whole:
-        padding = max(first_end(chunks[0], vocabulary) for chunks in prompt.tokens.values()) + 1
-        weight[padding:] = (whole - padding) / (rows - padding)
+    if rows < all_rows:
+        padding_start = max(first_end(chunks[0], vocabulary) for chunks in prompt.tokens.values()) + 1
+        weight[padding_start:] = (all_rows - padding_start) / (rows - padding_start)
     return weight
 
 
@@ -106,12 +122,29 @@ def concept_columns(
     vocabulary: Vocabulary,
     end_token: str = "first",
 ) -> list[int]:
-    """The columns I of a concept in a prompt's cross-attention.
+    """Finds the columns I of a concept in a prompt's cross-attention.
 
-    `tokens` and `phrases` are keyed by text encoder, because each has its own tokenizer; the phrase is searched in
-    every chunk, all occurrences, by token ids. End tokens are added only in chunks that hold the phrase. Returns
-    sorted column indices into the (chunks * 77) context; empty when the phrase does not occur. Raises ForgetError
-    on an unknown end-token choice. Source: FMN, section 3.2; "first" is the paper's choice, "all" the released code's.
+    Parameters
+    ----------
+    tokens
+        Token ids of the prompt per text encoder and chunk. Each encoder has its own tokenizer.
+    phrases
+        Token ids of each phrase per text encoder, without special tokens. Every occurrence counts.
+    end_token
+        One of END_TOKEN_CHOICES. End tokens are added only in chunks with a phrase.
+
+    Returns
+    -------
+    Sorted indices into the chunks * 77 rows of the context; empty when no phrase occurs.
+
+    Raises
+    ------
+    ForgetError
+        On an unknown end-token choice.
+
+    Notes
+    -----
+    Forget-Me-Not, section 3.2. The paper takes the first end token, its released code all of them.
     """
     if end_token not in END_TOKEN_CHOICES:
         raise ForgetError(f"Expected an end-token choice of {', '.join(END_TOKEN_CHOICES)}, got {end_token!r}.")

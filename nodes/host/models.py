@@ -14,7 +14,7 @@ import folder_paths
 import torch
 
 from ...fmn_core.errors import ForgetError
-from ...fmn_core.model.lazy import Lazy
+from ...fmn_core.model.lazy import LazySequence
 from ...fmn_core.model.transfer import read
 from .families import require_unet
 
@@ -79,7 +79,7 @@ def effective_weights(
     -------
     One tensor for each key. Each is computed only when it is indexed.
     """
-    return Lazy(len(keys), lambda n: _effective_weight(keys[n], device, *_weight_and_patches(patcher, keys[n])))
+    return LazySequence(len(keys), lambda n: _effective_weight(keys[n], device, *_weight_and_patches(patcher, keys[n])))
 
 
 def _weight_and_patches(patcher: Any, key: str) -> list[Any]:

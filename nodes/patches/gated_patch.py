@@ -8,7 +8,7 @@ import torch
 
 from ...fmn_core.compose.gate import BackgroundPrompts, ConceptGate, GateSettings
 from ...fmn_core.compose.recorded import recorded_concepts
-from ...fmn_core.model.encoding_cache import EncodedOnce
+from ...fmn_core.model.encoding_cache import MemoizedEncoding
 from ...fmn_core.model.tokens import CHUNK
 from ...fmn_core.patch.parts import parts_of
 from ...fmn_core.patch.patch import ForgetPatch
@@ -78,7 +78,7 @@ class _PartGates:
     """One gate for each of the patches that stand side by side; with an automatic threshold, each has its own."""
 
     def __init__(self, text: Any, parts: list[ForgetPatch], settings: GateSettings):
-        text = EncodedOnce(text)
+        text = MemoizedEncoding(text)
         self.names = [reports.forgotten(part) for part in parts]
         concepts_by_part = [recorded_concepts(part) for part in parts]
         concepts = [concept for part_concepts in concepts_by_part for concept in part_concepts]

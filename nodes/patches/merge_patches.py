@@ -14,7 +14,7 @@ from ...fmn_core.compose.preserve_cost import preserve_cost
 from ...fmn_core.compose.side_by_side import side_by_side
 from ...fmn_core.concepts.templates import parse_lines
 from ...fmn_core.errors import ForgetError
-from ...fmn_core.model.encoding_cache import EncodedOnce
+from ...fmn_core.model.encoding_cache import MemoizedEncoding
 from ...fmn_core.patch.file import load_patch
 from ...fmn_core.patch.patch import ForgetPatch, base_difference
 from .. import host
@@ -86,7 +86,7 @@ class MergeForgetPatches(io.ComfyNode):
             connected = [sockets[name] for name in SOCKETS if sockets.get(name) is not None]
             sources = [*(load_patch(host.patch_path(name)) for name, _ in listed), *connected]
             strengths = [strength for _, strength in listed] + [1.0] * len(connected)
-            text, settings = EncodedOnce(with_cache(ComfyText(clip))), MergeSettings(strengths, rank)
+            text, settings = MemoizedEncoding(with_cache(ComfyText(clip))), MergeSettings(strengths, rank)
             merged, lines = _merge(text, sources, method, settings)
         saved = file.save_patch(merged)
         report = "\n".join([*saved.warning, *lines, *_base_warnings(sources), *reports.saved_lines(saved)])

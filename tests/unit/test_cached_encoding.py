@@ -3,7 +3,7 @@ import torch
 from toy_model import ToyModel
 
 from fmn_core.model.content_key import model_key
-from fmn_core.model.encoding_cache import CachedEncoding, EncodedOnce
+from fmn_core.model.encoding_cache import CachedEncoding, MemoizedEncoding
 from fmn_core.model.memory_cache import Cache
 from fmn_core.model.tokens import PLACEHOLDER
 
@@ -90,7 +90,7 @@ def test_another_text_encoder_or_tokenizer_is_another_entry():
 
 def test_a_prompt_is_encoded_once_in_memory_and_words_every_time():
     model = Counting()
-    once = EncodedOnce(model)
+    once = MemoizedEncoding(model)
     for prompts in (PROMPTS[:3], [PROMPTS[2], PROMPTS[5], PROMPTS[2]], PROMPTS, []):
         assert_equal(once.encode(prompts), Counting().encode(prompts))
     assert sorted(model.encoded) == sorted(PROMPTS)

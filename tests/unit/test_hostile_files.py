@@ -55,7 +55,7 @@ def check_whole(patch: ForgetPatch) -> None:
 @given(kind=st.sampled_from(hostile_files.KINDS), seed=st.integers(0, 10**9))
 def test_mutated_files_are_refused_or_load(tmp_path, kind, seed):
     path = tmp_path / "a.safetensors"
-    path.write_bytes(hostile_files.mutated(GOOD, kind, seed))
+    path.write_bytes(hostile_files.mutate(GOOD, kind, seed))
     found = outcome(path)
     if found is not None:
         check_whole(found)
@@ -107,13 +107,13 @@ def test_metadata_of_any_size_and_form(tmp_path, key, text):
 
 
 def test_duplicate_and_overlapping_tensors(tmp_path):
-    header, body = hostile_files.parts(GOOD)
+    header, body = hostile_files.split_file(GOOD)
     key = next(k for k in header if k.endswith("lora_up.weight"))
     twice = json.dumps(header)[:-1] + f', "{key}": {json.dumps(header[key])}}}'
     shared = {**header, key.replace("attn2_to_v", "attn2_to_k"): header[key]}
     for name, text in (("twice", twice.encode()), ("shared", json.dumps(shared).encode())):
         path = tmp_path / f"{name}.safetensors"
-        path.write_bytes(hostile_files.joined(text, body))
+        path.write_bytes(hostile_files.join_file(text, body))
         found = outcome(path)
         if found is not None:
             check_whole(found)

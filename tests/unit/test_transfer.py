@@ -2,7 +2,7 @@
 
 import torch
 
-from fmn_core.model.lazy import Lazy
+from fmn_core.model.lazy import LazySequence
 from fmn_core.model.transfer import read, send
 
 
@@ -22,7 +22,7 @@ def test_sent_tensors_keep_values_and_shapes():
 
 def test_a_lazy_sequence_makes_each_item_when_it_is_asked_for():
     made = []
-    items = Lazy(3, lambda n: made.append(n) or n * 10)
+    items = LazySequence(3, lambda n: made.append(n) or n * 10)
     assert len(items) == 3 and made == []
     assert items[1] == 10 and items[-1] == 20 and items[:2] == [0, 10]
     assert list(items) == [0, 10, 20] and made == [1, 2, 0, 1, 0, 1, 2]

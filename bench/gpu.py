@@ -94,9 +94,8 @@ def run_cases(device: str, name: str, cases: list[str], rows: Rows) -> None:
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             result = part["run_cases"].run_case(world, registered[case], originals)
-            half = "fp16" if "fp16" in case else configuration.weights
-            tolerance = part["runs"].TOLERANCES["bf16" if "bf16" in case else half]
-            found = part["runs"].complaints(dataclasses.asdict(result), expected[case], tolerance)
+            computed = part["runs"].precision(configuration, case)
+            found = part["runs"].complaints(dataclasses.asdict(result), expected[case], computed)
             peak = torch.cuda.max_memory_allocated() if device == "cuda" else result.peak
             said = "; ".join(text.strip().splitlines()[-1] for text in found)
             rows.add(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,25 +13,39 @@ import torch
 _INEXACT = ("report", "plot", "device")
 
 
-def differences(reference: dict[str, Any], values: dict[str, Any]) -> dict[str, float]:
-    """Relative distance |x - y| / |x| of each result, the layers of a patch taken as one; infinite where they cannot be compared."""
-    squares: dict[str, tuple[float, float]] = {}
+@dataclass(frozen=True)
+class Difference:
+    """How far a result y is from its reference x: `distance` |x - y| / |x|, infinite where they cannot be compared, and the `cosine` between them."""
+
+    distance: float
+    cosine: float
+
+
+def differences(reference: dict[str, Any], values: dict[str, Any]) -> dict[str, Difference]:
+    """The difference of each result from its reference, the layers of a patch taken as one vector."""
+    sums: dict[str, torch.Tensor] = {}
     for key, x in reference.items():
         y = values.get(key)
         if key.rsplit(".", 1)[-1] in _INEXACT:
             continue
         if not isinstance(x, torch.Tensor):
             if x != y:
-                squares[key] = (float("inf"), 1.0)
+                sums[key] = torch.full((4,), float("inf"), dtype=torch.float64)
             continue
         if y is None or x.shape != y.shape:
-            squares[key] = (float("inf"), 1.0)
+            sums[key] = torch.full((4,), float("inf"), dtype=torch.float64)
             continue
         group = key.split(".", 1)[0] if "." in key and x.ndim == 2 else key
-        distance, norm = squares.get(group, (0.0, 0.0))
-        difference = float((x.double() - y.double()).square().sum())
-        squares[group] = distance + difference, norm + float(x.double().square().sum())
-    return {group: (distance / max(norm, 1e-30)) ** 0.5 for group, (distance, norm) in squares.items()}
+        x, y = x.double(), y.double()
+        parts = torch.stack([(x - y).square().sum(), x.square().sum(), y.square().sum(), (x * y).sum()])
+        sums[group] = sums.get(group, 0) + parts
+    return {group: _difference(*parts.tolist()) for group, parts in sums.items()}
+
+
+def _difference(distance: float, x: float, y: float, product: float) -> Difference:
+    if not math.isfinite(x):
+        return Difference(math.inf, 0.0)
+    return Difference(math.sqrt(distance / max(x, 1e-30)), product / max(math.sqrt(x * y), 1e-30))
 
 
 def main() -> None:
@@ -44,8 +60,10 @@ def main() -> None:
             print(f"error {name}")
             continue
         found = differences(reference[name]["values"], values[name]["values"])
-        status = "same" if max(found.values(), default=0.0) <= options.tolerance else "DIFF"
-        print(f"{status}  {name}: " + ", ".join(f"{group} {value:.1e}" for group, value in found.items()))
+        status = "same" if all(d.distance <= options.tolerance for d in found.values()) else "DIFF"
+        print(
+            f"{status}  {name}: " + ", ".join(f"{k} {d.distance:.1e} (cosine {d.cosine:.4f})" for k, d in found.items())
+        )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -24,9 +25,11 @@ OUT = ROOT / "out" / "device"
 # A case takes seconds; a loaded machine may be slow, but one that hangs is stopped.
 MOST_SECONDS = 3600
 # Relative distance |x - y| / |x| from the CPU's results that a precision may have. float32 differs by the order of sums, as the device computes
-# attention by matmul and softmax and the CPU in one operator. Half precision rounds every activation, to 11 or 8 bits, and Adam's first
-# steps are the signs of gradients, so that what rounding does to small gradients counts in full.
-TOLERANCES = {"fp32": 5e-3, "fp16": 0.7, "bf16": 0.7}
+# attention by matmul and softmax and the CPU in one operator. Half precision rounds weights and activations, to 11 or 8 bits.
+TOLERANCES = {"fp32": 5e-3, "fp16": 0.03, "bf16": 0.1}
+# Weights and vectors trained in half precision: Adam's first steps are the signs of gradients, so that rounding counts in full where a
+# gradient is small. Their direction, the cosine with the CPU's in float32, must be kept.
+LEAST_COSINE = {"fp32": math.inf, "fp16": 0.9, "bf16": 0.9}
 
 
 def run(configuration: Configuration, cases: Iterable[str], fresh: bool = True) -> dict[str, dict[str, Any]]:
@@ -80,12 +83,28 @@ def _sources() -> str:
     return digest.hexdigest()[:16]
 
 
-def complaints(result: dict[str, Any], expected: dict[str, Any], tolerance: float) -> list[str]:
-    """What is wrong with a result: its error, what it left behind, and values that are further from the CPU's than `tolerance`."""
+def precision(configuration: Configuration, case: str) -> str:
+    """The lowest precision in which a case holds weights or computes: its own, where its name has one, or the configuration's."""
+    return next((half for half in ("bf16", "fp16") if half in case), configuration.weights)
+
+
+def complaints(
+    result: dict[str, Any], expected: dict[str, Any], precision: str = "fp32", tolerance: float | None = None
+) -> list[str]:
+    """What is wrong with a result: its error, what it left behind, and values unlike the CPU's.
+
+    A value is unlike the CPU's where it is further away than `tolerance`, by default that of the precision, and, in half precision, has lost
+    its direction too.
+    """
+    tolerance = TOLERANCES[precision] if tolerance is None else tolerance
     if result["error"] or expected["error"]:
         return [result["error"] or f"on the CPU: {expected['error']}"]
     found = differences(expected["values"], result["values"])
-    far = [f"{group} differs by {value:.1e}" for group, value in found.items() if not value <= tolerance]
+    far = [
+        f"{group} differs by {d.distance:.1e}, cosine {d.cosine:.4f}"
+        for group, d in found.items()
+        if not (d.distance <= tolerance or d.cosine > LEAST_COSINE[precision])
+    ]
     return [*result["problems"], *far]
 
 

@@ -13,15 +13,9 @@ from tests.device.configuration import CONFIGURATIONS, DYNAMIC, Configuration
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("device"), pytest.mark.timeout(4 * runs.MOST_SECONDS)]
 
 SEQUENCE_STEPS = 250
-# What a configuration of half precision does to a few steps of training is no longer close to float32: it has to run and leave nothing behind.
-ONLY_RUNS = {"fp16 weights", "bf16 weights"}
 
 
-def precision(configuration: Configuration) -> str:
-    return configuration.compute or configuration.weights
-
-
-def check_all(configuration: Configuration, compared: bool, fresh: bool) -> None:
+def check_all(configuration: Configuration, fresh: bool) -> None:
     """Raises AssertionError with all that went wrong in any case."""
     from tests.device.cases import CASES
 
@@ -29,21 +23,19 @@ def check_all(configuration: Configuration, compared: bool, fresh: bool) -> None
     expected, results = runs.reference(chosen), runs.run(configuration, chosen, fresh)
     wrong = {}
     for name in chosen:
-        half = precision(configuration) if precision(configuration) != "fp32" else ("fp16" if "16" in name else "fp32")
-        tolerance = runs.TOLERANCES[half] if compared else float("inf")
-        complaints = runs.complaints(results[name], expected[name], tolerance)
+        complaints = runs.complaints(results[name], expected[name], runs.precision(configuration, name))
         wrong |= {name: complaints} if complaints else {}
     assert not wrong
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_every_case(name):
-    check_all(CONFIGURATIONS[name], name not in ONLY_RUNS, fresh=name == "all on the device")
+    check_all(CONFIGURATIONS[name], fresh=name == "all on the device")
 
 
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_every_case_with_dynamic_vram(dynamic_host, name):
-    check_all(DYNAMIC[name], True, fresh=False)
+    check_all(DYNAMIC[name], fresh=False)
 
 
 @pytest.mark.parametrize("name", ["all on the device", "partial load", "small card", "no VRAM"])

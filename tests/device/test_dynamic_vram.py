@@ -25,7 +25,7 @@ def results(request):
 
 @pytest.mark.parametrize("case", CASES)
 def test_trains_as_on_the_cpu(results, cpu, case):
-    assert not runs.complaints(results[case], cpu[case], runs.TOLERANCES["fp32"])
+    assert not runs.complaints(results[case], cpu[case])
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def with_streams():
 @pytest.mark.parametrize("case", GRADIENTS)
 def test_gradients_of_offloaded_layers_are_the_cpus(with_streams, case):
     """Buffers that weights are brought to are used again before the backward pass."""
-    assert not runs.complaints(with_streams[case], runs.reference(GRADIENTS)[case], GRADIENT_TOLERANCE)
+    assert not runs.complaints(with_streams[case], runs.reference(GRADIENTS)[case], tolerance=GRADIENT_TOLERANCE)
 
 
 def test_weights_are_evicted_within_a_pass(with_streams):
@@ -47,7 +47,9 @@ def test_trainings_after_sampling_meet_no_inference_tensors():
     """Weights that sampling left resident are inference tensors, which autograd refuses."""
     cases = ("sampling", "gradients")
     results = runs.run(DYNAMIC["DynamicVRAM"], cases, fresh=False)
-    assert not runs.complaints(results["gradients"], runs.reference(GRADIENTS)["gradients"], GRADIENT_TOLERANCE)
+    assert not runs.complaints(
+        results["gradients"], runs.reference(GRADIENTS)["gradients"], tolerance=GRADIENT_TOLERANCE
+    )
 
 
 def test_a_file_in_float32_trains_in_half_precision():
@@ -61,4 +63,4 @@ def test_the_miniature_of_the_node_samples():
     """Its layers take the precision of their weights' file, unless they are told otherwise."""
     configuration = Configuration(dynamic=True, patcher="node")
     results = runs.run(configuration, ["sampling"])
-    assert not runs.complaints(results["sampling"], runs.reference(CASES)["sampling"], runs.TOLERANCES["fp32"])
+    assert not runs.complaints(results["sampling"], runs.reference(CASES)["sampling"])

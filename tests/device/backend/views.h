@@ -17,6 +17,7 @@ struct Views {
   std::unordered_map<StorageImpl*, c10::Storage> to_cpu, to_fake;
   std::unordered_map<StorageImpl*, c10::DispatchKeySet> keys;  // of the tensors whose views may come back
   std::unordered_map<TensorImpl*, at::Tensor> originals;
+  std::vector<at::Tensor> alive;  // what is found by its address must not be freed meanwhile
   std::vector<std::pair<at::Tensor, at::Tensor>> written;  // (fake, what the CPU kernel writes to)
   std::vector<std::vector<int64_t>> sizes_before, strides_before;
 
@@ -40,6 +41,7 @@ struct Views {
       made.unsafeGetTensorImpl()->set_wrapped_number(true);
     }
     originals.emplace(made.unsafeGetTensorImpl(), t);
+    alive.push_back(made);
     if (write) {
       written.emplace_back(t, made);
       sizes_before.push_back(t.sizes().vec());

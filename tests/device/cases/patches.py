@@ -51,7 +51,7 @@ def float32_patch_elsewhere(w):
     smaller, _said = w.nodes.ShrinkForgetPatch.execute(
         patch_file="", rank=2, tolerance=0.01, precision="fp16", file_name="", forget_patch=patch
     ).args
-    w.nodes.SaveForgetPatch.execute("", "fp16", True, "fake_gpu_saved", forget_patch=patch)
+    w.nodes.SaveForgetPatch.execute("", "", "", "", "", "fp16", True, "fake_gpu_saved", forget_patch=patch)
     w.nodes.ForgetPatchInfo.execute("", forget_patch=patch, model=model).args[0]
     positive, negative, _report = w.gated(patch, w.encode(ZEBRA), w.encode(""))
     return {**deltas(smaller), "gated": w.sample(w.model, positive, negative)}

@@ -18,9 +18,9 @@ from bench.concept_bench.report import found_in, page, write
 from bench.concept_bench.run import checkpoint_of, chosen_methods, default_concepts, parsed_concepts
 from bench.concept_bench.store import Store
 from bench.concept_bench.tasks import Checkpoint, Task, tasks_of
-from bench.names import MINIATURE, names_of
+from bench.names import MINIATURE_NAMES, names_of
 from bench.peers.peer_prompts import forgotten, neighbour, preserved
-from bench.peers.settings import PUBLISHED, miniature, settings_of
+from bench.peers.settings import PUBLISHED, miniature_settings, settings_of
 from bench.world import Ask
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLE_NAMES
 
@@ -116,12 +116,12 @@ def test_methods_are_told_bare_phrases():
 
 def test_a_world_without_names_is_the_miniature():
     world = SimpleNamespace()
-    assert names_of(world) is MINIATURE and names_of(WORLD) is WORLD.names
+    assert names_of(world) is MINIATURE_NAMES and names_of(WORLD) is WORLD.names
     assert preserved(world, ["cat"]) == [n for n in (*CONCEPT_NAMES, *STYLE_NAMES) if n != "cat"]
     [cat, noto] = forgotten(world, ["cat", "noto"])
     assert cat[:2] == ("cat", "object") and noto[:2] == ("noto", "style")
     assert list(cat.anchors) == [n for n in CONCEPT_NAMES if BY_NAME[n].kind == "object"]
-    assert all(settings_of(name, world) == miniature(name) for name in PUBLISHED)
+    assert all(settings_of(name, world) == miniature_settings(name) for name in PUBLISHED)
     assert all(settings_of(name, WORLD) == PUBLISHED[name] for name in PUBLISHED)
 
 

@@ -51,9 +51,9 @@ def one_attack(
 
     Notes
     -----
-    The attacker has the patched model's gradients, and pictures of the concept that the untouched model drew. The search starts
-    at the concept's name and gives an embedding, or a text, of as many tokens (fmn_core/attacks/search.py). It is tried in
-    new prompts.
+    The attacker has the patched model's gradients, and pictures of the concept that the untouched model drew. The
+    search starts at the concept's name and gives an embedding, or a text, of as many tokens
+    (fmn_core/attacks/search.py). It is tried in new prompts.
     """
     model = world.model if model is None else model
     adversarial = search_input(world, concept, model, seed, attack, steps)
@@ -82,7 +82,7 @@ def search_input(
 
 
 def reference_ask(concept: str, seed: int) -> Ask:
-    """Prompts of the pictures that the attacker learns from: a thing in its styles in turn, or a style on things in turn."""
+    """Prompts of the pictures that the attacker learns from: a thing in its styles, or a style on things."""
     ask = Ask()
     for k in range(PICTURES):
         if concept in STYLE_NAMES:
@@ -93,7 +93,7 @@ def reference_ask(concept: str, seed: int) -> Ask:
 
 
 def trial_ask(concept: str, words: str, per_style: int, seed: int) -> Ask:
-    """Prompts that try `words`, the result of an attack: for a thing in all of its styles, for a style on other things."""
+    """Prompts that try the result of an attack: a thing in all of its styles, or a style on other things."""
     ask = Ask()
     for s, style in enumerate(STYLE_NAMES if concept in STYLE_NAMES else drawn_styles(concept)):
         for k in range(per_style):
@@ -108,7 +108,7 @@ def _things_in_style(style: str) -> list[str]:
 
 
 def sample_with_embedding(world: World, model: Any, ask: Ask, embedding: Any, gate: Any = None) -> torch.Tensor:
-    """Pictures of an ask whose prompts hold a learned embedding at the placeholder; `gate`: see bench.methods.gate_function."""
+    """Pictures of an ask with a learned embedding at the placeholder, behind a gate (methods.gate_function) if given."""
     with torch.inference_mode():
         encoded = world.adapter_class(model, world.clip).encode(ask.prompts, [embedding] * len(ask.prompts))
         contexts = iter([p.context for p in encoded])

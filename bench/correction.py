@@ -1,10 +1,10 @@
 """Concept correction on the miniature: python -m bench.correction [--quick] [--json FILE]
 
-Rows: word, guidance, dominant_before, other_before, dominant_after, other_after, named_after, keep_drop, inversion_seconds,
-seconds, patch_bytes. dominant, other: shares of pictures of the bare word in which the judge sees the dominant and the other
-meaning. named_after: share in which it still sees the dominant meaning when a prompt names it unambiguously. keep_drop: share
-that the other concepts lose. The model draws the images that are inverted; the seeds of training and measuring differ. Writes
-bench/results/correction.md and correction.png (not with --quick).
+Rows: word, guidance, dominant_before, other_before, dominant_after, other_after, named_after, keep_drop,
+inversion_seconds, seconds, patch_bytes. dominant, other: shares of pictures of the bare word in which the judge sees
+the dominant and the other meaning. named_after: share in which it still sees the dominant meaning when a prompt names
+it unambiguously. keep_drop: share that the other concepts lose. The model draws the images that are inverted; the seeds
+of training and measuring differ. Writes bench/results/correction.md and correction.png (not with --quick).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def ask_in_styles(words: str, concept: str, per_style: int, first_seed: int) -> 
 
 
 def correct_word(world: World, case: AmbiguousWord) -> tuple[Applied, float]:
-    """The correction of a word as the node makes it, from eight pictures of the dominant meaning, and the inversion's seconds."""
+    """The word's correction from eight pictures of the dominant meaning, and the seconds of the inversion."""
     adapter = world.adapter()
     images = world.sample(ask_in_styles(case.named, case.dominant, 2, 7000))
     templates = list(default_templates("object"))

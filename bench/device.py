@@ -1,8 +1,8 @@
 """The methods on a pretended accelerator: python -m bench.device [--configurations NAMES] [--json FILE]
 
-For each configuration and method: whether it ran, the distance of its result from the CPU's, and its peak of device memory
-relative to that of one inference in the same configuration. Every run adds to bench/results/device.json and writes the page
-bench/results/device.md from it. DynamicVRAM needs a newer host in FMN_COMFYUI.
+For each configuration and method: whether it ran, the distance of its result from the CPU's, and its peak of device
+memory relative to that of one inference in the same configuration. Every run adds to bench/results/device.json and
+writes the page bench/results/device.md from it. DynamicVRAM needs a newer host in FMN_COMFYUI.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ JSON = RESULTS / "device.json"
 
 
 def rows_of(name: str, configuration: Configuration) -> list[dict[str, Any]]:
-    """One row a method: configuration, method, error, difference from the CPU's result, peak (bytes), its ratio to one inference's, problems."""
+    """One row a method, with its difference from the CPU's result and its peak of device memory in bytes."""
     expected, results = runs.reference(METHODS), runs.run(configuration, METHODS)
     inference, rows = results[BASELINE]["peak"], []
     for method in METHODS:

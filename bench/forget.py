@@ -1,9 +1,10 @@
 """Forgetting on the miniature, method by method: python -m bench.forget [--quick] [--concepts a,b] [--json FILE]
 
 Rows: method, concept, forget_before, forget_after, synonym_after, keep_drop, style_after, drift, seconds, patch_bytes,
-unlisted_drop. forget: share of pictures in which the judge sees the concept, with templates and seeds that no solve and no
-training used. keep_drop: share that the other concepts lose; unlisted_drop: share that those lose which were not listed to be
-preserved. drift: mean squared error of their pictures. Writes bench/results/forget.md and forget.png (not with --quick).
+unlisted_drop. forget: share of pictures in which the judge sees the concept, with templates and seeds that no solve and
+no training used. keep_drop: share that the other concepts lose; unlisted_drop: share that those lose which were not
+listed to be preserved. drift: mean squared error of their pictures. Writes bench/results/forget.md and forget.png (not
+with --quick).
 """
 
 from __future__ import annotations

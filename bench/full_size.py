@@ -109,8 +109,8 @@ def write_checkpoint(name: str, path: Path, seed: int = 0) -> int:
 
     Notes
     -----
-    Weights have variance 1 / inputs and norms are near the identity, so that activations stay finite. The tensors are written
-    one at a time, so that memory stays small.
+    Weights have variance 1 / inputs and norms are near the identity, so that activations stay finite. The tensors are
+    written one at a time, so that memory stays small.
     """
     tensor_shapes = shapes(name)
     header, end = {}, 0

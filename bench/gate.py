@@ -1,10 +1,10 @@
 """Prompts that a gated patch acts on, on the miniature: python -m bench.gate [--quick] [--json FILE]
 
-Rows: kind, threshold, named, synonyms, others, captions: share of prompts whose cosine is above the threshold, with every thing,
-or style, gated alone. Token overlap, which the gate also uses for prompts of Encode Prompt, is left out. named: a thing in 20
-forms, a style with 12 subjects. synonyms: a thing's synonyms. others: every other thing, or style. captions: everyday captions
-without the concept. The first row of a kind has the automatic threshold. Writes bench/results/gate.md (not with --quick). Only
-text is encoded; nothing is sampled.
+Rows: kind, threshold, named, synonyms, others, captions: share of prompts whose cosine is above the threshold, with
+every thing, or style, gated alone. Token overlap, which the gate also uses for prompts of Encode Prompt, is left out.
+named: a thing in 20 forms, a style with 12 subjects. synonyms: a thing's synonyms. others: every other thing, or style.
+captions: everyday captions without the concept. The first row of a kind has the automatic threshold. Writes
+bench/results/gate.md (not with --quick). Only text is encoded; nothing is sampled.
 """
 
 from __future__ import annotations

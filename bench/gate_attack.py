@@ -1,11 +1,11 @@
 """Attacks on gated patches, on the miniature: python -m bench.gate_attack [--quick] [--json FILE]
 
-Rows: start, steps, evades, untouched, acted, seen. The attacker knows the untouched model and the gate, has pictures of the
-concept, and searches an embedding on the untouched model, because that model draws where the gate stays shut. The search starts
-at the concept's name or at a look-alike's, with the steps of bench/attack.py or four times as many. evades: the search also
-avoids prompts on which the gate acts. untouched: share of pictures in which the judge sees the concept under the embedding
-without the patch; acted: share of those prompts on which the gate acts; seen: share that shows the concept behind the gate.
-Writes bench/results/gate_attack.md (not with --quick).
+Rows: start, steps, evades, untouched, acted, seen. The attacker knows the untouched model and the gate, has pictures of
+the concept, and searches an embedding on the untouched model, because that model draws where the gate stays shut. The
+search starts at the concept's name or at a look-alike's, with the steps of bench/attack.py or four times as many.
+evades: the search also avoids prompts on which the gate acts. untouched: share of pictures in which the judge sees the
+concept under the embedding without the patch; acted: share of those prompts on which the gate acts; seen: share that
+shows the concept behind the gate. Writes bench/results/gate_attack.md (not with --quick).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Device tests, and seconds and memory at full size, on a CUDA GPU: python -m bench.gpu [--device cuda|fake|cpu] [--shapes a,b] [--cases a,b] [--minutes 9]
 
-Runs the cases of tests/device in every configuration of weights and memory and compares them with the CPU's results; runs closed
-form, re-steering, visual denoising and inversion on random SD 1.5, 2.1 and XL in fp16, and one inference for comparison. Each row
-is written to gpu.json as soon as it is measured, so that an interrupted run goes on where it ended. Writes bench/results/gpu.md
-and gpu.json; for another device than cuda into out/gpu-DEVICE. Exits with 2 where there is no CUDA device.
+Runs the cases of tests/device in every configuration of weights and memory and compares them with the CPU's results;
+runs closed form, re-steering, visual denoising and inversion on random SD 1.5, 2.1 and XL in fp16, and one inference
+for comparison. Each row is written to gpu.json as soon as it is measured, so that an interrupted run goes on where it
+ended. Writes bench/results/gpu.md and gpu.json; for another device than cuda into out/gpu-DEVICE. Exits with 2 where
+there is no CUDA device.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tools.comfy_host import REPOSITORY, activate
 CONFIGURATIONS = ("all on the device", "fp16 weights", "bf16 weights", "manual cast", "partial load", "no VRAM")
 FULL_SIZE = ("SD 1.5", "SD 2.1", "SDXL")
 MINUTES, TIDY_UP = 9.0, 15
-# Seconds without which a part is not begun: a host starts in a quarter of a minute, a random SDXL is written in one minute.
+# Seconds that a part needs at least: a host starts in a quarter of a minute, a random SDXL is written in one.
 MINIMUM_SECONDS = {"cases": 40, "table": 60, "SDXL": 120}
 NO_GPU = (
     "Expected a CUDA device, found none. Run this on a machine with an NVIDIA GPU and a CUDA build of torch, "
@@ -156,13 +157,13 @@ def run_table(device: str, model: str, rows: ResultFile) -> None:
 
 
 def parts(shapes: list[str]) -> list[tuple[str, str]]:
-    """Parts of a run, (cases, configuration) or (table, model), the most informative first, because time may run out."""
+    """Parts of a run, (cases, configuration) or (table, model), the most informative first."""
     first, *others = CONFIGURATIONS
     return [("cases", first), *(("table", model) for model in shapes), *(("cases", name) for name in others)]
 
 
 def run_part(arguments: list[str], seconds: float) -> bool:
-    """Runs a part in a new process and returns whether it finished; at the time limit it is killed with its children."""
+    """Runs a part in a new process, killed at the time limit, and returns whether it finished."""
     process = subprocess.Popen([sys.executable, "-m", "bench.gpu", *arguments], cwd=REPOSITORY, start_new_session=True)
     try:
         return process.wait(timeout=seconds) == 0

@@ -1,8 +1,8 @@
 """Losses, masks and several concepts on the miniature: python -m bench.losses_and_masks [--quick] [--only TEXT] [--json FILE]
 
 Rows: part, method, concepts, forget_before, forget_after, keep_drop, style_after, drift, monitor, seconds, patch_bytes.
-forget: share of pictures in which the judge sees the concept, mean over the forgotten concepts. keep_drop: share that the other
-concepts lose. monitor: last figure of the training's drift monitor. Writes bench/results/losses_and_masks.md,
+forget: share of pictures in which the judge sees the concept, mean over the forgotten concepts. keep_drop: share that
+the other concepts lose. monitor: last figure of the training's drift monitor. Writes bench/results/losses_and_masks.md,
 losses_and_masks.png, pairs.png and mask_overlay.png (not with --quick).
 """
 
@@ -103,7 +103,7 @@ def row_of(
 
 
 def composite(world: World, left: str, right: str, count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures (N, 128, 128, 3) with one thing at the left and another at the right, and masks (N, 128, 128) of the left."""
+    """Pictures (N, 128, 128, 3) of one thing beside another, and masks (N, 128, 128) of the left one."""
     pictures = {}
     for name in (left, right):
         ask = Evaluation(world, name, [], seed=40).target

@@ -71,7 +71,7 @@ def patched(world: World, patch: Any) -> Applied:
 
 
 def gate_function(world: World, patch: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """Function that puts a patch on a positive and a negative conditioning with Gated Forget Patch at its automatic threshold."""
+    """Function that puts a patch on two conditionings with Gated Forget Patch at its automatic threshold."""
     node = world.node("patches.gated_patch").GatedForgetPatch
 
     def gate(positive: Any, negative: Any) -> tuple[Any, Any]:
@@ -87,7 +87,8 @@ def gated_sampler(world: World, patch: Any) -> Callable[[Ask], torch.Tensor]:
 
     Notes
     -----
-    Prompts of the same concept are sampled together, because the host runs every set of active patches over the whole batch.
+    Prompts of the same concept are sampled together, because the host runs every set of active patches over the whole
+    batch.
     """
     gate = gate_function(world, patch)
 

@@ -1,10 +1,10 @@
 """Merged, gated and weakened patches on the miniature: python -m bench.patches [--quick] [--json FILE]
 
-Rows: case, patches, forget_after, keep_drop, drift, seconds, bytes. Cases: "fusion", "sum" and, behind a gate, "side by side" of
-1, 2, 5, 10 and 100 patches that were solved one by one; "joint", one solve for all their concepts; "alone", every concept under
-its own patch; "gate on" and "gate off", a gated patch on prompts of its concept and on others; "strength X". forget_after: mean
-over the concepts. keep_drop, drift: of the concepts that are not forgotten. Writes bench/results/patches.md and patches.png (not
-with --quick).
+Rows: case, patches, forget_after, keep_drop, drift, seconds, bytes. Cases: "fusion", "sum" and, behind a gate, "side by
+side" of 1, 2, 5, 10 and 100 patches that were solved one by one; "joint", one solve for all their concepts; "alone",
+every concept under its own patch; "gate on" and "gate off", a gated patch on prompts of its concept and on others;
+"strength X". forget_after: mean over the concepts. keep_drop, drift: of the concepts that are not forgotten. Writes
+bench/results/patches.md and patches.png (not with --quick).
 """
 
 from __future__ import annotations

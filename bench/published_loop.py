@@ -1,8 +1,9 @@
 """The published training loop of Forget-Me-Not, re-created for comparison; the pack does not use it.
 
-Settings as released: the whole UNet in float32, AdamW (0.9, 0.999, weight decay 0.01), 35 steps at 2e-6, batch 1, one template,
-one un-squared norm over the concept's attention in all layers, end tokens included, and no image (`no_real_image`). The
-released gradient clip has no effect, because its parameter list is an exhausted generator, so no clip is applied here.
+Settings as released: the whole UNet in float32, AdamW (0.9, 0.999, weight decay 0.01), 35 steps at 2e-6, batch 1, one
+template, one un-squared norm over the concept's attention in all layers, end tokens included, and no image
+(`no_real_image`). The released gradient clip has no effect, because its parameter list is an exhausted generator, so no
+clip is applied here.
 """
 
 from __future__ import annotations

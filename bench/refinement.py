@@ -1,11 +1,11 @@
 """Refines the closed form on cached queries, on the miniature: python -m bench.refinement [--concepts a,b] [--json FILE]
 
-Passes without gradients collect the queries of every cross-attention layer while the concept's and preserved prompts are drawn.
-Adam then moves the factors of keys and values, starting at the closed form's, so that every layer's output for the concept's
-prompts becomes that for the ablated prompts, and its output for the others stays. Layers of one shape form one batch; there is
-no backward pass through the UNet. The pack does not use this; bench/results/refinement.md has the figures. Rows: variant,
-templates, concept, forget_after, synonym_after, keep_drop, style_after, drift, attacked, seconds, patch_bytes. Writes
-bench/results/refinement.md and refinement.json.
+Passes without gradients collect the queries of every cross-attention layer while the concept's and preserved prompts
+are drawn. Adam then moves the factors of keys and values, starting at the closed form's, so that every layer's output
+for the concept's prompts becomes that for the ablated prompts, and its output for the others stays. Layers of one shape
+form one batch; there is no backward pass through the UNet. The pack does not use this; bench/results/refinement.md has
+the figures. Rows: variant, templates, concept, forget_after, synonym_after, keep_drop, style_after, drift, attacked,
+seconds, patch_bytes. Writes bench/results/refinement.md and refinement.json.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Memory of a real server over many trainings: python -m bench.server_memory [--cycles 100] [--json FILE]
 
-Every cycle trains a patch (closed form and re-steering in turn), applies it, draws a picture and frees everything through the
-host's /free. Rows: cycle, megabytes (resident memory of the server). Writes bench/results/memory.md after 100 cycles or more.
+Every cycle trains a patch (closed form and re-steering in turn), applies it, draws a picture and frees everything
+through the host's /free. Rows: cycle, megabytes (resident memory of the server). Writes bench/results/memory.md after
+100 cycles or more.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ PROMPT = "a picture of a zebra in noto style"
 
 
 def cycle_prompt(number: int) -> dict:
-    """Graph that trains a patch on the miniature, applies it and draws a picture; the seed differs, so that nothing is cached."""
+    """Graph that trains a patch on the miniature, applies it and draws a picture; the seed keeps it out of the cache."""
     method = ("closed form", "attention re-steering")[number % 2]
     training = {
         "model": ["mini", 0], "clip": ["mini", 1], "phrase": "zebra", "kind": "object", "method": method, "preserve_prompts": "horse",

@@ -1,8 +1,9 @@
 """Seconds, memory and effect of every way to forget, side by side: python -m bench.speed [--quick] [--models a,b] [--dtype fp32|fp16|bf16] [--json FILE]
 
-Rows: method, model, device, dtype, concepts, seconds, peak_mb, forget_after, keep_drop, patch_bytes, note. All methods run in one
-process, with the same model, prompts and seeds; their repeats take turns, and medians count. Full-size models have random
-weights, for times and memory only. Writes bench/results/speed.md, speed.json and speed.png (not with --quick).
+Rows: method, model, device, dtype, concepts, seconds, peak_mb, forget_after, keep_drop, patch_bytes, note. All methods
+run in one process, with the same model, prompts and seeds; their repeats take turns, and medians count. Full-size
+models have random weights, for times and memory only. Writes bench/results/speed.md, speed.json and speed.png (not with
+--quick).
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def judged_figures(world: World, names: list[str], model: Any, quick: bool) -> d
 
 
 def is_judged(name: str, count: int, quick: bool) -> bool:
-    """Whether a method's pictures are judged; a quick run leaves out patches that differ from others by rounding only."""
+    """Whether a method's pictures are judged; a quick run leaves out patches that equal another but for rounding."""
     same_patch = ("one sampling step", "second concept", "float32", "checkpointing")
     return count <= (1 if quick else 10) and not (quick and any(text in name for text in same_patch))
 
@@ -199,7 +200,7 @@ def main() -> None:
 
 
 def merge_runs(files: list[Path]) -> dict[str, Any]:
-    """Result of several runs with some of the models each; a note marks rows of another machine than the first file's."""
+    """Result of runs with some of the models each; a note marks rows of another machine than the first."""
     parts = [json.loads(f.read_text()) for f in files]
     for part in parts:
         if part["machine"] != parts[0]["machine"]:
@@ -211,7 +212,7 @@ def merge_runs(files: list[Path]) -> dict[str, Any]:
 
 
 def measure_models(args: argparse.Namespace) -> dict[str, Any]:
-    """Measures the chosen models one by one; the JSON file is written after each, so that a later failure loses nothing."""
+    """Measures the chosen models one by one, and writes the JSON file after each."""
     models = args.models.split(",") if args.models else [MINIATURE, *(SHAPES[:1] if args.quick else SHAPES)]
     result: dict[str, Any] = {"machine": machine(), "rows": [], "notes": [], "growth": {}}
     for model in models:

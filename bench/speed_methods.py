@@ -116,7 +116,7 @@ def by_gradient(steps: int = PUBLISHED_STEPS, **settings) -> TimedMethod:
 
 
 def visual_denoising(steps: int = PUBLISHED_STEPS, pairs: int = 1, pair_steps: int = 2) -> TimedMethod:
-    """The visual denoising loss; the pairs, drawn in few steps because only their shapes matter, are not part of the cost."""
+    """The visual denoising loss; its pairs, drawn in few steps for their shapes, are not part of the cost."""
 
     @contextlib.contextmanager
     def method(subject: Pack, names: list[str]) -> Iterator[Run]:
@@ -138,7 +138,7 @@ def visual_denoising(steps: int = PUBLISHED_STEPS, pairs: int = 1, pair_steps: i
 
 
 def inversion(steps: int = PUBLISHED_STEPS, tokens: int = 4) -> TimedMethod:
-    """Concept inversion from a word, on noise in place of pictures; `steps` are run, and the cost is that of PUBLISHED_STEPS."""
+    """Concept inversion from a word, on noise; `steps` are run, and the cost is that of PUBLISHED_STEPS."""
 
     @contextlib.contextmanager
     def method(subject: Pack, names: list[str]) -> Iterator[Run]:
@@ -154,7 +154,7 @@ def inversion(steps: int = PUBLISHED_STEPS, tokens: int = 4) -> TimedMethod:
 
 
 class _StepClock:
-    """Progress callback that records the time of each step, to extrapolate; the first step, which warms up, is left out."""
+    """Progress callback that times the steps, to extrapolate; the first step, which warms up, is left out."""
 
     def __init__(self) -> None:
         self.times: list[float] = []

@@ -1,9 +1,9 @@
 """Attacks with more than the table's budget, on the miniature: python -m bench.stronger_attacks [--quick] [--json FILE]
 
-Rows: method, concept, and for each attack of ATTACKS the share of pictures in which the judge sees the concept again under the
-learned embedding, after 15 steps as in ConceptBench, and after four times as many. The closed form with attack rounds was
-trained against searches of the first kind, on other pictures and seeds. Writes bench/results/stronger_attacks.md (not with
---quick).
+Rows: method, concept, and for each attack of ATTACKS the share of pictures in which the judge sees the concept again
+under the learned embedding, after 15 steps as in ConceptBench, and after four times as many. The closed form with
+attack rounds was trained against searches of the first kind, on other pictures and seeds. Writes
+bench/results/stronger_attacks.md (not with --quick).
 """
 
 from __future__ import annotations

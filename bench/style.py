@@ -1,8 +1,8 @@
 """Forgetting a style by its word, in closed form, on the miniature: python -m bench.style [--quick] [--json FILE]
 
-Rows: style, style_before, style_after, fallback, object_kept, other_styles_kept: shares of pictures in which the judge sees the
-style before and after, the style when no style is named (the floor of forgetting), the right object, and the other styles where
-prompts name them. Nothing is listed to preserve. Writes bench/results/style.md (not with --quick).
+Rows: style, style_before, style_after, fallback, object_kept, other_styles_kept: shares of pictures in which the judge
+sees the style before and after, the style when no style is named (the floor of forgetting), the right object, and the
+other styles where prompts name them. Nothing is listed to preserve. Writes bench/results/style.md (not with --quick).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mini_sd.generate import generate
 
 COLUMNS = ("style", "style_before", "style_after", "fallback", "object_kept", "other_styles_kept", "seconds")
 SUBJECTS = ("horse", "guitar", "cat", "banana", "rocket", "fox", "owl", "pizza", "clown", "umbrella", "robot", "cactus")
-# Numbers of styled templates. They and the subjects differ from those in the styles' own templates: "a house", "a dog", "a car".
+# Numbers of styled templates. They and the subjects are not in the styles' own templates (a house, a dog, a car).
 TEMPLATE_NUMBERS = (1, 2, 4, 6, 8)
 
 

@@ -2,8 +2,8 @@
 
 python -m bench.with_diffusers [--concept "santa claus"] [--out out/diffusers]
 
-To use another checkpoint, load it with from_pretrained in place of `exported_miniature`. diffusers needs peft to load the
-patch.
+To use another checkpoint, load it with from_pretrained in place of `exported_miniature`. diffusers needs peft to load
+the patch.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Ask:
 
 
 def target_ask(concept: str, words: str, solved: set[str], per_style: int, first_seed: int) -> Ask:
-    """Pictures that call a concept by `words`, in every style that it was drawn in, with templates that no solve has used."""
+    """Pictures that call a concept by `words`, in each of its styles, with templates that no solve has used."""
     ask = Ask()
     for s, style in enumerate(drawn_styles(concept)):
         forms = [t for t, form in enumerate(STYLED_TEMPLATES) if form.format(x="a {}", s=style) not in solved]
@@ -180,7 +180,7 @@ class Evaluation:
         return round(sum(changes) / len(changes), 4)
 
     def fallback_rate(self) -> float:
-        """Share of pictures in which the untouched model draws the concept without its phrase: the floor of forgetting."""
+        """Share of pictures in which the untouched model draws the concept without its phrase: the floor."""
         images = self.world.sample(self.nothing)
         return share(self.world.seen(images)[0], self.nothing.concepts)
 

@@ -1,10 +1,10 @@
 """Prompts of a task on the miniature, with the concept and style that the judge should see in each picture.
 
-No solve or training used these seeds and templates. The asks of a thing (object or identity): `target`, its name in every
-style that it was drawn in; `synonym`, its synonym; `others`, its neighbours and half of the other things, the other half with
-the next seed. The asks of a style: `target`, eight subjects in it; `others`, subjects in the other styles; `synonym`, the style
-in the list's paraphrases, because styles have no synonyms in the miniature. Generality of a style is therefore measured over
-wordings, not over names.
+No solve or training used these seeds and templates. The asks of a thing (object or identity): `target`, its name in
+every style that it was drawn in; `synonym`, its synonym; `others`, its neighbours and half of the other things, the
+other half with the next seed. The asks of a style: `target`, eight subjects in it; `others`, subjects in the other
+styles; `synonym`, the style in the list's paraphrases, because styles have no synonyms in the miniature. Generality of
+a style is therefore measured over wordings, not over names.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _thing_asks(concepts: list[BenchConcept], size: AskSize, seed: int, first_se
 
 
 def _add_thing(ask: Ask, concept: BenchConcept, words: str, style: str, number: int, seed: int) -> None:
-    """Appends a picture that calls the concept by `words`, in one of its prompts by number; solved templates are left out."""
+    """Appends a picture that calls the concept by `words`, in one of its prompts that no solve has used."""
     solved = default_templates(concept.group)
     forms = [f for f in concept.prompts if f.format(x="a {}", s=style) not in solved]
     ask.append(forms[number % len(forms)].format(x=with_article(words), s=style), seed, concept.name, style)

@@ -31,7 +31,7 @@ ATTACK_SOURCES = ("bench/attack.py", "fmn_core/attacks/search.py", "fmn_core/tra
 
 @dataclass
 class JudgedPictures:
-    """Pictures (B, H, W, 3) of one ask before and after forgetting, and the concepts and styles that the judge sees in them."""
+    """Pictures (B, H, W, 3) of an ask before and after forgetting, and what the judge sees in them."""
 
     ask: Ask
     before: torch.Tensor
@@ -98,11 +98,12 @@ def accuracies_of(task: Task, judged: dict[str, JudgedPictures]) -> dict[str, fl
 
     Notes
     -----
-    For a thing, UA is measured on its pictures, IRA is the share of other things that are right, and CRA the share of their
-    styles. For a style, UA is measured on pictures in it, IRA is the share of other styles that are right, and CRA the share of
-    the things in them. H_o takes IRA as specificity. `context_kept`: share of right styles in the forgotten thing's pictures, or
-    of right things in the forgotten style's. `neighbours`: share of right look-alikes, where others are drawn besides them.
-    Prompts of a checkpoint's things name no style, so they have no CRA and no `context_kept`.
+    For a thing, UA is measured on its pictures, IRA is the share of other things that are right, and CRA the share of
+    their styles. For a style, UA is measured on pictures in it, IRA is the share of other styles that are right, and
+    CRA the share of the things in them. H_o takes IRA as specificity. `context_kept`: share of right styles in the
+    forgotten thing's pictures, or of right things in the forgotten style's. `neighbours`: share of right look-alikes,
+    where others are drawn besides them. Prompts of a checkpoint's things name no style, so they have no CRA and no
+    `context_kept`.
     """
     subject, context = (1, 0) if _first_concept(task).group == "style" else (0, 1)
     accuracies = {}
@@ -119,7 +120,7 @@ def accuracies_of(task: Task, judged: dict[str, JudgedPictures]) -> dict[str, fl
 
 
 def _neighbour_share(task: Task, others: JudgedPictures, subject: int, when: str) -> float | None:
-    """Share of right neighbours; None where all others are neighbours, as the miniature's styles, because it equals IRA."""
+    """Share of right neighbours; None where all others are neighbours, because it equals IRA there."""
     seen = (others.seen_before if when == "before" else others.seen_after)[subject]
     asked = (others.ask.concepts, others.ask.styles)[subject]
     pairs = [(a, b) for a, b in zip(seen, asked) if b in _first_concept(task).neighbours]

@@ -1,10 +1,10 @@
 """Prompts of a task on a checkpoint, and the labels that its judge chooses from.
 
-The asks of a thing (object or identity): `target`, its name in its group's prompts in turn; `synonym`, half as many pictures
-with its synonyms; `others`, its neighbours and then the other names of its group. The asks of a style: `target`, its subjects
-in turn; `synonym`, half as many pictures that call the painter by a work, in the list's paraphrases; `others`, subjects in the
-neighbouring styles and then in the other styles of the list. Each other name has a fifth of the concept's pictures, and so has
-each of several concepts that are forgotten at once.
+The asks of a thing (object or identity): `target`, its name in its group's prompts in turn; `synonym`, half as many
+pictures with its synonyms; `others`, its neighbours and then the other names of its group. The asks of a style:
+`target`, its subjects in turn; `synonym`, half as many pictures that call the painter by a work, in the list's
+paraphrases; `others`, subjects in the neighbouring styles and then in the other styles of the list. Each other name has
+a fifth of the concept's pictures, and so has each of several concepts that are forgotten at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PHOTOGRAPH = "a photograph"
 
 
 def listed_asks(task: Task) -> dict[str, Ask]:
-    """The asks `target`, `synonym` and `others`; the style of a thing's pictures is "". Raises ValueError as concepts_named does."""
+    """The asks `target`, `synonym` and `others`; the style of a thing's pictures is ""."""
     concepts, first_seed = concepts_named(task.concepts), FIRST_SEED + SEED_STEP * task.seed
     asks = {"target": Ask(), "synonym": Ask(), "others": Ask()}
     assert task.checkpoint is not None
@@ -38,7 +38,7 @@ def listed_asks(task: Task) -> dict[str, Ask]:
 def _add(
     ask: Ask, concept: BenchConcept, words: tuple[str, ...], count: int, start: int, seed: int, name: str = ""
 ) -> None:
-    """Appends `count` pictures that call `name`, or the concept, by `words` in turn; prompts and subjects start at `start`."""
+    """Appends `count` pictures of `name`, or the concept; words, prompts and subjects take turns."""
     style, name = concept.group == "style", name or concept.name
     forms = concept.paraphrases if style and words == concept.synonyms else concept.prompts
     for k in range(count):
@@ -48,7 +48,7 @@ def _add(
 
 
 def thing_labels(task: Task) -> list[str]:
-    """Labels of things: the concepts, their neighbours and the other names of their groups; for a style its subjects."""
+    """Labels of things: the concepts, their neighbours and the rest of their groups; for a style its subjects."""
     [first, *_] = concepts_named(task.concepts)
     return list(first.subjects) if first.group == "style" else [*task.concepts, *names_to_keep(task.concepts)]
 

@@ -1,4 +1,4 @@
-"""Looks up the concepts of the list for Stable Diffusion models, with the interface of bench.names, without placeholders."""
+"""Looks up the concepts of the list for Stable Diffusion models, with the interface of bench.names."""
 
 from __future__ import annotations
 

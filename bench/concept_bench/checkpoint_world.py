@@ -24,8 +24,8 @@ class CheckpointWorld(Pack):
 
     Notes
     -----
-    The UNet is in float32, in which the peers' training was published. There is one MODEL, because every method of the bench
-    restores its weights, and the base pictures are drawn before the method runs.
+    The UNet is in float32, in which the peers' training was published. There is one MODEL, because every method of the
+    bench restores its weights, and the base pictures are drawn before the method runs.
     """
 
     names, batch = ListedNames(), sampling.BATCH
@@ -69,7 +69,7 @@ class CheckpointWorld(Pack):
         return sampling.pictures(model, self.clip, self.vae, prompts, seeds, *setting)
 
     def judged(self, task: Task, images: torch.Tensor) -> tuple[list[str], list[str]]:
-        """The thing, and for a style the style, whose label the judge finds nearest to each picture; see listed_asks."""
+        """The thing, and for a style the style, whose label the judge finds nearest to each picture."""
         things = zero_shot(self.image_text, images, thing_labels(task))
         if self.names.kind(task.concepts[0]) != "style":
             return things, [""] * len(images)

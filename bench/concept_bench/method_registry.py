@@ -24,7 +24,7 @@ def nothing_forgotten(world: World, *names: str, seed: int = 0) -> Iterator[Appl
 
 
 def closed_form_default(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:
-    """Train Forget Patch at its defaults, nothing listed to preserve; nothing is drawn at random, so the seed has no effect."""
+    """Train Forget Patch at its defaults, nothing listed to preserve; the seed has no effect."""
     return closed_form(lambda _: [])(world, *names)
 
 
@@ -47,7 +47,7 @@ def closed_form_substitute(world: World, *names: str, seed: int = 0) -> contextl
 
 @contextlib.contextmanager
 def closed_form_gated(world: World, *names: str, seed: int = 0) -> Iterator[Applied]:
-    """The default's patches, side by side, behind Gated Forget Patch with its automatic thresholds; there is no MODEL to attack."""
+    """The default's patches, side by side, behind Gated Forget Patch; there is no MODEL to attack."""
     yield from _gated(world, names, closed_form_default)
 
 

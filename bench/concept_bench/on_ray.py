@@ -1,6 +1,7 @@
 """Runs tasks on Ray, with the seeds and rows of a local run; workers return rows, and the driver alone writes them.
 
-This alone needs `pip install ray`. Every machine of a cluster needs this checkout at the same path, with its environment.
+This alone needs `pip install ray`. Every machine of a cluster needs this checkout at the same path, with its
+environment.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ def on_ray(
 
     Notes
     -----
-    A checkpoint's worker has a GPU for itself where the cluster has any, and needs the checkpoint and the judge at the same
-    paths.
+    A checkpoint's worker has a GPU for itself where the cluster has any, and needs the checkpoint and the judge at the
+    same paths.
     """
     ray = _start_ray(address, workers)
     try:

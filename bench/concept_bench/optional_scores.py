@@ -36,7 +36,7 @@ def clip_scores(world: Any, name: str, images: torch.Tensor, prompts: list[str])
 
 
 def distances(world: Any, before: torch.Tensor, after: torch.Tensor) -> dict[str, float]:
-    """KID and CMMD between pictures before and after, on the image tower's features; KID only where its package is installed.
+    """KID, where its package is installed, and CMMD between pictures before and after.
 
     Notes
     -----
@@ -53,7 +53,7 @@ def distances(world: Any, before: torch.Tensor, after: torch.Tensor) -> dict[str
 
 
 def m_scores(world: World, task: Task, model: Any) -> dict[str, float]:
-    """The M-Score of M_SCORE_CONCEPT for one seed of a full run; empty for other tasks, and without a MODEL to invert on.
+    """The M-Score of M_SCORE_CONCEPT for one seed of a full run; empty for other tasks and without a MODEL.
 
     Notes
     -----

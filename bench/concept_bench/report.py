@@ -1,10 +1,10 @@
 """Tables and a plot of a ConceptBench database: python -m bench.concept_bench.report DATABASE [--model LABEL] [--ask ASK] [--json FILE]
 
-A page has one model and one ask; --model and --ask choose where the database holds several ("full" of the miniature is the
-default). Writes bench/results/concept_bench.md and .png, for a checkpoint concept_bench-LABEL.md and .png; with --json FILE it
-writes that file only, and the tables go to the terminal. Rows: method, kind, concepts (number at once), H_o, UA, IRA, CRA,
-attacked, drift, seconds, artefact_bytes and other figures, means with `_low` and `_high` (95 %). `results` holds every cell as
-it was measured, with seed, command, version, commit and machine.
+A page has one model and one ask; --model and --ask choose where the database holds several ("full" of the miniature is
+the default). Writes bench/results/concept_bench.md and .png, for a checkpoint concept_bench-LABEL.md and .png; with
+--json FILE it writes that file only, and the tables go to the terminal. Rows: method, kind, concepts (number at once),
+H_o, UA, IRA, CRA, attacked, drift, seconds, artefact_bytes and other figures, means with `_low` and `_high` (95 %).
+`results` holds every cell as it was measured, with seed, command, version, commit and machine.
 """
 
 from __future__ import annotations

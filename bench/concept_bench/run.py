@@ -1,8 +1,8 @@
 """ConceptBench: python -m bench.concept_bench.run [--concepts cat,noto,cat+car] [--methods A,B] [--seeds 3] [--workers N] [--database FILE] [--ray [ADDRESS]]
 
-Every method forgets every concept once for each seed. Tasks with a result in the database are skipped, failed ones are tried
-again. "cat+car" forgets both at once; without --concepts the run has the whole list, one at a time, and its ten objects at
-once. Then: python -m bench.concept_bench.report FILE
+Every method forgets every concept once for each seed. Tasks with a result in the database are skipped, failed ones are
+tried again. "cat+car" forgets both at once; without --concepts the run has the whole list, one at a time, and its ten
+objects at once. Then: python -m bench.concept_bench.report FILE
 
 The model is the miniature, or a Stable Diffusion 1.x, 2.x or XL checkpoint in one file, on a GPU where there is one. The judge
 of a checkpoint is any CLIP that transformers loads from a local folder, and peers have their published settings:
@@ -122,7 +122,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def checkpoint_of(args: argparse.Namespace) -> Checkpoint | None:
-    """The checkpoint that the arguments name; raises ValueError on a missing file or judge, and on a number out of range."""
+    """The checkpoint that the arguments name; raises ValueError on a missing file or a number out of range."""
     if args.model is None:
         return None
     if not args.model.is_file():

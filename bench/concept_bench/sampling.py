@@ -1,4 +1,4 @@
-"""Samples pictures of a checkpoint with the host's sampler, as KSampler does; mini_sd.generate is for the miniature's size."""
+"""Samples pictures of a checkpoint with the host's sampler, as KSampler does."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ def summaries(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Notes
     -----
-    H_o is computed from the mean accuracies, as in MACE, and its interval by resampling cells, because the H_o of a single
-    cell, from 8 and 4 pictures, is coarse. The other intervals are bootstrap intervals of a mean over cells.
+    H_o is computed from the mean accuracies, as in MACE, and its interval by resampling cells, because the H_o of a
+    single cell, from 8 and 4 pictures, is coarse. The other intervals are bootstrap intervals of a mean over cells.
     """
     groups: dict[tuple, list[dict]] = {}
     for row in results:

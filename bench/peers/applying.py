@@ -45,7 +45,7 @@ def editing(method: Any, settings: Callable[[World], Any]) -> Peer:
 
 
 def adapting(settings: Callable[[World], Any]) -> Peer:
-    """The peer SPM: one adapter a name, scaled for each prompt by its similarity; the artefact is the adapters in half precision."""
+    """The peer SPM: one adapter a name, scaled by each prompt's similarity; its artefact is in half precision."""
 
     @contextlib.contextmanager
     def peer(world: World, *names: str, seed: int = 0, chosen: Any = None) -> Iterator[Applied]:

@@ -1,13 +1,14 @@
 """Concept Ablation (Kumari et al., ICCV 2023, arXiv 2303.13516), model-based variant.
 
-Keys and values of cross-attention are fine-tuned so that the prediction for a prompt with the concept equals the model's
-prediction for the same prompt with an anchor in the concept's place, on pictures of the anchor that the model drew.
+Keys and values of cross-attention are fine-tuned so that the prediction for a prompt with the concept equals the
+model's prediction for the same prompt with an anchor in the concept's place, on pictures of the anchor that the model
+drew.
 
 Defaults are those of the released diffusers/README.md: 100 steps, batch 8 (4 on each of 2 GPUs), AdamW at 2e-6 x 8
-(--scale_lr), weight decay 0.01, gradients clipped at 1, 200 pictures, and no prior preservation, as for objects and styles
-there. Flips and the resizing augmentation are left out. The release takes a superordinate as an object's anchor ("cat" for
-"grumpy cat"), with prompts from a chat model; here the anchor is the nearest concept of the same kind, in fmn_core's
-templates. The anchor of a style is the prompt without it. Several concepts take turns.
+(--scale_lr), weight decay 0.01, gradients clipped at 1, 200 pictures, and no prior preservation, as for objects and
+styles there. Flips and the resizing augmentation are left out. The release takes a superordinate as an object's anchor
+("cat" for "grumpy cat"), with prompts from a chat model; here the anchor is the nearest concept of the same kind, in
+fmn_core's templates. The anchor of a style is the prompt without it. Several concepts take turns.
 """
 
 from __future__ import annotations

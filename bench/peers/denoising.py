@@ -58,9 +58,9 @@ def output_error(adapter: Any, x0: torch.Tensor, target_x0: torch.Tensor, sigma:
 
     Notes
     -----
-    eps = (x - x0) / sigma, so |d eps|^2 = |d x0|^2 / sigma^2; v = (x / (1 + sigma^2) - x0) sqrt(1 + sigma^2) / sigma, so
-    |d v|^2 = |d x0|^2 (1 + 1 / sigma^2). The published losses are on the quantity that the network was trained to predict:
-    eps for SD 1.x, v for v-prediction. With zero terminal SNR, a loss on eps would weigh the last timestep by
+    eps = (x - x0) / sigma, so |d eps|^2 = |d x0|^2 / sigma^2; v = (x / (1 + sigma^2) - x0) sqrt(1 + sigma^2) / sigma,
+    so |d v|^2 = |d x0|^2 (1 + 1 / sigma^2). The published losses are on the quantity that the network was trained to
+    predict: eps for SD 1.x, v for v-prediction. With zero terminal SNR, a loss on eps would weigh the last timestep by
     1 / sigma^2 = 5e-8, which is nothing.
     """
     weight = 1 / sigma.to(x0) ** 2 + (1 if predicts_velocity(adapter) else 0)

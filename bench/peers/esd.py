@@ -1,11 +1,12 @@
 """ESD: Erasing Concepts from Diffusion Models (Gandikota et al., ICCV 2023, arXiv 2303.07345).
 
-Fine-tunes the UNet so that its prediction for the concept's prompt equals the frozen model's prediction steered away from
-that prompt, on x_t that the edited model samples with the prompt. ESD-x trains cross-attention, ESD-u everything else.
+Fine-tunes the UNet so that its prediction for the concept's prompt equals the frozen model's prediction steered away
+from that prompt, on x_t that the edited model samples with the prompt. ESD-x trains cross-attention, ESD-u everything
+else.
 
 Defaults are those of the released train-scripts/train-esd.py: 1000 iterations, Adam 1e-5, negative guidance 1, start
-guidance 3, 50 sampling steps. The release draws the loss's timestep from the interval that ends at x_t's timestep; here the
-loss is at x_t's timestep itself. Several concepts take turns.
+guidance 3, 50 sampling steps. The release draws the loss's timestep from the interval that ends at x_t's timestep; here
+the loss is at x_t's timestep itself. Several concepts take turns.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Forget-Me-Not as released (Zhang, Wang et al., CVPRW 2024, arXiv 2303.17591, Algorithm 1): see bench.published_loop.
 
-Defaults are the released ones: the whole UNet, 35 steps at 2e-6 for each concept. Several concepts take turns in one training.
+Defaults are the released ones: the whole UNet, 35 steps at 2e-6 for each concept. Several concepts take turns in one
+training.
 """
 
 from __future__ import annotations

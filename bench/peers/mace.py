@@ -1,13 +1,13 @@
 """MACE: Mass Concept Erasure in Diffusion Models (Lu et al., CVPR 2024, arXiv 2403.06135).
 
-Three steps. (1) A closed form gives the words around a concept the keys and values that they have around a word that the
-concept is mapped to; the released code refines both projections. (2) A rank-1 LoRA for each concept on keys and values takes
-the attention from the concept's tokens inside its mask, at timesteps drawn from
-xi(t) = sigmoid(0.05 (t - 200)) - sigmoid(0.05 (t - 400)). (3) One closed form fuses the LoRAs.
+Three steps. (1) A closed form gives the words around a concept the keys and values that they have around a word that
+the concept is mapped to; the released code refines both projections. (2) A rank-1 LoRA for each concept on keys and
+values takes the attention from the concept's tokens inside its mask, at timesteps drawn from xi(t) = sigmoid(0.05 (t -
+200)) - sigmoid(0.05 (t - 400)). (3) One closed form fuses the LoRAs.
 
-Defaults are those of the released configs/object/erase_bird.yaml: lambda 10, 50 steps of AdamW at 1e-5, weight decay 0.01,
-gradients clipped at 1, 30 prompts, 8 pictures. The release takes its masks from Grounded-SAM; here a mask is the model's
-attention to the phrase, cut at Otsu's threshold. Styles have no mask, as in the release.
+Defaults are those of the released configs/object/erase_bird.yaml: lambda 10, 50 steps of AdamW at 1e-5, weight decay
+0.01, gradients clipped at 1, 30 prompts, 8 pictures. The release takes its masks from Grounded-SAM; here a mask is the
+model's attention to the phrase, cut at Otsu's threshold. Styles have no mask, as in the release.
 """
 
 from __future__ import annotations

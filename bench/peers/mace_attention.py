@@ -20,7 +20,7 @@ from fmn_core.model.tokens import concept_columns
 
 
 def phrase_columns(adapter: Any, prompt: Any, phrase: str, end_token: str = "none") -> list[int]:
-    """Columns of a phrase's tokens in a prompt; `end_token` "all" adds the end tokens, as the released `use_pooler` does."""
+    """Columns of a phrase in a prompt; `end_token` "all" adds the end tokens, as the released `use_pooler`."""
     ids = {encoder: [tokens] for encoder, tokens in adapter.phrase_tokens(phrase).items()}
     return concept_columns(prompt.tokens, ids, adapter.vocabulary, end_token)
 
@@ -33,7 +33,7 @@ def timestep_weights(count: int) -> torch.Tensor:
 
 @dataclass
 class TrainingPictures:
-    """What a LoRA is trained on: encoded prompts, the concept columns of each, latents, and their masks (h, w) or None."""
+    """Encoded prompts with their concept columns, and latents with their masks (h, w) or None."""
 
     prompts: list[Any]
     columns: list[list[int]]
@@ -42,7 +42,7 @@ class TrainingPictures:
 
 
 def make_pictures(adapter: Any, concept: Forgotten, settings: Any, seed: int) -> TrainingPictures:
-    """Pictures of the concept that the model draws with the first prompt, with masks from its attention; none for styles."""
+    """Pictures that the model draws of the concept, with masks from its attention, or without masks for styles."""
     prompts = adapter.encode([t.format(concept.phrase) for t in default_templates(concept.kind)[: settings.prompts]])
     columns = [phrase_columns(adapter, p, concept.phrase, "all") for p in prompts]
     first = prompts[:1] * settings.pictures

@@ -45,7 +45,7 @@ def preserved(world: Any, names: Sequence[str]) -> list[str]:
 
 
 def prompt_of(concept: Forgotten, template: str = "{}") -> str:
-    """The prompt of a method that trains on a single one: the filled template, or for a style "an image in the style of X"."""
+    """The prompt of a method that trains on a single one: a filled template, or for a style STYLE_PROMPT."""
     return (STYLE_PROMPT if concept.kind == "style" else template).format(concept.phrase)
 
 
@@ -54,8 +54,8 @@ def neighbour(adapter: Any, concept: Forgotten, excluded: Sequence[str] = ()) ->
 
     Notes
     -----
-    Nearest by the cosine of the last rows of "a picture of a X", after the mean over all names is subtracted, because the
-    rows have most of it in common.
+    Nearest by the cosine of the last rows of "a picture of a X", after the mean over all names is subtracted, because
+    the rows have most of it in common.
     """
     candidates = concept.anchors or MINIATURE_NAMES.of_kind(concept.kind)
     names = [n for n in candidates if n not in excluded and n != concept.phrase]
@@ -66,7 +66,7 @@ def neighbour(adapter: Any, concept: Forgotten, excluded: Sequence[str] = ()) ->
 
 
 def paired_prompts(concept: Forgotten, anchor: str, count: int) -> list[tuple[str, str]]:
-    """At most `count` prompts with the phrase, each with the same prompt that names the anchor, or for a style no style.
+    """At most `count` prompts with the phrase, each paired with one that names the anchor, or for a style no style.
 
     Notes
     -----

@@ -1,8 +1,8 @@
 """Settings of each peer: the published ones, and on the miniature those that bench.peers.tune chose.
 
-The published values are the defaults of each peer's Settings. They were made for SD 1.x, which has 100 times the weights.
-The miniature's settings run fewer steps at higher rates, so that a concept takes at most about 40 seconds on one thread;
-bench/results/peers.json holds them with their figures.
+The published values are the defaults of each peer's Settings. They were made for SD 1.x, which has 100 times the
+weights. The miniature's settings run fewer steps at higher rates, so that a concept takes at most about 40 seconds on
+one thread; bench/results/peers.json holds them with their figures.
 """
 
 from __future__ import annotations

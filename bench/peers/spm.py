@@ -1,13 +1,13 @@
 """SPM: One-dimensional Adapter to Rule Them All (Lyu et al., CVPR 2024, arXiv 2312.16145).
 
-A rank-1 adapter for each concept on the linear layers and convolutions of the UNet's transformer blocks. It is trained to
-steer the concept's prediction away from itself, on x_t sampled with the adapter on (as ESD), while the predictions for random
-contexts around the concept stay (latent anchoring). At inference its strength is the prompt's similarity to the concept
-(facilitated transport). Several concepts have an adapter each, and their effects add up.
+A rank-1 adapter for each concept on the linear layers and convolutions of the UNet's transformer blocks. It is trained
+to steer the concept's prediction away from itself, on x_t sampled with the adapter on (as ESD), while the predictions
+for random contexts around the concept stay (latent anchoring). At inference its strength is the prompt's similarity to
+the concept (facilitated transport). Several concepts have an adapter each, and their effects add up.
 
-Defaults are those of the released configs/snoopy: 3000 iterations, AdamW 1e-4, cosine with 3 restarts after 500 steps of
-warm-up, 30 sampling steps of which 1 to 29 are done, guidance 3 while sampling and 1 in the loss, la_strength 1000, 4 anchors
-a step.
+Defaults are those of the released configs/snoopy: 3000 iterations, AdamW 1e-4, cosine with 3 restarts after 500 steps
+of warm-up, 30 sampling steps of which 1 to 29 are done, guidance 3 while sampling and 1 in the loss, la_strength 1000,
+4 anchors a step.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def transport(prompt: Any, erased: Any, vocabulary: Any) -> float:
 
     Notes
     -----
-    The cosine is that of both contexts, all rows as one vector; the share is that of the erased concept's tokens which the
-    prompt holds. Source: infer_spm.py, metric clipcos_tokenuni.
+    The cosine is that of both contexts, all rows as one vector; the share is that of the erased concept's tokens which
+    the prompt holds. Source: infer_spm.py, metric clipcos_tokenuni.
     """
     cosine = torch.cosine_similarity(prompt.context.flatten().float(), erased.context.flatten().float(), 0)
     overlap = 0.0

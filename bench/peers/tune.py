@@ -1,10 +1,10 @@
 """Searches each peer's settings on the miniature: python -m bench.peers.tune [--peers UCE,MACE] [--more]
 
-The concepts, frog and umbrella, are in no table; one seed. Every candidate is tried on the first concept; the best is tried on
-both, and the second best, too, where its score is near. The chosen candidate has the highest mean score, which is the
-harmonic mean of 1 - forget_after, 1 - synonym_after and 1 - keep_drop, over a third of the other concepts and 8 sampling steps.
-Writes all candidates with their figures to bench/results/peers.json, from which PEERS reads. `--more` keeps the candidates in
-the file and tries only new ones.
+The concepts, frog and umbrella, are in no table; one seed. Every candidate is tried on the first concept; the best is
+tried on both, and the second best, too, where its score is near. The chosen candidate has the highest mean score, which
+is the harmonic mean of 1 - forget_after, 1 - synonym_after and 1 - keep_drop, over a third of the other concepts and 8
+sampling steps. Writes all candidates with their figures to bench/results/peers.json, from which PEERS reads. `--more`
+keeps the candidates in the file and tries only new ones.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def rank_key(row: dict[str, Any]) -> tuple[float, float]:
 
 
 def try_candidates(world: World, name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All rows of a peer: the given ones, every candidate on the first concept, and the best one or two on the others."""
+    """All rows of a peer: every candidate on the first concept, and the best one or two on the others."""
 
     def row_of(settings: dict[str, Any], concept: str) -> dict[str, Any]:
         known_rows = [r for r in rows if r["settings"] == settings and r["concept"] == concept]
@@ -106,7 +106,7 @@ def try_candidates(world: World, name: str, rows: list[dict[str, Any]]) -> list[
 
 
 def choose(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The candidate with the best mean over all concepts, with its differences from the published settings and all rows."""
+    """The candidate with the best mean score, its differences from the published settings, and all rows."""
     by_settings = [[r for r in rows if r["settings"] == row["settings"]] for row in rows]
     whole = [group for group in by_settings if len(group) == len(CONCEPTS)]
     best = max(whole, key=lambda group: tuple(statistics.mean(values) for values in zip(*map(rank_key, group))))

@@ -1,11 +1,11 @@
 """UCE: Unified Concept Editing in Diffusion Models (Gandikota et al., WACV 2024, arXiv 2308.14761), equation 7.
 
-Edits keys and values of cross-attention in closed form: the concept's prompt acts like the guide's prompt, and preserved
-prompts act like themselves. Nothing is trained.
+Edits keys and values of cross-attention in closed form: the concept's prompt acts like the guide's prompt, and
+preserved prompts act like themselves. Nothing is trained.
 
-Defaults are those of the code released with the paper (train-scripts/train_erase.py): erase_scale 1, preserve_scale 0.1,
-lambda 0.5, the rows from the last word on, guide "" for all concepts, and all rows of preserved prompts. `last_row_only` is
-the later release (trainscripts/uce_sd_erase.py), with preserve_scale 1.
+Defaults are those of the code released with the paper (train-scripts/train_erase.py): erase_scale 1, preserve_scale
+0.1, lambda 0.5, the rows from the last word on, guide "" for all concepts, and all rows of preserved prompts.
+`last_row_only` is the later release (trainscripts/uce_sd_erase.py), with preserve_scale 1.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def last_word(adapter: Any, prompt: Any) -> int:
 
 
 def erased_rows(adapter: Any, prompt: Any, guide: Any, settings: Settings) -> Rows:
-    """Rows of the concept's prompt from its last word on, with the guide's rows from its last word on as their targets."""
+    """Rows of the concept's prompt from its last word on, with the guide's as their targets."""
     a, b = last_word(adapter, prompt), last_word(adapter, guide)
     count = 1 if settings.last_row_only else len(prompt.context) - max(a, b)
     return settings.erase_scale, prompt.context[a : a + count], guide.context[b : b + count]

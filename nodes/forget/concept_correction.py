@@ -130,7 +130,7 @@ class ConceptCorrection(io.ComfyNode):
 def _share_lines(
     adapter: ComfyModel, corrected: ComfyModel, word: str, concept: Concept, contexts: list[str], count: int, seed: int
 ) -> list[str]:
-    """Report line on the dominant meaning's share of `count` pictures of the bare word, before and after; none for 0 pictures.
+    """Report line on the dominant meaning's share of the bare word's pictures, before and after; none for 0 pictures.
 
     The untouched model classifies the pictures of both.
     """

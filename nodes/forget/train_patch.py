@@ -84,7 +84,7 @@ class _Training:
         return ", ".join(concept.label() for concept in self.concepts)
 
     def references(self, augmentation: AugmentSettings, own_images: int) -> list[References]:
-        """Latents of each concept's images, or of `own_images` pictures that the model draws where no images are connected."""
+        """Latents of each concept's images, or of `own_images` pictures that the model draws without them."""
         return [
             references.references_of(self.adapter, self.vae, concept, augmentation, self.seed, own_images)
             for concept in self.concepts

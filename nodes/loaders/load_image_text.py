@@ -42,6 +42,7 @@ class LoadImageTextModel(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, model_name=MINIATURE):
+        """True, or the error's text where the model is not in the list."""
         # A parameter named model_name switches off newer hosts' own check against the list, whose message does not say
         # what to do. It is None where a wire brings the value later.
         try:

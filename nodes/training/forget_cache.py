@@ -23,6 +23,7 @@ class ClearForgetCache(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls):
+        """A value that makes the host run the node whenever it is queued."""
         # NaN differs from itself, so the host runs this node, which has no inputs, whenever it is queued.
         return float("nan")
 

@@ -1,4 +1,4 @@
-"""Measures what a piece of work costs: seconds and peak memory."""
+"""Measures seconds and peak memory of a block of code."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-_EVERY = 0.005
+_INTERVAL = 0.005  # seconds between two readings of resident memory
 
 
 @dataclass
 class Cost:
-    """Seconds and peak memory of a measured block.
+    """Cost of a measured block.
 
-    `peak_mb` includes the model: CUDA memory where a GPU is used, otherwise the process's resident memory.
+    Parameters
+    ----------
+    seconds
+        Time that the block took.
+    peak_mb
+        Peak of CUDA memory where torch finds a GPU, else of the process's resident memory, the model included, in MB.
     """
 
     seconds: float = 0.0
@@ -28,8 +33,8 @@ class Cost:
 
 
 @contextlib.contextmanager
-def measured() -> Iterator[Cost]:
-    """Measures the block that it encloses. Free heap goes back to the system first, so that the peak is the block's own."""
+def measure_cost() -> Iterator[Cost]:
+    """Measures the enclosed block; free heap is returned to the system first, so that the peak does not include it."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -58,7 +63,7 @@ def _watch_resident(cost: Cost, done: threading.Event) -> Iterator[None]:
     process = psutil.Process()
 
     def watch() -> None:
-        while not done.wait(_EVERY):
+        while not done.wait(_INTERVAL):
             cost.peak_mb = max(cost.peak_mb, process.memory_info().rss / 1e6)
 
     thread = threading.Thread(target=watch, daemon=True)

@@ -1,7 +1,8 @@
 """The methods on a pretended accelerator: python -m bench.device [--configurations NAMES] [--json FILE]
 
-For each configuration and method: whether it ran, how far its result is from the CPU's, and its peak of device memory beside that of one inference in
-the same configuration. Writes bench/results/device.json, to which every run adds, and the page bench/results/device.md made of it. DynamicVRAM wants a newer host in FMN_COMFYUI.
+For each configuration and method: whether it ran, the distance of its result from the CPU's, and its peak of device
+memory relative to that of one inference in the same configuration. Every run adds to bench/results/device.json and
+writes the page bench/results/device.md from it. DynamicVRAM needs a newer host in FMN_COMFYUI.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ JSON = RESULTS / "device.json"
 
 
 def rows_of(name: str, configuration: Configuration) -> list[dict[str, Any]]:
-    """One row for each method: configuration, method, error, difference from the CPU's result, peak (bytes), ratio to one inference, problems."""
+    """One row a method, with its difference from the CPU's result and its peak of device memory in bytes."""
     expected, results = runs.reference(METHODS), runs.run(configuration, METHODS)
     inference, rows = results[BASELINE]["peak"], []
     for method in METHODS:
@@ -45,7 +46,7 @@ def rows_of(name: str, configuration: Configuration) -> list[dict[str, Any]]:
 
 
 def page(rows: list[dict[str, Any]]) -> str:
-    """The page's text: one table of ratios and peaks, methods by configurations, and one of differences."""
+    """Text of the results page, with a table of peaks and one of differences, methods by configurations."""
     configurations = list(dict.fromkeys(row["configuration"] for row in rows))
     cells = {(row["method"], row["configuration"]): row for row in rows}
 
@@ -56,11 +57,11 @@ def page(rows: list[dict[str, Any]]) -> str:
         ]
         return markdown_table(lines, ("method", *configurations))
 
-    def failed(row: dict[str, Any]) -> str:
+    def failure(row: dict[str, Any]) -> str:
         return "failed" if row["error"] else ("left changes" if row["problems"] else "")
 
-    memory = table(lambda row: failed(row) or f"{row['peak'] / 1e6:.1f} MB, {row['ratio']:.2f}x")
-    equal = table(lambda row: failed(row) or f"{row['difference']:.1e}{_direction(row)}")
+    memory = table(lambda row: failure(row) or f"{row['peak'] / 1e6:.1f} MB, {row['ratio']:.2f}x")
+    equal = table(lambda row: failure(row) or f"{row['difference']:.1e}{_direction(row)}")
     return f"""# The methods on a pretended accelerator
 
 Made by `python -m bench.device`. The miniature, on the device of tests/device, whose memory is counted to the byte. {machine()}

@@ -1,9 +1,10 @@
 """Forgetting on the miniature, method by method: python -m bench.forget [--quick] [--concepts a,b] [--json FILE]
 
-Rows: method, concept, forget_before, forget_after, synonym_after, keep_drop, style_after, drift, seconds, patch_bytes, unlisted_drop.
-forget = share of pictures in which the judge sees the concept, on templates with words after the phrase that no solve
-and no training used, unseen seeds; keep_drop = points lost by concepts not forgotten, unlisted_drop by those that were not listed to be preserved; drift = MSE of their pictures.
-Writes bench/results/forget.md and forget.png (not with --quick).
+Rows: method, concept, forget_before, forget_after, synonym_after, keep_drop, style_after, drift, seconds, patch_bytes,
+unlisted_drop. forget: share of pictures in which the judge sees the concept, with templates and seeds that no solve and
+no training used. keep_drop: share that the other concepts lose; unlisted_drop: share that those lose which were not
+listed to be preserved. drift: mean squared error of their pictures. Writes bench/results/forget.md and forget.png (not
+with --quick).
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from bench.methods import Method, by_gradient, closed_form, half_of, other_half_of, published, zero_attention
-from bench.pages import grid_page
+from bench.methods import Method, by_gradient, closed_form, preserved_half, published, unlisted_half, zero_attention
+from bench.picture_pages import grid_page
 from bench.results_page import RESULTS, machine, markdown_table
 from bench.world import Evaluation, World, other_concepts
 
@@ -36,15 +37,15 @@ COLUMNS = (
     "unlisted_drop",
 )
 HALF = "closed form, only every other concept listed to be preserved"
-# The published loop is tuned concept by concept by its users; these are searched for its best single setting.
+# Candidates for the published loop's best single rate; its users tune the rate for each concept.
 PUBLISHED_RATES = (1e-5, 3e-5, 6e-5)
 
 
 def methods(best_rate: float) -> dict[str, tuple[Method, Callable[[str], list[str]]]]:
-    """Each method by name, and a function that lists the concepts whose keeping is measured."""
+    """Methods by name, each with a function that lists the concepts whose keeping is measured."""
     return {
         "closed form": (closed_form(other_concepts), other_concepts),
-        HALF: (closed_form(half_of), other_concepts),
+        HALF: (closed_form(preserved_half), other_concepts),
         "closed form, synonyms listed": (closed_form(other_concepts, synonyms=True), other_concepts),
         "re-steering": (by_gradient(other_concepts), other_concepts),
         f"published loop, best single setting (whole UNet, 35 x {best_rate:g})": (
@@ -59,13 +60,13 @@ def methods(best_rate: float) -> dict[str, tuple[Method, Callable[[str], list[st
 
 
 def best_published_rate(world: World, concepts: list[str]) -> tuple[float, list[str]]:
-    """The learning rate with the least forget_after + keep_drop over all concepts, and a line for each trial (quick evaluation)."""
+    """Learning rate with the least sum of forget_after and keep_drop over the concepts, and a line for each trial."""
     scores, lines = {}, []
     for rate in PUBLISHED_RATES:
         total = 0.0
         for concept in concepts:
             evaluation = Evaluation(world, concept, other_concepts(concept), quick=True, seed=5000)
-            evaluation.measure()  # the pictures before, while the weights are what they were
+            evaluation.measure()  # draws the pictures before forgetting
             with published(learning_rate=rate)(world, concept) as applied:
                 figures = evaluation.measure(applied.model)
             total += figures["forget_after"] + figures["keep_drop"]
@@ -77,13 +78,13 @@ def best_published_rate(world: World, concepts: list[str]) -> tuple[float, list[
     return min(scores, key=scores.__getitem__), lines
 
 
-def run(world: World, concepts: list[str], rate: float, quick: bool, only: str) -> tuple[list[dict], dict]:
-    """Rows and one picture of every method and concept; an interrupted run returns the rows it has."""
+def measure_methods(world: World, concepts: list[str], rate: float, quick: bool, only: str) -> tuple[list[dict], dict]:
+    """Rows, and one picture of every method and concept; an interrupted run returns what it has measured."""
     rows, pictures = [], {}
     jobs = [(n, m, kept, c) for n, (m, kept) in methods(rate).items() if only in n for c in concepts]
     try:
         for name, method, kept, concept in jobs:
-            row, pictures[name, concept] = one_row(world, name, method, concept, kept(concept), quick)
+            row, pictures[name, concept] = row_of(world, name, method, concept, kept(concept), quick)
             rows.append(row)
             print(json.dumps(row), flush=True)
     except KeyboardInterrupt:
@@ -91,33 +92,35 @@ def run(world: World, concepts: list[str], rate: float, quick: bool, only: str) 
     return rows, pictures
 
 
-def one_row(
+def row_of(
     world: World, name: str, method: Method, concept: str, others: list[str], quick: bool
 ) -> tuple[dict, torch.Tensor]:
-    # one picture of a concept lost must not look like three points
+    """The row of one method and concept, and a picture."""
+    # With one picture of each other concept, a single loss would count for three points.
     per_other = 4 if name.startswith("closed form") and not quick else 1
     evaluation = Evaluation(world, concept, others, quick, per_other=per_other)
-    evaluation.measure()  # the pictures before, while the weights are what they were
+    evaluation.measure()  # draws the pictures before forgetting
     with method(world, concept) as applied:
         figures = evaluation.measure(applied.model, applied.sampler)
     cost = {"seconds": round(applied.seconds, 2), "patch_bytes": applied.patch_bytes}
-    cost["unlisted_drop"] = evaluation.drop_of(other_half_of(concept)) if name == HALF else ""
+    cost["unlisted_drop"] = evaluation.drop_of(unlisted_half(concept)) if name == HALF else ""
     return {"method": name, "concept": concept, **figures, **cost}, evaluation.first_picture
 
 
 def search_text(search: list[str]) -> str:
-    """How the published loop's best single setting was found."""
+    """Text on the search for the published loop's best single setting; empty without one."""
     if not search:
         return ""
     lines = "\n".join("- " + line for line in search)
     return f"The search for the published loop's best single setting (quick, some of the concepts, other seeds):\n\n{lines}\n"
 
 
-def write_results(rows: list[dict], floors: dict[str, float], search: list[str], made_on: str) -> None:
+def write_results(rows: list[dict], floors: dict[str, float], search: list[str], machine_line: str) -> None:
+    """Writes the results page."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = f"""# Forgetting on the miniature
 
-Made by `python -m bench.forget` on {made_on}, {time.strftime("%Y-%m-%d")}. One concept at a time, the same settings for all.
+Made by `python -m bench.forget` on {machine_line}, {time.strftime("%Y-%m-%d")}. One concept at a time, the same settings for all.
 forget, synonym: share of pictures in which the judge still sees the concept (lower is better; 4 and 1 pictures per style in
 which the concept was drawn; seeds and templates that nothing was made with). keep_drop: share lost by the other concepts (132 pictures
 for the closed form, 33 for the others); unlisted_drop: by those of them that were not listed. style_after:
@@ -136,7 +139,7 @@ The floor: how often the untouched model draws the concept when the phrase is le
 
 
 def write_picture(pictures: dict, world: World) -> None:
-    """forget.png: the first picture of every method (rows) and concept (columns)."""
+    """Writes forget.png: the first picture of every method (rows) and concept (columns)."""
     concepts = list(dict.fromkeys(c for _, c in pictures))
     names = [n for n in dict.fromkeys(n for n, _ in pictures) if all((n, c) in pictures for c in concepts)]
     before = [world.sample(Evaluation(world, c, []).target)[:1] for c in concepts]
@@ -144,8 +147,8 @@ def write_picture(pictures: dict, world: World) -> None:
     grid_page(images, ["before", *(n[:36] for n in names)], concepts, cell=96, left=240).save(RESULTS / "forget.png")
 
 
-def merged(files: list[Path]) -> dict:
-    """Merges results: rows of partial runs (--only with --json) replace those of the first file."""
+def merge_runs(files: list[Path]) -> dict:
+    """Result of several runs; rows of partial runs (--only with --json) replace those of the first file."""
     parts = [json.loads(f.read_text()) for f in files]
     rows = {(r["method"], r["concept"]): r for p in parts for r in p["rows"]}
     return {**parts[0], "rows": list(rows.values())}
@@ -161,22 +164,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     concepts = [c.strip() for c in args.concepts.split(",")]
-    found = merged(args.merge) if args.merge else measured(args, concepts)
-    print(markdown_table(found["rows"], COLUMNS))
+    result = merge_runs(args.merge) if args.merge else measure_run(args, concepts)
+    print(markdown_table(result["rows"], COLUMNS))
     if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n")
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
     if args.merge or not (args.quick or args.only):
-        write_results(found["rows"], found["floor"], found["published_search"], found["machine"])
+        write_results(result["rows"], result["floor"], result["published_search"], result["machine"])
 
 
-def measured(args: argparse.Namespace, concepts: list[str]) -> dict:
-    """All figures of a run. A whole run also writes forget.png."""
+def measure_run(args: argparse.Namespace, concepts: list[str]) -> dict:
+    """All figures of a run; a whole run also writes forget.png."""
     world, search, rate = World(), [], args.published_rate
     if rate is None:
         rate, search = best_published_rate(world, concepts[:1] if args.quick else concepts[::2])
     floors = {c: Evaluation(world, c, [], args.quick).fallback_rate() for c in concepts}
     print("floor:", floors)
-    rows, pictures = run(world, concepts, rate, args.quick, args.only)
+    rows, pictures = measure_methods(world, concepts, rate, args.quick, args.only)
     if not (args.quick or args.only):
         write_picture(pictures, world)
     return {"rows": rows, "floor": floors, "published_search": search, "machine": machine()}

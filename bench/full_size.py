@@ -1,4 +1,4 @@
-"""Randomly initialised checkpoints of full size, in the file layout of the official ones."""
+"""Randomly initialised checkpoints of full size, in the layout of the official files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNETS: dict[str, dict[str, Any]] = {
         "use_linear_in_transformer": True, "num_head_channels": 64, "num_classes": "sequential", "adm_in_channels": 2816,
     },
 }  # fmt: skip
-# How many tensors the official files hold: UNet, text encoders, VAE.
+# Numbers of tensors in the official files: UNet, text encoders, VAE.
 TENSORS = {
     "SD 1.5": (686, 197, 248),
     "SD 2.1": (686, 294, 248),
@@ -62,13 +62,13 @@ _VAE = {
     "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128, "ch_mult": [1, 2, 4, 4],
     "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
 }  # fmt: skip
-# The host takes an SD 2.x for v-prediction when these biases vary by more than 0.09.
-_TELLS_V = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+# The host takes an SD 2.x for a v-prediction model when the standard deviation of these biases exceeds 0.09.
+_V_PREDICTION_BIAS = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 _NORM = re.compile(r"(norm\w*|ln_\w+|in_layers\.0|out_layers\.0|model\.out\.0|diffusion_model\.out\.0)\.weight$")
 
 
 def shapes(name: str) -> dict[str, torch.Size]:
-    """Key -> shape of every tensor in the official file of a model, from the host's classes on the meta device."""
+    """Shapes of all tensors in a model's official file by key, from the host's classes on the meta device."""
     from comfy import model_detection, supported_models
 
     kind = getattr(supported_models, {"SD 1.5": "SD15", "SDXL": "SDXL"}.get(name, "SD20"))
@@ -89,7 +89,7 @@ def _text(config: Any) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
         text = config.clip_target().clip(device="meta", dtype=torch.float16)
     weights = config.process_clip_state_dict_for_saving(text.state_dict())
-    # The host's own text encoders have none of these; the official files do.
+    # The official files hold these buffers, the host's text encoders do not.
     for prefix in ("cond_stage_model", "conditioner.embedders.0"):
         if f"{prefix}.transformer.text_model.final_layer_norm.weight" in weights:
             weights[f"{prefix}.transformer.text_model.embeddings.position_ids"] = torch.empty(1, 77, device="meta")
@@ -104,15 +104,17 @@ def _vae(config: Any) -> dict[str, torch.Tensor]:
     return config.process_vae_state_dict_for_saving(vae.state_dict())
 
 
-def write(name: str, path: Path, seed: int = 0) -> int:
-    """Writes a random checkpoint, half precision, as safetensors; returns its size in bytes.
+def write_checkpoint(name: str, path: Path, seed: int = 0) -> int:
+    """Writes a random checkpoint in half precision as safetensors, and returns its size in bytes.
 
-    Weights have variance 1 / inputs and norms are near the identity, so that activations stay finite. The tensors go to
-    the file one at a time: memory stays small.
+    Notes
+    -----
+    Weights have variance 1 / inputs and norms are near the identity, so that activations stay finite. The tensors are
+    written one at a time, so that memory stays small.
     """
-    wanted = shapes(name)
+    tensor_shapes = shapes(name)
     header, end = {}, 0
-    for key, shape in wanted.items():
+    for key, shape in tensor_shapes.items():
         kind, size = ("I64", 8) if key.endswith("position_ids") else ("F16", 2)
         header[key] = {"dtype": kind, "shape": list(shape), "data_offsets": [end, end + shape.numel() * size]}
         end += shape.numel() * size
@@ -121,13 +123,13 @@ def write(name: str, path: Path, seed: int = 0) -> int:
     noise = _Noise(seed)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for key, shape in wanted.items():
-            file.write(_values(name, key, shape, noise).contiguous().numpy().data)
+        for key, shape in tensor_shapes.items():
+            file.write(_random_tensor(name, key, shape, noise).contiguous().numpy().data)
     return path.stat().st_size
 
 
 class _Noise:
-    """Normal noise cut from one long draw, whose length is prime so that no rows repeat."""
+    """Normal noise cut from one long draw, whose prime length keeps rows from repeating."""
 
     def __init__(self, seed: int):
         self.generator = torch.Generator().manual_seed(seed)
@@ -142,14 +144,14 @@ class _Noise:
         return torch.cat(pieces).reshape(shape)
 
 
-def _values(name: str, key: str, shape: torch.Size, noise: _Noise) -> torch.Tensor:
+def _random_tensor(name: str, key: str, shape: torch.Size, noise: _Noise) -> torch.Tensor:
     if key.endswith("position_ids"):
         return torch.arange(77)[None]
     if key.endswith("logit_scale"):
         return torch.tensor(4.6, dtype=torch.float16)
     if len(shape) == 1 and _NORM.search(key):
         return 1 + noise(shape, 0.05)
-    if key.endswith(_TELLS_V) and name == "SD 2.1":
+    if key.endswith(_V_PREDICTION_BIAS) and name == "SD 2.1":
         return noise(shape, 0.15)
     if len(shape) == 1 or "embedding" in key:
         return noise(shape, 0.02)
@@ -157,11 +159,11 @@ def _values(name: str, key: str, shape: torch.Size, noise: _Noise) -> torch.Tens
 
 
 @contextlib.contextmanager
-def half_precision(wanted: bool):
-    """The host's --fp16-unet, so that SDXL takes 5 GB and not 10; it computes in fp32 all the same on a CPU."""
+def half_precision(enabled: bool):
+    """Sets the host's --fp16-unet, so that SDXL takes 5 GB and not 10; a CPU computes in fp32 nevertheless."""
     from comfy.cli_args import args
 
-    before, args.fp16_unet = args.fp16_unet, wanted
+    before, args.fp16_unet = args.fp16_unet, enabled
     try:
         yield
     finally:

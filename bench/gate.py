@@ -1,9 +1,10 @@
-"""Which prompts a gated patch acts on, on the miniature: python -m bench.gate [--quick] [--json FILE]
+"""Prompts that a gated patch acts on, on the miniature: python -m bench.gate [--quick] [--json FILE]
 
-Rows: kind, threshold, named, synonyms, others, captions: share of prompts whose cosine is above the threshold, over every thing, or style, gated
-alone; token overlap, which the gate knows of prompts of Encode Prompt, is left out. named: a thing in 20 forms, a style with 12 subjects; synonyms: a thing's
-other words; others: every other thing, or style; captions: everyday captions without the concept. The first row of a kind is the automatic
-threshold. Writes bench/results/gate.md (not with --quick). Encodes text only; no picture is made.
+Rows: kind, threshold, named, synonyms, others, captions: share of prompts whose cosine is above the threshold, with
+every thing, or style, gated alone. Token overlap, which the gate also uses for prompts of Encode Prompt, is left out.
+named: a thing in 20 forms, a style with 12 subjects. synonyms: a thing's synonyms. others: every other thing, or style.
+captions: everyday captions without the concept. The first row of a kind has the automatic threshold. Writes
+bench/results/gate.md (not with --quick). Only text is encoded; nothing is sampled.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from bench.methods import concept_of
 from bench.results_page import RESULTS, machine, markdown_table
-from bench.style import THINGS
+from bench.style import SUBJECTS
 from bench.world import World, other_concepts
 from fmn_core.compose.gate import ConceptGate, GateSettings
 from fmn_core.concepts.templates import everyday_captions
@@ -27,55 +28,58 @@ COLUMNS = ("kind", "threshold", "named", "synonyms", "others", "captions")
 SHARES = COLUMNS[2:]
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8)
 STYLE = "noto"
-FORMS = (*STYLED_TEMPLATES, *PLAIN_TEMPLATES)
+TEMPLATES = (*STYLED_TEMPLATES, *PLAIN_TEMPLATES)
 
 
 class Prompts:
-    """Every word of the miniature in every form, encoded once."""
+    """Encoded prompts of the miniature's words, each encoded once."""
 
     def __init__(self, world: World):
         self.adapter = world.adapter()
         self.captions = self.adapter.encode(list(everyday_captions()))
         self._encoded: dict[str, list[Any]] = {}
 
-    def of(self, words: str) -> list[Any]:
-        """A thing in every form, or a style with every subject in two forms of a style."""
+    def encoded(self, words: str) -> list[Any]:
+        """Prompts of a thing in every template, or of a style with every subject in two styled templates."""
         if words not in self._encoded:
-            forms = [t.format(x=with_article(words), s=STYLE) for t in FORMS]
+            texts = [t.format(x=with_article(words), s=STYLE) for t in TEMPLATES]
             if words in STYLE_NAMES:
-                pairs = [(STYLED_TEMPLATES[(3 * k + n) % 10], x) for k, x in enumerate(THINGS) for n in range(2)]
-                forms = [t.format(x=with_article(x), s=words) for t, x in pairs]
-            self._encoded[words] = self.adapter.encode(forms)
+                pairs = [(STYLED_TEMPLATES[(3 * k + n) % 10], x) for k, x in enumerate(SUBJECTS) for n in range(2)]
+                texts = [t.format(x=with_article(x), s=words) for t, x in pairs]
+            self._encoded[words] = self.adapter.encode(texts)
         return self._encoded[words]
 
 
 def similarities(gate: Any, prompts: Prompts, name: str) -> dict[str, list[float]]:
-    def found(words: Sequence[str]) -> list[float]:
-        return [gate.cosine(p.context) for w in words for p in prompts.of(w)]
+    """Cosines that a concept's gate gives to each group of prompts."""
+
+    def cosines(words: Sequence[str]) -> list[float]:
+        return [gate.cosine(p.context) for w in words for p in prompts.encoded(w)]
 
     is_style = name in STYLE_NAMES
     return {
-        "named": found([name]),
-        "synonyms": [] if is_style else found(BY_NAME[name].synonyms),
-        "others": found([s for s in STYLE_NAMES if s != name] if is_style else other_concepts(name)),
+        "named": cosines([name]),
+        "synonyms": [] if is_style else cosines(BY_NAME[name].synonyms),
+        "others": cosines([s for s in STYLE_NAMES if s != name] if is_style else other_concepts(name)),
         "captions": [gate.cosine(p.context) for p in prompts.captions if gate.overlap(p.tokens) < 1],
     }
 
 
-def measure(world: World, kind: str, names: Sequence[str]) -> list[dict]:
+def rows_of(world: World, kind: str, names: Sequence[str]) -> list[dict]:
+    """A row with the automatic thresholds, then one for each of THRESHOLDS."""
     prompts, settings = Prompts(world), GateSettings()
-    found = []
+    gates = []
     for name in names:
         gate = ConceptGate(prompts.adapter, [concept_of(world, prompts.adapter, name)])
-        found.append((settings.resolved(gate).threshold, similarities(gate, prompts, name)))
-    chosen = [t for t, _ in found]
-    rows = [{"kind": kind, "threshold": f"automatic, {min(chosen):.2f}-{max(chosen):.2f}", **shares(found)}]
-    return rows + [{"kind": kind, "threshold": f"{t:g}", **shares([(t, s) for _, s in found])} for t in THRESHOLDS]
+        gates.append((settings.resolved(gate).threshold, similarities(gate, prompts, name)))
+    automatic = [t for t, _ in gates]
+    rows = [{"kind": kind, "threshold": f"automatic, {min(automatic):.2f}-{max(automatic):.2f}", **shares(gates)}]
+    return rows + [{"kind": kind, "threshold": f"{t:g}", **shares([(t, s) for _, s in gates])} for t in THRESHOLDS]
 
 
-def shares(found: list[tuple[float, dict[str, list[float]]]]) -> dict[str, Any]:
-    """Share of prompts above the threshold of their gate."""
-    above = {column: [v > t for t, values in found for v in values[column]] for column in SHARES}
+def shares(gates: list[tuple[float, dict[str, list[float]]]]) -> dict[str, Any]:
+    """Share of prompts above their gate's threshold; `gates` has a threshold and the cosines of each."""
+    above = {column: [c > t for t, cosines in gates for c in cosines[column]] for column in SHARES}
     return {column: round(sum(on) / len(on), 4) if on else "" for column, on in above.items()}
 
 
@@ -85,8 +89,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     world = World()
-    rows = measure(world, "thing", CONCEPT_NAMES[::6] if args.quick else CONCEPT_NAMES)
-    rows += measure(world, "style", STYLE_NAMES[:1] if args.quick else STYLE_NAMES)
+    rows = rows_of(world, "thing", CONCEPT_NAMES[::6] if args.quick else CONCEPT_NAMES)
+    rows += rows_of(world, "style", STYLE_NAMES[:1] if args.quick else STYLE_NAMES)
     table = markdown_table(
         [{k: f"{v:.1%}" if isinstance(v, float) else v for k, v in r.items()} for r in rows], COLUMNS
     )
@@ -98,7 +102,7 @@ def main() -> None:
 
 Made by `python -m bench.gate` on {machine()}, {time.strftime("%Y-%m-%d")}. Share of prompts whose cosine is above the threshold, every
 thing and every style of the miniature gated alone; the tokens of the prompts, which name the concept at once where they are known, are left out. named: a thing in
-{len(FORMS)} forms, a style with {len(THINGS)} subjects; synonyms: words which the gate was not told; others: all other things, or styles; captions: everyday captions without
+{len(TEMPLATES)} forms, a style with {len(SUBJECTS)} subjects; synonyms: words which the gate was not told; others: all other things, or styles; captions: everyday captions without
 the concept. How strongly embeddings are whitened was chosen on these prompts; the range of the automatic threshold over the concepts is given.
 
 {table}

@@ -1,8 +1,10 @@
-"""The device tests for real, and seconds and memory at full size, on a CUDA GPU within nine minutes: python -m bench.gpu [--device cuda|fake|cpu] [--shapes a,b] [--cases a,b] [--minutes 9]
+"""Device tests, and seconds and memory at full size, on a CUDA GPU: python -m bench.gpu [--device cuda|fake|cpu] [--shapes a,b] [--cases a,b] [--minutes 9]
 
-Cases of tests/device in every configuration of weights and memory, compared with the CPU's; closed form, re-steering, visual denoising and inversion on
-random SD 1.5, 2.1 and XL in fp16, beside one inference. Each row is kept in gpu.json as soon as it is there: a run that was cut off goes on where it
-ended. Writes bench/results/gpu.md and gpu.json; for another device than cuda, out/gpu-DEVICE. Exits with 2 where there is no CUDA device.
+Runs the cases of tests/device in every configuration of weights and memory and compares them with the CPU's results;
+runs closed form, re-steering, visual denoising and inversion on random SD 1.5, 2.1 and XL in fp16, and one inference
+for comparison. Each row is written to gpu.json as soon as it is measured, so that an interrupted run goes on where it
+ended. Writes bench/results/gpu.md and gpu.json; for another device than cuda into out/gpu-DEVICE. Exits with 2 where
+there is no CUDA device.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from tools.comfy_host import REPOSITORY, activate
 CONFIGURATIONS = ("all on the device", "fp16 weights", "bf16 weights", "manual cast", "partial load", "no VRAM")
 FULL_SIZE = ("SD 1.5", "SD 2.1", "SDXL")
 MINUTES, TIDY_UP = 9.0, 15
-# Seconds below which a part is not begun: a host takes a quarter of a minute to start, a random SDXL about one to write.
-LEAST = {"cases": 40, "table": 60, "SDXL": 120}
+# Seconds that a part needs at least: a host starts in a quarter of a minute, a random SDXL is written in one.
+MINIMUM_SECONDS = {"cases": 40, "table": 60, "SDXL": 120}
 NO_GPU = (
     "Expected a CUDA device, found none. Run this on a machine with an NVIDIA GPU and a CUDA build of torch, "
     "or test the command itself with --device cpu --shapes miniature."
@@ -38,8 +40,8 @@ NO_GPU = (
 TABLE_COLUMNS = ("model", "method", "seconds", "peak_mb", "times_inference", "note")
 
 
-class Rows:
-    """The rows that were measured so far, in a JSON file that is written after each."""
+class ResultFile:
+    """Measured rows in a JSON file, which is written after each row."""
 
     def __init__(self, folder: Path):
         self.file = folder / "gpu.json"
@@ -47,9 +49,11 @@ class Rows:
         self.content = json.loads(self.file.read_text()) if self.file.exists() else {"rows": []}
 
     def has(self, **key: str) -> bool:
+        """Whether a row has these values."""
         return any(all(row.get(k) == v for k, v in key.items()) for row in self.content["rows"])
 
     def add(self, **row: Any) -> None:
+        """Adds a row, prints it and writes the file."""
         self.content["rows"].append(row)
         print(json.dumps(row), flush=True)
         self.save()
@@ -57,12 +61,13 @@ class Rows:
     def save(self) -> None:
         write_whole((json.dumps(self.content, indent=1) + "\n").encode(), self.file)
 
-    def of(self, kind: str) -> list[dict[str, Any]]:
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        """Rows of a kind: case or table."""
         return [row for row in self.content["rows"] if row["kind"] == kind]
 
 
 def device_text(device: str) -> str:
-    """The device's name, and the versions that results depend on."""
+    """Name of the device, with the versions that results depend on."""
     if device != "cuda":
         return f"{device} ({machine()})"
     return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, torch {torch.__version__}, Python {sys.version.split()[0]}"
@@ -71,20 +76,20 @@ def device_text(device: str) -> str:
 # --- the cases of tests/device ----------------------------------------------------------------------------------------
 
 
-def run_cases(device: str, name: str, cases: list[str], rows: Rows) -> None:
-    """Runs the cases of one configuration that have no row yet, and compares them with the CPU's results."""
-    part = {n: importlib.import_module(f"tests.device.{n}") for n in ("configuration", "runs", "run_cases", "world")}
+def run_cases(device: str, name: str, cases: list[str], rows: ResultFile) -> None:
+    """Runs the cases of a configuration that have no row yet, and compares them with the CPU's results."""
+    modules = {n: importlib.import_module(f"tests.device.{n}") for n in ("configuration", "runs", "run_cases", "world")}
     missing = [case for case in cases if not rows.has(kind="case", configuration=name, case=case)]
-    configuration = dataclasses.replace(part["configuration"].CONFIGURATIONS[name], device=device)
+    configuration = dataclasses.replace(modules["configuration"].CONFIGURATIONS[name], device=device)
     if not missing:
         return
-    expected = part["runs"].reference(missing)
+    expected = modules["runs"].reference(missing)
     activate(cpu=device != "cuda")
     registered = importlib.import_module("tests.device.cases").CASES
     with torch.inference_mode():
-        # Beside the CPU's runs, which drew the pictures that all train on.
-        folder = part["runs"].OUT / "runs" / f"gpu-{name.replace(' ', '-')}"
-        world = part["world"].World(configuration, folder)
+        # In the folder of the CPU's runs, which drew the pictures that all runs train on.
+        folder = modules["runs"].OUT / "runs" / f"gpu-{name.replace(' ', '-')}"
+        world = modules["world"].World(configuration, folder)
         if device == "cuda":
             _limit(world.management, configuration)
         world.pictures()
@@ -93,13 +98,13 @@ def run_cases(device: str, name: str, cases: list[str], rows: Rows) -> None:
             world.forget_cache()
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            result = part["run_cases"].run_case(world, registered[case], originals)
-            computed = part["runs"].precision(configuration, case)
-            found = part["runs"].complaints(dataclasses.asdict(result), expected[case], computed)
+            result = modules["run_cases"].run_case(world, registered[case], originals)
+            computed = modules["runs"].precision(configuration, case)
+            complaints = modules["runs"].complaints(dataclasses.asdict(result), expected[case], computed)
             peak = torch.cuda.max_memory_allocated() if device == "cuda" else result.peak
-            said = "; ".join(text.strip().splitlines()[-1] for text in found)
+            problems = "; ".join(text.strip().splitlines()[-1] for text in complaints)
             rows.add(
-                kind="case", configuration=name, case=case, problems=said, seconds=round(result.seconds, 2), peak_mb=round(peak / 1e6, 1)
+                kind="case", configuration=name, case=case, problems=problems, seconds=round(result.seconds, 2), peak_mb=round(peak / 1e6, 1)
             )  # fmt: skip
 
 
@@ -114,7 +119,7 @@ def _limit(management: Any, configuration: Any) -> None:
 
 
 def table_methods() -> dict[str, Any]:
-    """The methods to measure, by name. Inference comes first: the others' memory is compared with it."""
+    """Methods to measure by name, beginning with inference, which the others' memory is compared with."""
     from bench.speed_methods import by_gradient, closed_form, inference, inversion, visual_denoising
 
     return {
@@ -127,7 +132,7 @@ def table_methods() -> dict[str, Any]:
     }
 
 
-def run_table(device: str, model: str, rows: Rows) -> None:
+def run_table(device: str, model: str, rows: ResultFile) -> None:
     """Measures the methods that have no row yet on a model with random weights."""
     activate(cpu=device != "cuda")
     from bench.speed_models import model_of
@@ -149,13 +154,13 @@ def run_table(device: str, model: str, rows: Rows) -> None:
 
 
 def parts(shapes: list[str]) -> list[tuple[str, str]]:
-    """Parts of a run, the most informative first, since time may end early: (cases, configuration) and (table, model)."""
+    """Parts of a run, (cases, configuration) or (table, model), the most informative first."""
     first, *others = CONFIGURATIONS
     return [("cases", first), *(("table", model) for model in shapes), *(("cases", name) for name in others)]
 
 
 def run_part(arguments: list[str], seconds: float) -> bool:
-    """Runs a part in its own process, ended with all its children at the time limit. Returns whether it finished."""
+    """Runs a part in a new process, killed at the time limit, and returns whether it finished."""
     process = subprocess.Popen([sys.executable, "-m", "bench.gpu", *arguments], cwd=REPOSITORY, start_new_session=True)
     try:
         return process.wait(timeout=seconds) == 0
@@ -167,22 +172,23 @@ def run_part(arguments: list[str], seconds: float) -> bool:
             process.wait()
 
 
-def page(rows: Rows, device: str, command: str, skipped: list[str]) -> str:
-    table = [dict(row) for row in rows.of("table")]
+def page(rows: ResultFile, device: str, command: str, skipped: list[str]) -> str:
+    """Text of the results page."""
+    table = [dict(row) for row in rows.of_kind("table")]
     inference = {row["model"]: row["peak_mb"] for row in table if row["method"].startswith("one sampling step")}
     for row in table:
         base = inference.get(row["model"])
         row["times_inference"] = round(row["peak_mb"] / base, 2) if base and row["peak_mb"] else ""
-    cases = rows.of("case")
+    cases = rows.of_kind("case")
     lines = ["| case | " + " | ".join(CONFIGURATIONS) + " |", "|---|" + "---|" * len(CONFIGURATIONS)]
     for case in dict.fromkeys(row["case"] for row in cases):
-        found = {r["configuration"]: r["problems"] or f"{r['seconds']:.1f} s" for r in cases if r["case"] == case}
-        lines.append(f"| {case} | " + " | ".join(found.get(name, "") for name in CONFIGURATIONS) + " |")
-    bad = sum(bool(row["problems"]) for row in cases)
-    left = "\n\nNot run: " + "; ".join(skipped) + "." if skipped else ""
+        cells = {r["configuration"]: r["problems"] or f"{r['seconds']:.1f} s" for r in cases if r["case"] == case}
+        lines.append(f"| {case} | " + " | ".join(cells.get(name, "") for name in CONFIGURATIONS) + " |")
+    failed = sum(bool(row["problems"]) for row in cases)
+    not_run = "\n\nNot run: " + "; ".join(skipped) + "." if skipped else ""
     return f"""# On a GPU
 
-Made by `{command}` on {device}, {time.strftime("%Y-%m-%d")}.{left}
+Made by `{command}` on {device}, {time.strftime("%Y-%m-%d")}.{not_run}
 
 ## Seconds and memory at full size
 
@@ -192,23 +198,24 @@ Random weights in fp16: times and memory only. peak_mb: device memory, the model
 
 ## Cases of tests/device
 
-{len(cases) - bad} of {len(cases)} ran and gave the CPU's results within their precision's tolerance; seconds where they did, else what was wrong.
+{len(cases) - failed} of {len(cases)} ran and gave the CPU's results within their precision's tolerance; seconds where they did, else what was wrong.
 
 {chr(10).join(lines)}
 """
 
 
 def run_all(args: argparse.Namespace, folder: Path) -> int:
+    """Runs every part for which time is left, writes the page, and returns the exit status."""
     deadline, skipped = time.monotonic() + 60 * args.minutes - TIDY_UP, []
     for kind, name in parts(args.shapes.split(",")):
-        left = deadline - time.monotonic()
-        if left < LEAST.get(name, LEAST[kind]):
+        seconds_left = deadline - time.monotonic()
+        if seconds_left < MINIMUM_SECONDS.get(name, MINIMUM_SECONDS[kind]):
             skipped.append(f"{kind} {name} (no time left)")
             continue
         arguments = ["--part", kind, name, "--device", args.device, "--cases", args.cases, "--folder", str(folder)]
-        if not run_part(arguments, left):
+        if not run_part(arguments, seconds_left):
             skipped.append(f"{kind} {name} (ended before its end: see the rows)")
-    rows = Rows(folder)
+    rows = ResultFile(folder)
     command = "python -m bench.gpu" + ("" if args.device == "cuda" else f" --device {args.device}")
     rows.content |= {"device": device_text(args.device), "command": command, "skipped": skipped}
     rows.save()
@@ -218,6 +225,7 @@ def run_all(args: argparse.Namespace, folder: Path) -> int:
 
 
 def main() -> int:
+    """Runs everything, or one part; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cuda", "fake", "cpu"), default="cuda")
     parser.add_argument("--shapes", default=",".join(FULL_SIZE), help=f"of miniature, {', '.join(FULL_SIZE)}")
@@ -236,9 +244,9 @@ def main() -> int:
         return run_all(args, folder)
     kind, name = args.part
     if kind == "cases":
-        run_cases(args.device, name, args.cases.split(","), Rows(folder))
+        run_cases(args.device, name, args.cases.split(","), ResultFile(folder))
     else:
-        run_table(args.device, name, Rows(folder))
+        run_table(args.device, name, ResultFile(folder))
     return 0
 
 

@@ -1,9 +1,9 @@
 """Losses, masks and several concepts on the miniature: python -m bench.losses_and_masks [--quick] [--only TEXT] [--json FILE]
 
 Rows: part, method, concepts, forget_before, forget_after, keep_drop, style_after, drift, monitor, seconds, patch_bytes.
-forget: share of pictures in which the judge sees what was to be forgotten, mean over the concepts; keep_drop: share that
-concepts not forgotten lose; monitor: what the drift monitor said at the end of a training. Writes bench/results/losses_and_masks.md, losses_and_masks.png,
-pairs.png and mask_overlay.png (not with --quick).
+forget: share of pictures in which the judge sees the concept, mean over the forgotten concepts. keep_drop: share that
+the other concepts lose. monitor: last figure of the training's drift monitor. Writes bench/results/losses_and_masks.md,
+losses_and_masks.png, pairs.png and mask_overlay.png (not with --quick).
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from bench.methods import Method, by_gradient, closed_form, concept_of, made_pairs, published
-from bench.pages import grid_page, to_pil
+from bench.methods import Method, by_gradient, closed_form, concept_of, image_pairs, published
+from bench.picture_pages import grid_page, to_pil
 from bench.results_page import RESULTS, machine, markdown_table
 from bench.world import Ask, Evaluation, World, other_concepts
 
@@ -34,8 +33,8 @@ COLUMNS = (
     "seconds",
     "patch_bytes",
 )
-ONE = (("zebra",), ("pizza",))
-MANY = (
+SINGLE_CONCEPTS = (("zebra",), ("pizza",))
+TEN_CONCEPTS = (
     "zebra",
     "pizza",
     "santa claus",
@@ -47,11 +46,11 @@ MANY = (
     "car",
     "clown",
 )
-PUBLISHED = {"learning_rate": 6e-5}
+BEST_PUBLISHED_RATE = {"learning_rate": 6e-5}  # found by bench.forget
 
 
 def loss_methods() -> dict[str, Method]:
-    """The two losses alone and together, 60 steps, one setting."""
+    """Methods with each of the two losses, and with both, 60 steps each."""
     visual = {"visual_weight": 1.0, "end_token": "all", "steps": 60}
     return {
         "re-steering, paper's loss": by_gradient(other_concepts, steps=60),
@@ -65,34 +64,34 @@ def loss_methods() -> dict[str, Method]:
 
 
 def several_methods() -> dict[str, Method]:
-    """Methods that forget several concepts in one training, and the published loop for comparison."""
+    """Methods that forget several concepts in one training, with the published loop for comparison."""
     return {
         "closed form": closed_form(other_concepts),
         "re-steering, 60 steps": by_gradient(other_concepts, steps=60),
         "published loop, 35 x 2e-6 a concept": published(),
-        "published loop, 35 x 6e-5 a concept": published(**PUBLISHED),
+        "published loop, 35 x 6e-5 a concept": published(**BEST_PUBLISHED_RATE),
     }
 
 
-def row(
+def row_of(
     world: World, part: str, name: str, method: Method, concepts: tuple[str, ...], quick: bool
 ) -> tuple[dict, torch.Tensor]:
-    """One row and its first picture: means over the forgotten concepts; the kept concepts are measured once."""
+    """One row and its first picture; means are over the forgotten concepts, and the kept concepts are measured once."""
     kept = [n for n in other_concepts(concepts[0]) if n not in concepts]
-    small = quick or len(concepts) > 1
-    measured, picture = [], None
+    few_pictures = quick or len(concepts) > 1
+    figures_by_concept, picture = [], None
     with method(world, *concepts) as applied:
         for number, concept in enumerate(concepts):
-            evaluation = Evaluation(world, concept, kept if number == 0 else [], small)
-            measured.append(evaluation.measure(applied.model))
+            evaluation = Evaluation(world, concept, kept if number == 0 else [], few_pictures)
+            figures_by_concept.append(evaluation.measure(applied.model))
             picture = evaluation.first_picture if picture is None else picture
     assert picture is not None
 
     def mean(key: str) -> float:
-        return round(sum(m[key] for m in measured) / len(measured), 4)
+        return round(sum(f[key] for f in figures_by_concept) / len(figures_by_concept), 4)
 
     figures = {key: mean(key) for key in ("forget_before", "forget_after", "style_after")}
-    figures |= {key: measured[0][key] for key in ("keep_drop", "drift")}
+    figures |= {key: figures_by_concept[0][key] for key in ("keep_drop", "drift")}
     cost = {"monitor": applied.monitor, "seconds": round(applied.seconds, 2), "patch_bytes": applied.patch_bytes}
     return {
         "part": part,
@@ -104,7 +103,7 @@ def row(
 
 
 def composite(world: World, left: str, right: str, count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures (N, 128, 128, 3) of one thing at the left and another at the right, and the left's mask (N, 128, 128)."""
+    """Pictures (N, 128, 128, 3) of one thing beside another, and masks (N, 128, 128) of the left one."""
     pictures = {}
     for name in (left, right):
         ask = Evaluation(world, name, [], seed=40).target
@@ -117,65 +116,64 @@ def composite(world: World, left: str, right: str, count: int = 4) -> tuple[torc
 
 
 def mask_rows(world: World, quick: bool) -> list[dict]:
-    """Rows for re-steering, with and without a mask, on pictures of which the concept covers one half."""
-    found = []
+    """Rows of re-steering, with and without a mask, on pictures in which the concept covers one half."""
+    rows = []
     for left, right in (("zebra", "pizza"), ("pizza", "zebra")):
         images, mask = composite(world, left, right)
         for name, masks in (("re-steering, images", None), ("re-steering, images and mask", mask)):
             method = by_gradient(other_concepts, pictured=(images, masks), steps=60)
-            found.append(row(world, "masks", f"{name} ({right} beside it)", method, (left,), quick)[0])
-            print(json.dumps(found[-1]), flush=True)
-    return found
+            rows.append(row_of(world, "masks", f"{name} ({right} beside it)", method, (left,), quick)[0])
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
 
 
-def run(world: World, quick: bool, only: str) -> tuple[list[dict], dict]:
-    """All rows, and one picture of every row that forgets one concept."""
+def measure_rows(world: World, quick: bool, only: str) -> tuple[list[dict], dict]:
+    """All rows, and a picture of every row outside the masks."""
     jobs: list[tuple[str, str, Method, tuple[str, ...]]] = []
-    jobs += [("losses", n, m, c) for n, m in loss_methods().items() for c in ONE]
-    jobs += [("several", n, m, MANY[:k]) for k in (10, 5, 1) for n, m in several_methods().items()]
+    jobs += [("losses", n, m, c) for n, m in loss_methods().items() for c in SINGLE_CONCEPTS]
+    jobs += [("several", n, m, TEN_CONCEPTS[:k]) for k in (10, 5, 1) for n, m in several_methods().items()]
     rows, pictures = [], {}
     for part, name, method, concepts in jobs:
         if only and only not in part:
             continue
-        figures, picture = row(world, part, name, method, concepts, quick)
-        rows.append(figures)
+        row, picture = row_of(world, part, name, method, concepts, quick)
+        rows.append(row)
         pictures[part, name, concepts] = picture
-        print(json.dumps(figures), flush=True)
+        print(json.dumps(row), flush=True)
     if not only or only in "masks":
         rows += mask_rows(world, quick)
     return rows, pictures
 
 
 def save_pairs(world: World, path: Path) -> None:
-    """The pairs that visual denoising trains on: kept above, zeroed below."""
+    """Writes the image pairs that visual denoising trains on: attention kept above, zeroed below."""
     adapter = world.adapter()
     with torch.inference_mode(False), torch.no_grad():
         world.host.load(world.model)
-        [pairs] = made_pairs(world, adapter, [concept_of(world, adapter, "zebra")], count=6)
+        [pairs] = image_pairs(adapter, [concept_of(world, adapter, "zebra")], count=6)
         images = torch.cat([adapter.decode_latents(world.vae, side) for side in (pairs.kept, pairs.zeroed)])
     page = torch.cat([torch.cat(list(images[k : k + 6]), dim=1) for k in (0, 6)])
     to_pil(page).save(path)
 
 
 def save_mask_overlay(world: World, path: Path) -> None:
-    """Three pictures, each beside the mask that Attention Mask makes of it with the node's defaults."""
+    """Writes three pictures, each beside its mask from Attention Mask at the node's defaults."""
     node, tiles = world.node("attention.attention_mask").AttentionMask, []
     defaults = {i.id: getattr(i, "default", None) for i in node.define_schema().inputs}
     for concept in ("zebra", "santa claus", "pizza"):
         ask = Evaluation(world, concept, [], seed=3).target
         image = world.sample(Ask(ask.prompts[:1], ask.seeds[:1], ask.concepts[:1], ask.styles[:1]))
-        given = {"model": world.model, "clip": world.clip, "vae": world.vae, "images": image}
+        connected = {"model": world.model, "clip": world.clip, "vae": world.vae, "images": image}
         with torch.inference_mode():
-            overlay = node.execute(**{**defaults, **given, "phrase": concept, "prompt": ask.prompts[0]}).result[1]
+            overlay = node.execute(**{**defaults, **connected, "phrase": concept, "prompt": ask.prompts[0]}).result[1]
         tiles += [image[0], overlay[0]]
     to_pil(torch.cat(tiles, dim=1)).save(path)
 
 
 def write_results(world: World, rows: list[dict], pictures: dict) -> None:
-    sections: dict[str, Callable[[dict], bool]] = {
-        p: (lambda r, p=p: r["part"] == p) for p in ("losses", "masks", "several")
-    }
-    tables = {p: markdown_table([r for r in rows if keep(r)], COLUMNS[1:]) for p, keep in sections.items()}
+    """Writes the results page and its pictures."""
+    parts = ("losses", "masks", "several")
+    tables = {part: markdown_table([r for r in rows if r["part"] == part], COLUMNS[1:]) for part in parts}
     text = f"""# Losses, masks and several concepts on the miniature
 
 Made by `python -m bench.losses_and_masks` on {machine()}, {time.strftime("%Y-%m-%d")}. Sampling: Euler, 12 steps, guidance 3; unseen seeds and
@@ -215,7 +213,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     world = World()
-    rows, pictures = run(world, args.quick, args.only)
+    rows, pictures = measure_rows(world, args.quick, args.only)
     print(markdown_table(rows, COLUMNS))
     if args.json:
         args.json.write_text(json.dumps({"rows": rows, "machine": machine()}, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The ways to forget that the bench compares, each a context manager: the model is changed while it is open."""
+"""Methods of forgetting that the bench compares, each a context manager within which the model has forgotten."""
 
 from __future__ import annotations
 
@@ -30,7 +30,23 @@ from mini_sd.concepts import BY_NAME
 
 @dataclass
 class Applied:
-    """An applied method: the MODEL or sampler to draw with, its cost, and the patch where there is one."""
+    """An applied method.
+
+    Parameters
+    ----------
+    model
+        MODEL to sample with; None where `sampler` draws.
+    sampler
+        Function of an Ask that draws its pictures, for methods that work at inference.
+    seconds
+        Time that forgetting took.
+    patch_bytes
+        Size of the file that a user would share.
+    monitor
+        Last figure of the drift monitor.
+    patch
+        The patch, where the method makes one.
+    """
 
     model: Any = None
     sampler: Callable | None = None
@@ -44,7 +60,7 @@ Method = Callable[..., contextlib.AbstractContextManager[Applied]]
 
 
 def patched(world: World, patch: Any) -> Applied:
-    """Applies a patch to the MODEL in the precision that its file stores."""
+    """The world's MODEL with a patch in the precision that its file stores."""
     with tempfile.TemporaryDirectory() as folder:
         size = save_patch(patch, Path(folder) / "patch.safetensors")
     model, _ = world.host.apply_patch(world.model, patch.as_stored(), 1.0)
@@ -54,44 +70,48 @@ def patched(world: World, patch: Any) -> Applied:
     )
 
 
-def gate_of(world: World, patch: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """Puts the patch on a positive and a negative conditioning as Gated Forget Patch does, at its own threshold."""
+def gate_function(world: World, patch: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """Function that puts a patch on two conditionings with Gated Forget Patch at its automatic threshold."""
     node = world.node("patches.gated_patch").GatedForgetPatch
 
     def gate(positive: Any, negative: Any) -> tuple[Any, Any]:
-        when = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
-        inputs = {"positive": positive, "negative": negative, "forget_patch": patch, "patch_file": "", **when}
+        schedule = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+        inputs = {"positive": positive, "negative": negative, "forget_patch": patch, "patch_file": "", **schedule}
         return node.execute(clip=world.clip, threshold=0.0, curve="step", **inputs).args[:2]
 
     return gate
 
 
-def gated(world: World, patch: Any) -> Callable[[Ask], torch.Tensor]:
-    """Pictures of an ask with the patch behind its gate.
+def gated_sampler(world: World, patch: Any) -> Callable[[Ask], torch.Tensor]:
+    """Sampler of asks with a patch behind its gate.
 
-    Prompts for the same concept are sampled together: the host runs every set of acting patches over the whole batch.
+    Notes
+    -----
+    Prompts of the same concept are sampled together, because the host runs every set of active patches over the whole
+    batch.
     """
-    gate = gate_of(world, patch)
+    gate = gate_function(world, patch)
 
     def sampler(ask: Ask) -> torch.Tensor:
-        made: dict[int, torch.Tensor] = {}
+        pictures: dict[int, torch.Tensor] = {}
         for concept in dict.fromkeys(ask.concepts if patch.parts else ()) or (None,):
             rows = [n for n, name in enumerate(ask.concepts) if concept in (None, name)]
-            prompts, seeds = ([of[n] for n in rows] for of in (ask.prompts, ask.seeds))
-            made |= zip(rows, world.draw(prompts, seeds, conditions=gate))
-        return torch.stack([made[n] for n in range(len(ask.prompts))])
+            prompts, seeds = ([column[n] for n in rows] for column in (ask.prompts, ask.seeds))
+            pictures |= zip(rows, world.draw(prompts, seeds, conditions=gate))
+        return torch.stack([pictures[n] for n in range(len(ask.prompts))])
 
     return sampler
 
 
 def concept_of(world: World, adapter: Any, name: str, synonyms: bool = False) -> Any:
-    names = names_of(world)
-    phrases = (names.phrase(name), *(names.synonyms(name) if synonyms else ()))
-    return make_concept(adapter, "\n".join(phrases), names.kind(name))
+    """The Concept of a world's name, with its synonyms on request."""
+    lookup = names_of(world)
+    phrases = (lookup.phrase(name), *(lookup.synonyms(name) if synonyms else ()))
+    return make_concept(adapter, "\n".join(phrases), lookup.kind(name))
 
 
 def closed_form(preserve: Callable[[str], list[str]], synonyms: bool = False, **settings) -> Method:
-    """The closed form with the node's settings. `preserve(name)` lists the preserve prompts for a concept."""
+    """The closed form with the given settings; `preserve(name)` lists the preserve prompts of a concept."""
 
     @contextlib.contextmanager
     def method(world: World, *names: str) -> Iterator[Applied]:
@@ -108,7 +128,7 @@ def closed_form(preserve: Callable[[str], list[str]], synonyms: bool = False, **
 
 
 def hardened(rounds: int, pictures: int = 8, seed: int = 0) -> Method:
-    """The closed form with attack rounds, nothing listed to preserve, on pictures that the model draws."""
+    """The closed form with attack rounds on pictures that the model draws, nothing listed to preserve."""
 
     @contextlib.contextmanager
     def method(world: World, *names: str) -> Iterator[Applied]:
@@ -116,14 +136,14 @@ def hardened(rounds: int, pictures: int = 8, seed: int = 0) -> Method:
         budget = Budget(seed=seed)
         concepts = [concept_of(world, adapter, n) for n in names]
         with torch.inference_mode(False), adapter.ready_for_gradients(text=True):
-            started, made = time.perf_counter(), []
+            started, references = time.perf_counter(), []
             for concept in concepts:
                 with torch.no_grad():
                     prompts = concept_prompts(adapter, concept).encoded
                     latents = sample_references(adapter, prompts, adapter.latent_shape(), pictures, seed)
-                made.append(References(latents))
-            chosen = Hardening(rounds, budget=budget)
-            patch = forget_hardened(adapter, concepts, made, hardening=chosen)
+                references.append(References(latents))
+            hardening = Hardening(rounds, budget=budget)
+            patch = forget_hardened(adapter, concepts, references, hardening=hardening)
             patch.figures["seconds"] = time.perf_counter() - started
         yield patched(world, patch)
 
@@ -136,35 +156,43 @@ def by_gradient(
     end_token: str = "first",
     **settings,
 ) -> Method:
-    """Training by gradient with the node's settings, on noise or on pictures with masks; image pairs where the visual loss is on."""
+    """Training by gradient with the given settings.
+
+    Parameters
+    ----------
+    preserve
+        Lists the preserve prompts of a concept.
+    pictured
+        Pictures (N, H, W, 3) of the concept and their masks (N, H, W); None: training on noise alone.
+    """
 
     @contextlib.contextmanager
     def method(world: World, *names: str) -> Iterator[Applied]:
         adapter = world.adapter()
         with torch.inference_mode(False):
-            chosen = GradientSettings(preserve_prompts=preserve(names[0]), **settings)
+            gradient_settings = GradientSettings(preserve_prompts=preserve(names[0]), **settings)
             concepts = [dataclasses.replace(concept_of(world, adapter, n), end_token=end_token) for n in names]
             latents, masks = torch.zeros(1, *adapter.latent_shape()), None
             if pictured is not None:
                 latents, masks = adapter.encode_images(pictured[0].clone(), world.vae), pictured[1]
             with adapter.ready_for_gradients():
-                pairs = made_pairs(world, adapter, concepts) if chosen.visual_weight > 0 else None
-                made = [References(latents, masks) for _ in concepts]
-                patch = forget_by_gradient(adapter, concepts, made, chosen, pairs=pairs)
+                pairs = image_pairs(adapter, concepts) if gradient_settings.visual_weight > 0 else None
+                references = [References(latents, masks) for _ in concepts]
+                patch = forget_by_gradient(adapter, concepts, references, gradient_settings, pairs=pairs)
         yield patched(world, patch)
 
     return method
 
 
-def made_pairs(world: World, adapter: Any, concepts: list[Any], count: int = 4) -> list[Any]:
-    """Pairs of each concept, the phrase and all end tokens zeroed, as the Visual Denoising Pairs node makes them."""
+def image_pairs(adapter: Any, concepts: list[Any], count: int = 4) -> list[Any]:
+    """Image pairs of each concept with its phrase and all end tokens zeroed, as Visual Denoising Pairs makes them."""
     prompts = [concept_prompts(adapter, dataclasses.replace(c, end_token="all")) for c in concepts]
-    make = make_pairs
-    return [make(adapter, p.encoded, p.columns, (4, 16, 16), count=count) for p in prompts]
+    size = adapter.latent_shape()
+    return [make_pairs(adapter, p.encoded, p.columns, size, count=count) for p in prompts]
 
 
 def published(**settings) -> Method:
-    """The published loop, whose result is a whole UNet and not a patch."""
+    """The published training loop, whose result is a whole UNet and not a patch."""
 
     @contextlib.contextmanager
     def method(world: World, *names: str) -> Iterator[Applied]:
@@ -177,7 +205,7 @@ def published(**settings) -> Method:
 
 
 def zero_attention(end_token: str) -> Method:
-    """Zero Concept Attention at sampling time."""
+    """Zero Concept Attention, which acts while sampling."""
 
     @contextlib.contextmanager
     def method(world: World, name: str) -> Iterator[Applied]:
@@ -195,9 +223,11 @@ def zero_attention(end_token: str) -> Method:
     return method
 
 
-def half_of(name: str) -> list[str]:
+def preserved_half(name: str) -> list[str]:
+    """Every second of the other concepts, which is listed to be preserved."""
     return other_concepts(name)[::2]
 
 
-def other_half_of(name: str) -> list[str]:
+def unlisted_half(name: str) -> list[str]:
+    """The other concepts that `preserved_half` does not list."""
     return other_concepts(name)[1::2]

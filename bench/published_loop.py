@@ -1,8 +1,9 @@
-"""The published training loop of Forget-Me-Not, re-created for comparison only; the pack does not use it.
+"""The published training loop of Forget-Me-Not, re-created for comparison; the pack does not use it.
 
-As released: the whole UNet in float32, AdamW (0.9, 0.999, weight decay 0.01), 35 steps at 2e-6, batch 1, one template,
-one un-squared norm over the concept's attention in all layers, end tokens included, no image (`no_real_image`), and a
-gradient clip that does nothing (its parameter list is an exhausted generator), so none is applied.
+Settings as released: the whole UNet in float32, AdamW (0.9, 0.999, weight decay 0.01), 35 steps at 2e-6, batch 1, one
+template, one un-squared norm over the concept's attention in all layers, end tokens included, and no image
+(`no_real_image`). The released gradient clip has no effect, because its parameter list is an exhausted generator, so no
+clip is applied here.
 """
 
 from __future__ import annotations
@@ -29,16 +30,23 @@ def published_loop(
     only_attn2: bool = False,
     seed: int = 0,
 ) -> Iterator[float]:
-    """Trains the UNet in place, yields the seconds it took, and puts the weights back on exit.
+    """Trains the UNet in place, yields the seconds of training, and restores the weights on exit.
 
-    `concepts`: phrase -> kind; they take turns, `steps` steps for each.
+    Parameters
+    ----------
+    concepts
+        Kinds of the concepts by phrase; the concepts take turns.
+    steps
+        Training steps for each concept.
+    only_attn2
+        Trains cross-attention only.
     """
     adapter = world.adapter()
     with adapter.ready_for_gradients():
         originals = {n: p.detach().clone() for n, p in adapter.unet.named_parameters()}
-        chosen = [p for n, p in adapter.unet.named_parameters() if not only_attn2 or ".attn2." in n]
+        trained = [p for n, p in adapter.unet.named_parameters() if not only_attn2 or ".attn2." in n]
         try:
-            yield _train(adapter, chosen, concepts, learning_rate, steps, seed)
+            yield _train(adapter, trained, concepts, learning_rate, steps, seed)
         finally:
             with torch.no_grad():
                 for name, parameter in adapter.unet.named_parameters():
@@ -46,28 +54,30 @@ def published_loop(
                     parameter.copy_(originals[name])
 
 
-def _train(adapter, chosen, concepts: dict[str, str], learning_rate: float, steps: int, seed: int) -> float:
+def _train(adapter, parameters, concepts: dict[str, str], learning_rate: float, steps: int, seed: int) -> float:
+    """Runs the loop and returns its seconds."""
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     prompts = adapter.encode([TEMPLATES[kind].format(phrase) for phrase, kind in concepts.items()])
     ids = [{encoder: [t] for encoder, t in adapter.phrase_tokens(phrase).items()} for phrase in concepts]
     columns = [concept_columns(p.tokens, i, adapter.vocabulary, "all") for p, i in zip(prompts, ids)]
-    for parameter in chosen:
+    for parameter in parameters:
         parameter.requires_grad_(True)
-    optimiser = torch.optim.AdamW(chosen, lr=learning_rate, betas=(0.9, 0.999), weight_decay=0.01, eps=1e-8)
+    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.999), weight_decay=0.01, eps=1e-8)
     sigmas = adapter.sigmas()
     for step in range(steps * len(prompts)):
         collected: list[torch.Tensor] = []
-        here = columns[step % len(prompts)]
+        prompt_columns = columns[step % len(prompts)]
         sigma = sigmas[torch.randint(len(sigmas), (1,), generator=generator)]
         noise = torch.randn(1, *adapter.latent_shape(), generator=generator)
         with attention_probe(
-            adapter.cross_attention(), lambda layer, a, out=collected, at=here: out.append(a[..., at].flatten())
+            adapter.cross_attention(),
+            lambda layer, a, out=collected, at=prompt_columns: out.append(a[..., at].flatten()),
         ):
             adapter.denoise(sigma.view(1, 1, 1, 1) * noise, sigma, [prompts[step % len(prompts)]])
         optimiser.zero_grad(set_to_none=True)
         torch.cat(collected).norm().backward()
         optimiser.step()
-    for parameter in chosen:
+    for parameter in parameters:
         parameter.requires_grad_(False)
     return time.perf_counter() - started

@@ -1,29 +1,32 @@
 """Writes the README's tables from the results of the bench: python -m bench.readme_tables
 
-Reads bench/results/correction.json, speed.json and concept_bench.sqlite; nothing in the tables is typed by hand.
+Reads bench/results/correction.json, speed.json and concept_bench.sqlite. No figure in the tables is typed by hand.
 """
 
 from __future__ import annotations
 
 import json
 
-from bench.concept_bench.report import found_in
+from bench.concept_bench.report import read_results
 from bench.results_page import RESULTS
 from tools.comfy_host import REPOSITORY
 
 README = REPOSITORY / "README.md"
 
 
-def load(name: str) -> list[dict]:
+def load_rows(name: str) -> list[dict]:
+    """Rows of a result file in bench/results; none where there is no such file."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text())["rows"] if path.exists() else []
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
+def text_table(header: list[str], rows: list[list[str]]) -> str:
+    """Markdown table of texts."""
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows])
 
 
 def kilobytes(size: float) -> str:
+    """Size in kB for a table; "none" for 0 bytes."""
     return f"{size / 1000:,.0f} kB" if size else "none"
 
 
@@ -46,16 +49,16 @@ def correction_table() -> str:
             f"{r['keep_drop']:.3f}",
             f"{r['named_after']:.2f}",
         ]
-        for r in load("correction")
+        for r in load_rows("correction")
     ]
-    return table(header, rows)
+    return text_table(header, rows)
 
 
 def speed_table() -> str:
     """The table of costs by model, with the judge's figures on the miniature."""
     header = ["model", "method", "concepts", "seconds", "peak MB", "still seen", "others lost", "file"]
 
-    def shown(value: float | None, digits: int) -> str:
+    def rounded(value: float | None, digits: int) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
     rows = [
@@ -65,39 +68,39 @@ def speed_table() -> str:
             str(r["concepts"]),
             f"{r['seconds']:,.1f}{' (extrapolated)' if 'extrapolated' in r['note'] else ''}",
             f"{r['peak_mb']:,}",
-            shown(r["forget_after"], 2),
-            shown(r["keep_drop"], 3),
+            rounded(r["forget_after"], 2),
+            rounded(r["keep_drop"], 3),
             kilobytes(r["patch_bytes"]),
         ]
-        for r in load("speed")
+        for r in load_rows("speed")
     ]
-    return table(header, rows)
+    return text_table(header, rows)
 
 
 def peers_table() -> str:
     """The table of ConceptBench: every method, for one concept of each kind and for ten objects at once."""
     header = ["forgotten", "method", "H_o", "UA", "IRA", "CRA", "attacked", "drift", "seconds", "file"]
 
-    def shown(row: dict, name: str, digits: int = 2) -> str:
+    def rounded(row: dict, name: str, digits: int = 2) -> str:
         return "" if row.get(name) is None else f"{row[name]:.{digits}f}"
 
     rows = [
         [
             f"{r['concepts']} {r['kind']}s at once" if r["concepts"] > 1 else r["kind"],
             r["method"],
-            *(shown(r, name) for name in ("H_o", "UA", "IRA", "CRA", "attacked")),
-            shown(r, "drift", 4),
-            shown(r, "cpu_seconds", 1),
+            *(rounded(r, name) for name in ("H_o", "UA", "IRA", "CRA", "attacked")),
+            rounded(r, "drift", 4),
+            rounded(r, "cpu_seconds", 1),
             kilobytes(r["artefact_bytes"]),
         ]
-        for r in found_in(RESULTS / "concept_bench.sqlite")["rows"]
+        for r in read_results(RESULTS / "concept_bench.sqlite")["rows"]
         if r["method"] != "nothing forgotten"
     ]
-    return table(header, rows)
+    return text_table(header, rows)
 
 
-def put(text: str, marker: str, content: str) -> str:
-    """Puts a table between its markers, after the sentence that may stand before it."""
+def replace_table(text: str, marker: str, content: str) -> str:
+    """Replaces the table between two markers, and keeps a sentence before it."""
     start, end = f"<!-- {marker} -->\n", f"<!-- /{marker} -->"
     before, _, rest = text.partition(start)
     inside, _, after = rest.partition(end)
@@ -110,7 +113,7 @@ def main() -> None:
     tables = {"correction": correction_table, "speed": speed_table, "peers": peers_table}
     for marker, make in tables.items():
         if f"<!-- {marker} -->" in text:
-            text = put(text, marker, make())
+            text = replace_table(text, marker, make())
     README.write_text(text)
 
 

@@ -1,4 +1,4 @@
-"""What every page in bench/results is made with: its folder, Markdown tables, and the line on the machine."""
+"""Parts of every page in bench/results: the folder, Markdown tables, and the line on the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESULTS = REPOSITORY / "bench" / "results"
 
 
 def markdown_table(rows: list[dict], columns: tuple[str, ...]) -> str:
-    """Rows as a table; drift with four digits, what is lost with three, other shares and seconds with two."""
+    """Rows as a Markdown table. Drift has four digits, a drop three, and other shares and seconds two."""
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     digits = {c: 4 if "drift" in c else (3 if "drop" in c else 2) for c in columns}
     for row in rows:
@@ -22,5 +22,5 @@ def markdown_table(rows: list[dict], columns: tuple[str, ...]) -> str:
 
 
 def machine() -> str:
-    """The processor, threads, torch and Python that figures were measured with, as one line."""
+    """Processor, threads, torch and Python of this process, in one line."""
     return f"{platform.machine()}, {torch.get_num_threads()} threads, CPU, torch {torch.__version__}, Python {platform.python_version()}"

@@ -1,7 +1,8 @@
 """Memory of a real server over many trainings: python -m bench.server_memory [--cycles 100] [--json FILE]
 
-Every cycle trains a patch (closed form and re-steering in turn), applies it, draws a picture and frees everything through the host's
-own /free. Rows: cycle, megabytes (resident memory of the server). Writes bench/results/memory.md when all 100 cycles ran.
+Every cycle trains a patch (closed form and re-steering in turn), applies it, draws a picture and frees everything
+through the host's /free. Rows: cycle, megabytes (resident memory of the server). Writes bench/results/memory.md after
+100 cycles or more.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ PROMPT = "a picture of a zebra in noto style"
 
 
 def cycle_prompt(number: int) -> dict:
-    """Miniature -> training -> patch applied -> picture; another seed each time, so that nothing comes from the host's cache."""
+    """Graph that trains a patch on the miniature, applies it and draws a picture; the seed keeps it out of the cache."""
     method = ("closed form", "attention re-steering")[number % 2]
     training = {
         "model": ["mini", 0], "clip": ["mini", 1], "phrase": "zebra", "kind": "object", "method": method, "preserve_prompts": "horse",
@@ -51,7 +52,8 @@ def cycle_prompt(number: int) -> dict:
     return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
 
 
-def measure(cycles: int) -> list[dict]:
+def memory_rows(cycles: int) -> list[dict]:
+    """Runs cycles on a server and returns its resident memory after each."""
     rows = []
     with tempfile.TemporaryDirectory() as folder, ComfyServer(Path(folder)) as server:
         assert server.process is not None
@@ -71,7 +73,7 @@ def main() -> None:
     parser.add_argument("--cycles", type=int, default=100)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    rows = measure(args.cycles)
+    rows = memory_rows(args.cycles)
     shown = [r for r in rows if r["cycle"] in (1, 2, 5) or r["cycle"] % 10 == 0]
     table = markdown_table(shown, ("cycle", "megabytes"))
     print(table)

@@ -1,4 +1,4 @@
-"""How cost grows on the miniature, what a patch costs while sampling, and what the pack costs at start-up."""
+"""Growth of cost on the miniature, cost of a patch while sampling, and cost of the pack at start-up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bench.cost import measured
+from bench.cost import measure_cost
 from bench.speed_methods import closed_form, concepts_of
 from bench.world import World
 from fmn_core.closed_form.forget import forget_closed_form
@@ -22,11 +22,11 @@ from mini_sd.concepts import CONCEPT_NAMES
 from mini_sd.generate import generate
 from tools.comfy_host import REPOSITORY
 
-PAIRS = 9
+SAMPLING_PAIRS = 9
 
 
-def sampling_ratio(world: World, count: int = PAIRS) -> str:
-    """Time of sampling with a patch over time without, in turn, so that both meet the same machine."""
+def sampling_ratio(world: World, count: int = SAMPLING_PAIRS) -> str:
+    """Line on the time of sampling with a patch, relative to sampling without; both take turns."""
     times: dict[bool, list[float]] = {False: [], True: []}
     with closed_form()(world, ["zebra"]) as run:
         for _ in range(count):
@@ -48,68 +48,70 @@ def sampling_ratio(world: World, count: int = PAIRS) -> str:
 
 
 def import_seconds() -> str:
-    """Time to import the pack into a host that is running."""
+    """Line on the time to import the pack into a running host."""
     code = (
-        "import time; from mini_sd import comfy_host; comfy_host.activate(); import nodes, aiohttp, comfy.sd, comfy_api.latest; "
+        "import time; from tools import comfy_host; comfy_host.activate(); import nodes, aiohttp, comfy.sd, comfy_api.latest; "
         "t = time.perf_counter(); comfy_host.load_pack(); print(time.perf_counter() - t)"
     )
     times = []
     for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-        times.append(float(done.stdout.split()[-1]))
+        process = subprocess.run(
+            [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        )
+        times.append(float(process.stdout.split()[-1]))
     return f"importing the pack into a running host takes {statistics.median(times):.2f} s"
 
 
 def growth(world: World) -> dict[str, dict[str, list]]:
-    """Seconds and megabytes against concepts and tokens (closed form), and steps and latent size (re-steering)."""
-    found: dict[str, dict[str, list]] = {}
+    """Seconds and MB by concepts and by tokens (closed form), and by steps and by latent size (re-steering)."""
+    curves: dict[str, dict[str, list]] = {}
 
-    def note(what: str, x: int, cost: Any) -> None:
-        of = found.setdefault(what, {"x": [], "seconds": [], "peak_mb": []})
-        of["x"].append(x)
-        of["seconds"].append(round(cost.seconds, 3))
-        of["peak_mb"].append(round(cost.peak_mb))
-        print(what, x, f"{cost.seconds:.2f} s", flush=True)
+    def add(quantity: str, x: int, cost: Any) -> None:
+        curve = curves.setdefault(quantity, {"x": [], "seconds": [], "peak_mb": []})
+        curve["x"].append(x)
+        curve["seconds"].append(round(cost.seconds, 3))
+        curve["peak_mb"].append(round(cost.peak_mb))
+        print(quantity, x, f"{cost.seconds:.2f} s", flush=True)
 
     for count in (1, 3, 10, 30):
-        note("concepts, closed form", count, _solved(world, list(CONCEPT_NAMES[:count])))
+        add("concepts, closed form", count, _closed_form_cost(world, list(CONCEPT_NAMES[:count])))
     for tokens in (1, 4, 16, 48):
-        note("tokens of the phrase, closed form", tokens, _solved(world, [" ".join(["zebra"] * tokens)]))
+        add("tokens of the phrase, closed form", tokens, _closed_form_cost(world, [" ".join(["zebra"] * tokens)]))
     for steps in (5, 10, 20, 40, 80):
-        note("steps, re-steering", steps, _trained(world, steps, 16))
+        add("steps, re-steering", steps, _training_cost(world, steps, 16))
     for side in (16, 24, 32, 48):
-        note("side of the latent, re-steering", side, _trained(world, 5, side))
-    return found
+        add("side of the latent, re-steering", side, _training_cost(world, 5, side))
+    return curves
 
 
-def _solved(world: World, names: list[str]) -> Any:
+def _closed_form_cost(world: World, names: list[str]) -> Any:
     adapter = world.adapter()
-    with torch.inference_mode(False), measured() as cost:
+    with torch.inference_mode(False), measure_cost() as cost:
         forget_closed_form(adapter, concepts_of(world, adapter, names), ClosedFormSettings())
     return cost
 
 
-def _trained(world: World, steps: int, side: int) -> Any:
+def _training_cost(world: World, steps: int, side: int) -> Any:
     adapter = world.adapter()
-    chosen = GradientSettings(steps=steps, drift_every=0)
-    with torch.inference_mode(False), measured() as cost, adapter.ready_for_gradients():
-        made = [References(torch.zeros(1, 4, side, side))]
-        forget_by_gradient(adapter, concepts_of(world, adapter, ["zebra"]), made, chosen)
+    settings = GradientSettings(steps=steps, drift_every=0)
+    with torch.inference_mode(False), measure_cost() as cost, adapter.ready_for_gradients():
+        references = [References(torch.zeros(1, 4, side, side))]
+        forget_by_gradient(adapter, concepts_of(world, adapter, ["zebra"]), references, settings)
     return cost
 
 
-def plot_growth(found: dict[str, dict[str, list]], path: Path) -> None:
-    """One panel for each thing that grows: seconds on the left axis, megabytes on the right."""
+def plot_growth(curves: dict[str, dict[str, list]], path: Path) -> None:
+    """Plots one panel for each quantity: seconds on the left axis, megabytes on the right."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(found), figsize=(4 * len(found), 3.2), layout="constrained")
-    for axis, (what, of) in zip(axes, found.items()):
-        axis.plot(of["x"], of["seconds"], "o-", color="#2563eb")
-        axis.set(xlabel=what, ylabel="seconds", ylim=(0, None))
+    figure, axes = pyplot.subplots(1, len(curves), figsize=(4 * len(curves), 3.2), layout="constrained")
+    for axis, (quantity, curve) in zip(axes, curves.items()):
+        axis.plot(curve["x"], curve["seconds"], "o-", color="#2563eb")
+        axis.set(xlabel=quantity, ylabel="seconds", ylim=(0, None))
         right = axis.twinx()
-        right.plot(of["x"], of["peak_mb"], "s--", color="#b45309")
+        right.plot(curve["x"], curve["peak_mb"], "s--", color="#b45309")
         right.set(ylabel="MB", ylim=(0, None))
     figure.savefig(path, dpi=110)

@@ -1,4 +1,4 @@
-"""The models of the speed bench: the miniature, and full-size ones with random weights."""
+"""Models of the speed bench: the miniature, and full-size models with random weights."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from typing import Any
 import torch
 
 from bench import full_size
+from bench.concept_bench.concepts import MINIATURE
 from bench.world import Pack, World
 
-MINIATURE = "miniature"
 SHAPES = ("SD 1.5", "SD 2.1", "SDXL")
 
 
 @contextlib.contextmanager
 def model_of(name: str, dtype: str) -> Iterator[Pack]:
-    """The miniature with its judge, or a model of these shapes from a random checkpoint through the host's own loader.
+    """The miniature with its judge, or a model of SHAPES that the host's loader reads from a random checkpoint.
 
-    `dtype`: what the UNet is stored in: auto (what the host chooses), fp32, fp16 or bf16.
+    Parameters
+    ----------
+    dtype
+        Data type of the UNet's weights: auto (the host chooses), fp32, fp16 or bf16.
     """
     with storage(dtype):
         if name == MINIATURE:
@@ -30,21 +33,27 @@ def model_of(name: str, dtype: str) -> Iterator[Pack]:
             return
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.safetensors"
-            full_size.write(name, file)
-            subject = Pack(lambda host: _loaded(file))
+            full_size.write_checkpoint(name, file)
+            subject = Pack(lambda host: load_checkpoint(file))
         yield subject
-    _freed()
+    _free_models()
 
 
-def _loaded(file: Path) -> tuple[Any, Any, Any]:
+def load_checkpoint(file: Path) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of a checkpoint; raises ValueError where one of them is missing."""
     import comfy.sd
 
-    return comfy.sd.load_checkpoint_guess_config(str(file), output_vae=True)[:3]
+    parts = comfy.sd.load_checkpoint_guess_config(str(file), output_vae=True)[:3]
+    if any(part is None for part in parts):
+        raise ValueError(
+            f"Expected a checkpoint with UNet, text encoders and VAE in {file.name}, one is missing. Take one that holds all three."
+        )
+    return parts
 
 
 @contextlib.contextmanager
 def storage(dtype: str) -> Iterator[None]:
-    """The host's --fp32-unet, --fp16-unet or --bf16-unet, as if it were started so."""
+    """Sets the host's option --fp32-unet, --fp16-unet or --bf16-unet for as long as the context lasts."""
     from tools import comfy_host
 
     comfy_host.load_pack()
@@ -61,7 +70,7 @@ def storage(dtype: str) -> Iterator[None]:
             setattr(args, flag, before)
 
 
-def _freed() -> None:
+def _free_models() -> None:
     import comfy.model_management
 
     comfy.model_management.unload_all_models()
@@ -72,10 +81,11 @@ def _freed() -> None:
 
 
 def dtype_of(subject: Pack) -> str:
-    """What the UNet's weights are stored in."""
+    """Data type of the UNet's weights."""
     return str(next(subject.model.model.diffusion_model.parameters()).dtype).removeprefix("torch.")
 
 
 def device_of(subject: Pack) -> str:
+    """Name of the device that the UNet runs on."""
     device = subject.model.load_device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

@@ -1,9 +1,10 @@
 """This pack and its peers side by side on the miniature: python -m bench.table [--quick] [--json FILE] [--workers N] [--database FILE]
 
-The concepts of bench/concept_bench/miniature.json, every method, three seeds; then the page bench/results/concept_bench.md (not with --methods,
---concepts or --seeds). Interrupted, the same command goes on.
---quick: "cat" and "noto", one seed, fewer pictures, the methods in QUICK, from an empty database unless one is named; writes no results page. --json FILE:
-rows of method, kind, concepts, H_o, UA, IRA, CRA, attacked, drift, seconds, artefact_bytes and the rest (see bench/concept_bench/report.py).
+Measures the concepts of bench/concept_bench/miniature.json with every method and three seeds, then writes the page
+bench/results/concept_bench.md (not with --methods, --concepts or --seeds). After an interruption the same command goes
+on. --quick: "cat" and "noto", one seed, fewer pictures, the methods in QUICK, from an empty database unless one is
+named, and no results page. --json FILE: rows of method, kind, concepts, H_o, UA, IRA, CRA, attacked, drift, seconds,
+artefact_bytes and other figures, see bench/concept_bench/report.py.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from pathlib import Path
 
 from bench.concept_bench.method_registry import NOTHING, all_methods
 from bench.concept_bench.provenance import this_command
-from bench.concept_bench.report import found_in, tables, write, write_json
-from bench.concept_bench.run import DATABASE, add_arguments, chosen_methods, parsed_concepts, run
+from bench.concept_bench.report import read_results, tables, write_json, write_page
+from bench.concept_bench.run import DATABASE, add_arguments, parse_concepts, parse_methods, run_pending
 from bench.concept_bench.tasks import Task, tasks_of
 
 QUICK = (NOTHING, "closed form", "closed form, listed", "re-steering", "FMN as released", "UCE", "RECE")
@@ -22,17 +23,17 @@ QUICK_CONCEPTS, QUICK_DATABASE = (("cat",), ("noto",)), DATABASE.with_name("quic
 
 
 def tasks(args: argparse.Namespace) -> list[Task]:
-    """What the arguments ask for."""
+    """The tasks that the arguments choose."""
     if args.quick and args.methods is None:
         methods = [name for name in QUICK if name in all_methods()]
     else:
-        methods = chosen_methods(args.methods)
-    concepts = list(QUICK_CONCEPTS) if args.quick and args.concepts is None else parsed_concepts(args.concepts)
+        methods = parse_methods(args.methods)
+    concepts = list(QUICK_CONCEPTS) if args.quick and args.concepts is None else parse_concepts(args.concepts)
     return tasks_of(methods, concepts, args.seeds or (1 if args.quick else 3), "quick" if args.quick else "full")
 
 
 def database_of(args: argparse.Namespace) -> Path:
-    """The named file, or the default; a quick run without a name begins with none."""
+    """The database that the arguments name, or the default; a quick run's default is deleted first."""
     if args.database is None and args.quick:
         for path in QUICK_DATABASE.parent.glob(QUICK_DATABASE.name + "*"):
             path.unlink()
@@ -49,13 +50,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     database = database_of(args)
-    failed = run(tasks(args), database, this_command("bench.table"), args.workers, args.ray)
-    found = found_in(database, "quick" if args.quick else "full")
-    print(tables(found))
+    failed = run_pending(tasks(args), database, this_command("bench.table"), args.workers, args.ray)
+    report = read_results(database, "quick" if args.quick else "full")
+    print(tables(report))
     if args.json:
-        write_json(found, args.json)
+        write_json(report, args.json)
     if not (args.quick or args.methods or args.concepts or args.seeds):
-        write(found)
+        write_page(report)
     raise SystemExit(1 if failed else 0)
 
 

@@ -2,7 +2,7 @@
 
 python -m bench.with_diffusers [--concept "santa claus"] [--out out/diffusers]
 
-With a checkpoint of your own only `exported_miniature` changes: load it with from_pretrained. diffusers needs peft to load
+To use another checkpoint, load it with from_pretrained in place of `exported_miniature`. diffusers needs peft to load
 the patch.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from bench.judged import share
-from bench.pages import before_after_page
+from bench.picture_figures import share
+from bench.picture_pages import before_after_page
 from fmn_core.adapters.diffusers_model import DiffusersModel
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings
@@ -32,7 +32,7 @@ SEEDS = (1, 2, 3, 4)
 
 
 def exported_miniature() -> Any:
-    """The miniature, written as a diffusers folder and read again."""
+    """The miniature as a pipeline, exported to a diffusers folder and loaded from it."""
     from diffusers import StableDiffusionPipeline
 
     from mini_sd.export_diffusers import build_pipeline
@@ -45,7 +45,7 @@ def exported_miniature() -> Any:
 
 
 def forget(pipeline: Any, name: str) -> ForgetPatch:
-    """The closed-form patch for one concept, with every other concept of the miniature preserved."""
+    """The closed-form patch of one concept, with every other concept of the miniature preserved."""
     model = DiffusersModel(pipeline)
     settings = ClosedFormSettings(preserve_prompts=[n for n in CONCEPT_NAMES if n != name])
     return forget_closed_form(model, [make_concept(model, name, BY_NAME[name].kind)], settings)
@@ -65,19 +65,19 @@ def main() -> None:
     parser.add_argument("--concept", default="zebra", choices=CONCEPT_NAMES)
     parser.add_argument("--out", type=Path, default=comfy_host.REPOSITORY / "out" / "diffusers")
     args = parser.parse_args()
-    # Makes torchvision importable where its native part does not load, which diffusers needs.
+    # diffusers needs torchvision; this makes it importable where its native part does not load.
     comfy_host.activate()
     pipeline = exported_miniature()
-    shown = {name: caption_of(name, "noto") for name in (args.concept, *neighbours(args.concept))}
-    before = {name: render(pipeline, prompt) for name, prompt in shown.items()}
+    prompts = {name: caption_of(name, "noto") for name in (args.concept, *neighbours(args.concept))}
+    before = {name: render(pipeline, prompt) for name, prompt in prompts.items()}
     patch = forget(pipeline, args.concept)
     path = args.out / f"forget_{args.concept.replace(' ', '_')}.safetensors"
     size = save_patch(patch, path)
     pipeline.load_lora_weights(str(path.parent), weight_name=path.name)
-    after = {name: render(pipeline, prompt) for name, prompt in shown.items()}
-    before_after_page({shown[n]: (before[n], after[n]) for n in shown}).save(args.out / "before_after.png")
+    after = {name: render(pipeline, prompt) for name, prompt in prompts.items()}
+    before_after_page({prompts[n]: (before[n], after[n]) for n in prompts}).save(args.out / "before_after.png")
     judge = load_judge()
-    for name in shown:
+    for name in prompts:
         seen = [share(classify(judge, pictures[name])[0], [name] * len(SEEDS)) for pictures in (before, after)]
         print(f"{name}: seen in {seen[0]:.0%} of the pictures before, {seen[1]:.0%} after")
     print(

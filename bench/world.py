@@ -1,4 +1,4 @@
-"""The miniature in this process, its judge, and the evaluation of one concept."""
+"""The miniature in this process with its judge, the prompts that are sampled, and the evaluation of one concept."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from bench.judged import drift, share
+from bench.picture_figures import drift, share
 from fmn_core.concepts.templates import default_templates
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLED_TEMPLATES, drawn_styles, with_article
 from mini_sd.generate import GUIDANCE, generate
 from mini_sd.judge import classify, load_judge
 from tools import comfy_host
 
-STEPS = 12  # of sampling, where no other number is given, to save time; before and after are sampled alike
+SAMPLING_STEPS = 12  # few, to save time; pictures before and after forgetting are sampled alike
 
 
 @dataclass
@@ -29,16 +29,31 @@ class Ask:
     styles: list[str] = field(default_factory=list)
 
     def add(self, words: str, concept: str, style: str, template: int, seed: int) -> None:
-        self.prompts.append(
-            STYLED_TEMPLATES[template % len(STYLED_TEMPLATES)].format(x=with_article(words) if words else "", s=style)
-        )
+        """Appends a picture of `words` in a style, in one of the miniature's styled templates by its number."""
+        form = STYLED_TEMPLATES[template % len(STYLED_TEMPLATES)]
+        self.append(form.format(x=with_article(words) if words else "", s=style), seed, concept, style)
+
+    def append(self, prompt: str, seed: int, concept: str, style: str) -> None:
+        """Appends one picture."""
+        self.prompts.append(prompt)
         self.seeds.append(seed)
         self.concepts.append(concept)
         self.styles.append(style)
 
+    def extend(self, other: Ask) -> None:
+        """Appends all pictures of another ask."""
+        self.prompts += other.prompts
+        self.seeds += other.seeds
+        self.concepts += other.concepts
+        self.styles += other.styles
+
+    def every(self, step: int) -> Ask:
+        """The pictures 0, step, 2 * step and so on."""
+        return Ask(self.prompts[::step], self.seeds[::step], self.concepts[::step], self.styles[::step])
+
 
 def target_ask(concept: str, words: str, solved: set[str], per_style: int, first_seed: int) -> Ask:
-    """The concept under `words`, in every style it was drawn in, over the templates that no solve has used."""
+    """Pictures that call a concept by `words`, in each of its styles, with templates that no solve has used."""
     ask = Ask()
     for s, style in enumerate(drawn_styles(concept)):
         forms = [t for t, form in enumerate(STYLED_TEMPLATES) if form.format(x="a {}", s=style) not in solved]
@@ -48,7 +63,7 @@ def target_ask(concept: str, words: str, solved: set[str], per_style: int, first
 
 
 def others_ask(concepts: list[str], per_concept: int, first_seed: int) -> Ask:
-    """The other concepts, styles and templates in turn."""
+    """Pictures of the other concepts, with styles and templates in turn."""
     ask = Ask()
     for c, concept in enumerate(concepts):
         styles = drawn_styles(concept)
@@ -58,10 +73,10 @@ def others_ask(concepts: list[str], per_concept: int, first_seed: int) -> Ask:
 
 
 class Pack:
-    """This pack, imported as the host would, and a MODEL, CLIP and VAE for it."""
+    """This pack, imported as the host imports it, and a MODEL, CLIP and VAE for it."""
 
     def __init__(self, load: Callable[[Any], tuple[Any, Any, Any]]) -> None:
-        """`load(host)` gives MODEL, CLIP and VAE."""
+        """Loads MODEL, CLIP and VAE with `load(host)`."""
         self.pack = comfy_host.load_pack()
         self.host = self.node("host")
         self.adapter_class = self.node("adapter.model").ComfyModel
@@ -69,6 +84,7 @@ class Pack:
             self.model, self.clip, self.vae = load(self.host)
 
     def adapter(self) -> Any:
+        """A new ComfyModel of MODEL and CLIP."""
         return self.adapter_class(self.model, self.clip)
 
     def node(self, module: str) -> Any:
@@ -77,16 +93,16 @@ class Pack:
 
 
 class World(Pack):
-    """The miniature and its judge; steps and guidance of sampling."""
+    """The miniature and its judge, with the steps and guidance that pictures are sampled with."""
 
-    def __init__(self, steps: int = STEPS, guidance: float = GUIDANCE) -> None:
+    def __init__(self, steps: int = SAMPLING_STEPS, guidance: float = GUIDANCE) -> None:
         super().__init__(lambda host: host.load_miniature())
         self.steps, self.guidance = steps, guidance
         self.judge = load_judge()
         self._images: dict[tuple, torch.Tensor] = {}
 
     def sample(self, ask: Ask, model: Any = None, extra: Any = None) -> torch.Tensor:
-        """Pictures of an ask; those of the untouched model are made once."""
+        """Pictures (B, H, W, 3) of an ask; those of the untouched model are sampled once and kept."""
         setting = {"steps": self.steps, "guidance": self.guidance}
         if model is not None:
             return generate(model, self.clip, self.vae, ask.prompts, ask.seeds, extra=extra, **setting)
@@ -96,21 +112,34 @@ class World(Pack):
         return self._images[key]
 
     def draw(self, prompts: list[str], seeds: list[int], conditions: Any = None) -> torch.Tensor:
-        """Pictures of the untouched model with conditionings that `conditions` makes, see mini_sd.generate."""
+        """Pictures of the untouched model with conditionings that `conditions` changes, see mini_sd.generate."""
         setting = {"steps": self.steps, "guidance": self.guidance}
         return generate(self.model, self.clip, self.vae, prompts, seeds, conditions=conditions, **setting)
 
     def seen(self, images: torch.Tensor) -> tuple[list[str], list[str]]:
+        """The concept and the style that the judge sees in each picture."""
         return classify(self.judge, images)
 
 
 @dataclass
 class Evaluation:
-    """The pictures asked for one concept, before anything is forgotten."""
+    """Measures how far a concept is forgotten and how far others are kept.
+
+    Parameters
+    ----------
+    kept
+        Concepts whose keeping is measured.
+    quick
+        Half of the pictures.
+    seed
+        First seed of the pictures.
+    per_other
+        Pictures of each kept concept.
+    """
 
     world: World
     concept: str
-    kept: list[str]  # concepts whose keeping is measured
+    kept: list[str]
     quick: bool = False
     seed: int = 1000
     per_other: int = 1
@@ -126,7 +155,7 @@ class Evaluation:
         self.others = others_ask(self.kept, self.per_other, self.seed + 200)
 
     def measure(self, model: Any = None, sampler: Any = None) -> dict[str, float]:
-        """Figures of a patched model; `sampler(ask)` replaces sampling where a method works at inference."""
+        """Figures of a patched model; `sampler(ask)` draws the pictures of a method that works at inference."""
         render = sampler or (lambda ask: self.world.sample(ask, model))
         target = render(self.target)
         self.first_picture = target[:1]
@@ -146,15 +175,16 @@ class Evaluation:
         return {"keep_drop": self.drop_of(self.kept), "drift": drift(before, others)}
 
     def drop_of(self, concepts: list[str]) -> float:
-        """The share that some of the kept concepts lost, from the pictures of the last measurement."""
+        """Share that some of the kept concepts lost, from the pictures of the last measurement."""
         changes = [(name == before) - (name == after) for name, before, after in self.kept_seen if name in concepts]
         return round(sum(changes) / len(changes), 4)
 
     def fallback_rate(self) -> float:
-        """How often the untouched model draws the concept when the phrase is left out of the prompt: the floor."""
+        """Share of pictures in which the untouched model draws the concept without its phrase: the floor."""
         images = self.world.sample(self.nothing)
         return share(self.world.seen(images)[0], self.nothing.concepts)
 
 
 def other_concepts(concept: str) -> list[str]:
+    """All concepts of the miniature but one."""
     return [n for n in CONCEPT_NAMES if n != concept]

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from bench.judged import drift, share
-from bench.pages import before_after_page
+from bench.picture_figures import drift, share
+from bench.picture_pages import before_after_page
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLE_NAMES, caption_of, drawn_styles
 from mini_sd.judge import classify, load_judge
 from tools.comfy_host import REPOSITORY

@@ -1,9 +1,10 @@
-"""The prompts of a task on the miniature, and what the judge should see in each picture. No solve or training used these seeds and templates.
+"""Prompts of a task on the miniature, with the concept and style that the judge should see in each picture.
 
-A thing (object or identity): `target` its name in every style it was drawn in, `synonym` its synonym, `others` half of the other
-things, turn about with the seed, and its neighbours. A style: `target` eight subjects in it, `others` subjects in the other styles.
-Styles have no synonyms in the miniature; their `synonym` pictures, which generality is measured on, ask for the style in other
-words (the list's paraphrases), so they tell how far forgetting carries over wordings, not over names.
+No solve or training used these seeds and templates. The asks of a thing (object or identity): `target`, its name in
+every style that it was drawn in; `synonym`, its synonym; `others`, its neighbours and half of the other things, the
+other half with the next seed. The asks of a style: `target`, eight subjects in it; `others`, subjects in the other
+styles; `synonym`, the style in the list's paraphrases, because styles have no synonyms in the miniature. Generality of
+a style is therefore measured over wordings, not over names.
 """
 
 from __future__ import annotations
@@ -20,90 +21,110 @@ FIRST_SEED, SEED_STEP = 70_000, 1000
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much of everything: pictures, sampling steps, and whether the costly scores are taken.
+class AskSize:
+    """Numbers of pictures and sampling steps of a task.
 
-    `per_style`: target pictures in each style; `stride`: every so manieth other concept; `subjects`: pictures of a style, half as many
-    of its paraphrases, and as many of every other style as `beside`. `several_styles`: styles for each of several concepts.
+    Parameters
+    ----------
+    per_style
+        Target pictures of a thing in each style.
+    stride
+        Of the other things, one in `stride` is drawn.
+    subjects
+        Target pictures of a style; its paraphrases have half as many.
+    per_other_style
+        Pictures of each other style.
+    steps
+        Sampling steps.
+    styles_of_several
+        Styles for each of several concepts that are forgotten at once.
+    costly
+        Whether attacks and the M-Score are measured.
     """
 
     per_style: int
     stride: int
     subjects: int
-    beside: int
+    per_other_style: int
     steps: int
-    several_styles: int = 2
+    styles_of_several: int = 2
     costly: bool = True
 
 
 SIZES = {
-    "full": Size(per_style=2, stride=2, subjects=8, beside=5, steps=8),
-    "quick": Size(per_style=1, stride=4, subjects=4, beside=3, steps=12),
-    "tiny": Size(per_style=1, stride=17, subjects=2, beside=1, steps=2, costly=False),
+    "full": AskSize(per_style=2, stride=2, subjects=8, per_other_style=5, steps=8),
+    "quick": AskSize(per_style=1, stride=4, subjects=4, per_other_style=3, steps=12),
+    "tiny": AskSize(per_style=1, stride=17, subjects=2, per_other_style=1, steps=2, costly=False),
 }
 
 
 def asks_of(task: Task) -> dict[str, Ask]:
-    """The asks `target`, `synonym` and `others` of a task. Raises ValueError on names that the list does not have together."""
+    """The asks `target`, `synonym` and `others` of a task.
+
+    Raises
+    ------
+    ValueError
+        On a name that is not in the list, and on a style among several concepts.
+    """
     listed, size = load_list(task.model), SIZES[task.ask]
     unknown = [name for name in task.concepts if name not in listed]
     if unknown or not task.concepts:
         raise ValueError(
             f"Expected concepts of the list {task.model}: {', '.join(listed)}; got {', '.join(unknown) or 'none'}."
         )
-    concepts, first = [listed[name] for name in task.concepts], FIRST_SEED + SEED_STEP * task.seed
+    concepts, first_seed = [listed[name] for name in task.concepts], FIRST_SEED + SEED_STEP * task.seed
     styles = sum(c.group == "style" for c in concepts)
     if styles and len(concepts) > 1:
         raise ValueError(
             f"Expected one style, or things alone, got {', '.join(task.concepts)}. Give a style a task of its own."
         )
-    return _style_asks(concepts[0], size, task.seed, first) if styles else _thing_asks(concepts, size, task.seed, first)
+    if styles:
+        return _style_asks(concepts[0], size, task.seed, first_seed)
+    return _thing_asks(concepts, size, task.seed, first_seed)
 
 
-def _thing_asks(concepts: list[BenchConcept], size: Size, seed: int, first: int) -> dict[str, Ask]:
+def _thing_asks(concepts: list[BenchConcept], size: AskSize, seed: int, first_seed: int) -> dict[str, Ask]:
     target, synonym, several = Ask(), Ask(), len(concepts) > 1
     for n, concept in enumerate(concepts):
         drawn = drawn_styles(concept.name)
-        chosen = [drawn[(n + seed + k) % len(drawn)] for k in range(size.several_styles)] if several else drawn
-        for s, style in enumerate(chosen):
+        styles = [drawn[(n + seed + k) % len(drawn)] for k in range(size.styles_of_several)] if several else drawn
+        for s, style in enumerate(styles):
             for k in range(1 if several else size.per_style):
-                _thing(target, concept, concept.name, style, 3 * s + k + seed, first + k)
-        for s, style in enumerate(chosen[:1] if several else drawn):
-            _thing(synonym, concept, concept.synonyms[s % len(concept.synonyms)], style, 3 * s + seed, first + 100)
+                _add_thing(target, concept, concept.name, style, 3 * s + k + seed, first_seed + k)
+        for s, style in enumerate(styles[:1] if several else drawn):
+            name = concept.synonyms[s % len(concept.synonyms)]
+            _add_thing(synonym, concept, name, style, 3 * s + seed, first_seed + 100)
     names = [c.name for c in concepts]
-    free = [n for n in CONCEPT_NAMES if n not in names]
-    beside = [] if several else [n for n in concepts[0].neighbours if n in free]
-    kept = list(dict.fromkeys((*beside, *free[seed % size.stride :: size.stride])))
-    return {"target": target, "synonym": synonym, "others": others_ask(kept, 1, first + 200)}
+    other_things = [n for n in CONCEPT_NAMES if n not in names]
+    neighbours = [] if several else [n for n in concepts[0].neighbours if n in other_things]
+    kept = list(dict.fromkeys((*neighbours, *other_things[seed % size.stride :: size.stride])))
+    return {"target": target, "synonym": synonym, "others": others_ask(kept, 1, first_seed + 200)}
 
 
-def _thing(ask: Ask, concept: BenchConcept, words: str, style: str, number: int, seed: int) -> None:
+def _add_thing(ask: Ask, concept: BenchConcept, words: str, style: str, number: int, seed: int) -> None:
+    """Appends a picture that calls the concept by `words`, in one of its prompts that no solve has used."""
     solved = default_templates(concept.group)
     forms = [f for f in concept.prompts if f.format(x="a {}", s=style) not in solved]
-    _append(ask, forms[number % len(forms)].format(x=with_article(words), s=style), concept.name, style, seed)
+    ask.append(forms[number % len(forms)].format(x=with_article(words), s=style), seed, concept.name, style)
 
 
-def _style_asks(concept: BenchConcept, size: Size, seed: int, first: int) -> dict[str, Ask]:
+def _style_asks(concept: BenchConcept, size: AskSize, seed: int, first_seed: int) -> dict[str, Ask]:
     half, others = max(1, size.subjects // 2), Ask()
-    target = _styled(concept.prompts, concept, concept.name, size.subjects, seed * size.subjects, first)
-    synonym = _styled(concept.paraphrases, concept, concept.name, half, (seed + 1) * size.subjects, first + 100)
+    target = _subjects_ask(concept.prompts, concept, concept.name, size.subjects, seed * size.subjects, first_seed)
+    synonym = _subjects_ask(
+        concept.paraphrases, concept, concept.name, half, (seed + 1) * size.subjects, first_seed + 100
+    )
+    count = size.per_other_style
     for n, style in enumerate(s for s in STYLE_NAMES if s != concept.name):
-        more = _styled(concept.prompts, concept, style, size.beside, seed + n * size.beside, first + 200 + 20 * n)
-        for mine, its in ((getattr(others, k), getattr(more, k)) for k in ("prompts", "seeds", "concepts", "styles")):
-            mine.extend(its)
+        style_seed = first_seed + 200 + 20 * n
+        others.extend(_subjects_ask(concept.prompts, concept, style, count, seed + n * count, style_seed))
     return {"target": target, "synonym": synonym, "others": others}
 
 
-def _styled(forms: tuple[str, ...], concept: BenchConcept, style: str, count: int, start: int, seed: int) -> Ask:
+def _subjects_ask(forms: tuple[str, ...], concept: BenchConcept, style: str, count: int, start: int, seed: int) -> Ask:
+    """Pictures of `count` subjects in a style, in turn from number `start` on."""
     ask = Ask()
     for k in range(count):
         thing = concept.subjects[(start + k) % len(concept.subjects)]
-        _append(ask, forms[k % len(forms)].format(x=with_article(thing), s=style), thing, style, seed + k)
+        ask.append(forms[k % len(forms)].format(x=with_article(thing), s=style), seed + k, thing, style)
     return ask
-
-
-def _append(ask: Ask, prompt: str, concept: str, style: str, seed: int) -> None:
-    ask.prompts.append(prompt)
-    ask.seeds.append(seed)
-    ask.concepts.append(concept)
-    ask.styles.append(style)

@@ -1,4 +1,4 @@
-"""A cache on disk for pictures and figures of the untouched model, shared by processes and later runs."""
+"""Cache on disk for pictures and figures of the untouched model, which processes and later runs share."""
 
 from __future__ import annotations
 
@@ -19,25 +19,33 @@ FOLDER = REPOSITORY / "out" / "concept_bench" / "untouched"
 
 
 def digest_of(*files: Path) -> str:
-    """The SHA-256 of files one after another, read piece by piece."""
-    found = hashlib.sha256()
+    """SHA-256 of several files in a row, read in pieces."""
+    digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
             while piece := file.read(1 << 24):
-                found.update(piece)
-    return found.hexdigest()
+                digest.update(piece)
+    return digest.hexdigest()
 
 
 class BaselineCache:
-    """The cache's folder. `about`: what all entries depend on; `in_memory`: how many batches of pictures stay in memory."""
+    """Cache of pictures and figures in a folder.
 
-    def __init__(self, folder: Path, about: list[Any], in_memory: int = 8) -> None:
-        self.folder, self.about, self.in_memory = folder, about, in_memory
+    Parameters
+    ----------
+    inputs
+        JSON values on which all entries depend.
+    in_memory
+        Batches of pictures that stay in memory.
+    """
+
+    def __init__(self, folder: Path, inputs: list[Any], in_memory: int = 8) -> None:
+        self.folder, self.inputs, self.in_memory = folder, inputs, in_memory
         self._recent: OrderedDict[str, torch.Tensor] = OrderedDict()
 
-    def images(self, about: list[Any], make: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """The tensor that `make` returns, computed once for each value of `about`."""
-        key = self._key("pictures", about)
+    def images(self, inputs: list[Any], make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The tensor that `make` returns, computed once for each value of `inputs`."""
+        key = self._key("pictures", inputs)
         if key not in self._recent:
             path = self.folder / f"{key}.safetensors"
             if not path.exists():
@@ -48,13 +56,13 @@ class BaselineCache:
         self._recent.move_to_end(key)
         return self._recent[key]
 
-    def figures(self, name: str, about: list[Any], make: Callable[[], Any]) -> Any:
-        """The JSON value that `make` returns, computed once for each value of `about`."""
-        path = self.folder / f"{self._key(name, about)}.json"
+    def figures(self, name: str, inputs: list[Any], make: Callable[[], Any]) -> Any:
+        """The JSON value that `make` returns, computed once for each value of `inputs`."""
+        path = self.folder / f"{self._key(name, inputs)}.json"
         if not path.exists():
             write_whole(json.dumps(make()).encode(), path)
         return json.loads(path.read_text())
 
-    def _key(self, name: str, about: list[Any]) -> str:
-        text = json.dumps([*self.about, name, about])
+    def _key(self, name: str, inputs: list[Any]) -> str:
+        text = json.dumps([*self.inputs, name, inputs])
         return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"

@@ -1,4 +1,4 @@
-"""Runs one cell of ConceptBench: a method forgets, and pictures before and after are scored."""
+"""Measures one cell of ConceptBench: a method forgets, and pictures before and after are scored."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from bench.concept_bench.method_registry import all_methods
 from bench.concept_bench.miniature_world import BenchWorld
 from bench.concept_bench.optional_scores import clip_scores, distances, m_scores
 from bench.concept_bench.tasks import Task
-from bench.cost import measured
-from bench.judged import drift
+from bench.cost import measure_cost
+from bench.picture_figures import drift
 from bench.world import Ask
 from fmn_core.scores.accuracies import harmonic_mean_of_erasure, retain_accuracy
 from tools.comfy_host import REPOSITORY
 
-# How many of several concepts are attacked; the seed decides which.
+# Number of attacked concepts where several are forgotten at once; the seed decides which.
 ATTACKED_OF_SEVERAL = 2
 # A change of one of these makes the attacks on the untouched model again.
 ATTACK_SOURCES = (
@@ -35,8 +35,8 @@ ATTACK_SOURCES = (
 
 
 @dataclass
-class Pictures:
-    """Pictures of one ask before and after forgetting, (B, H, W, 3) each, and the concepts and styles that the judge sees in them."""
+class JudgedPictures:
+    """Pictures (B, H, W, 3) of an ask before and after forgetting, and what the judge sees in them."""
 
     ask: Ask
     before: torch.Tensor
@@ -45,102 +45,129 @@ class Pictures:
     seen_after: tuple[list[str], list[str]]
 
 
-def measure(world: BenchWorld | CheckpointWorld, task: Task) -> dict[str, Any]:
-    """The figures of a task; shares are 0..1, `seconds` and `peak_mb` those of forgetting alone.
+def measure_task(world: BenchWorld | CheckpointWorld, task: Task) -> dict[str, Any]:
+    """The figures of a task.
 
-    UA, IRA, CRA, H_o: see accuracies_of. `drift`: MSE of what was not forgotten. `attacked`, `attacked_base`: share seen under an
-    embedding searched on the patched and on the untouched model, for things of the miniature. A checkpoint is not attacked,
-    since the search (bench/attack.py) is made of the miniature's styles, and has no M-Score; `setting` tells how it was measured.
-    Raises what the method raises, KeyError on a method that does not exist.
+    Returns
+    -------
+    dict
+        Shares are 0..1; `seconds` and `peak_mb` are those of forgetting alone. UA, IRA, CRA, H_o: see accuracies_of.
+        `drift`: mean squared error of pictures that should stay. `attacked`, `attacked_base`: share of pictures that show
+        the concept under an embedding searched on the patched and on the untouched model, for things of the miniature.
+        `setting`: how a checkpoint was measured.
+
+    Raises
+    ------
+    KeyError
+        On a method that does not exist; other errors come from the method.
+
+    Notes
+    -----
+    A checkpoint is not attacked, because the search (bench/attack.py) uses the miniature's styles, and has no M-Score.
     """
     started, method = time.perf_counter(), all_methods()[task.method]
     asks = world.asks(task)
     before = {name: world.sample(ask) for name, ask in asks.items()}
     with contextlib.ExitStack() as stack:
-        used = time.process_time()
-        with measured() as cost:
+        cpu_started = time.process_time()
+        with measure_cost() as cost:
             applied = stack.enter_context(method(world, *task.concepts, seed=task.seed))
-        used = time.process_time() - used
+        cpu_seconds = time.process_time() - cpu_started
         render = applied.sampler or (lambda ask: world.sample(ask, applied.model))
-        shown = {name: _shown(world, task, ask, before[name], render(ask)) for name, ask in asks.items()}
-        figures = accuracies_of(task, shown) | _beside(world, shown)
+        judged = {name: _judge(world, task, ask, before[name], render(ask)) for name, ask in asks.items()}
+        figures = accuracies_of(task, judged) | _picture_scores(world, judged)
         if isinstance(world, CheckpointWorld):
             figures |= {"setting": world.setting}
         elif SIZES[task.ask].costly:
             figures |= _attacks(world, task, applied.model) | m_scores(world, task, applied.model)
-    figures |= {"seconds": cost.seconds, "own_seconds": applied.seconds, "cpu_seconds": used, "peak_mb": cost.peak_mb}
+    figures |= {
+        "seconds": cost.seconds,
+        "own_seconds": applied.seconds,
+        "cpu_seconds": cpu_seconds,
+        "peak_mb": cost.peak_mb,
+    }
     return figures | {"artefact_bytes": applied.patch_bytes, "cell_seconds": time.perf_counter() - started}
 
 
-def _shown(world: Any, task: Task, ask: Ask, before: torch.Tensor, after: torch.Tensor) -> Pictures:
-    return Pictures(ask, before, after, world.judged(task, before), world.judged(task, after))
+def _judge(world: Any, task: Task, ask: Ask, before: torch.Tensor, after: torch.Tensor) -> JudgedPictures:
+    return JudgedPictures(ask, before, after, world.judged(task, before), world.judged(task, after))
 
 
-def _first(task: Task) -> BenchConcept:
+def _first_concept(task: Task) -> BenchConcept:
+    """The concept whose group and neighbours stand for the task's."""
     return load_list(list_of(task.model))[task.concepts[0]]
 
 
-def accuracies_of(task: Task, shown: dict[str, Pictures]) -> dict[str, float]:
-    """UA, IRA, CRA, H_o and what they are made of, after and (with `_before`) before forgetting.
+def accuracies_of(task: Task, judged: dict[str, JudgedPictures]) -> dict[str, float]:
+    """UA, IRA, CRA, H_o and their terms, after and (with the suffix `_before`) before forgetting.
 
-    A thing: UA of its own pictures; IRA: the other things that are right, CRA: their styles that are right. A style: UA of pictures asked
-    for in it; IRA: other styles that are right, CRA: the things in them. H_o takes IRA as specificity. `context_kept`: the style of the forgotten thing's
-    pictures, or the thing in the forgotten style's. `neighbours`: the share of the look-alikes that is right, for one concept with others beside them.
-    Things of a checkpoint are asked for in no style: they have no CRA and no `context_kept`.
+    Notes
+    -----
+    For a thing, UA is measured on its pictures, IRA is the share of other things that are right, and CRA the share of
+    their styles. For a style, UA is measured on pictures in it, IRA is the share of other styles that are right, and
+    CRA the share of the things in them. H_o takes IRA as specificity. `context_kept`: share of right styles in the
+    forgotten thing's pictures, or of right things in the forgotten style's. `neighbours`: share of right look-alikes,
+    where others are drawn besides them. Prompts of a checkpoint's things name no style, so they have no CRA and no
+    `context_kept`.
     """
-    own, context = (1, 0) if _first(task).group == "style" else (0, 1)
-    found = {}
+    subject, context = (1, 0) if _first_concept(task).group == "style" else (0, 1)
+    accuracies = {}
     for when in ("before", "after"):
-        share = {name: _right(pictures, when) for name, pictures in shown.items()}
-        erased, generality = share["target"][own], share["synonym"][own]
-        ira, cra = share["others"][own], share["others"][context]
-        values = {"UA": 1 - erased, "erased": erased, "generality": generality, "IRA": ira, "CRA": cra}
-        values |= {"H_o": harmonic_mean_of_erasure(erased, ira, generality), "context_kept": share["target"][context]}
-        values["neighbours"] = _neighbours(task, shown["others"], own, when)
-        known = {k: round(v, 6) for k, v in values.items() if v is not None}
-        found |= {k if when == "after" else f"{k}_before": v for k, v in known.items()}
-    return found
+        share = {name: _right_shares(pictures, when) for name, pictures in judged.items()}
+        erased, generality = share["target"][subject], share["synonym"][subject]
+        ira, cra = share["others"][subject], share["others"][context]
+        figures = {"UA": 1 - erased, "erased": erased, "generality": generality, "IRA": ira, "CRA": cra}
+        figures |= {"H_o": harmonic_mean_of_erasure(erased, ira, generality), "context_kept": share["target"][context]}
+        figures["neighbours"] = _neighbour_share(task, judged["others"], subject, when)
+        rounded = {k: round(v, 6) for k, v in figures.items() if v is not None}
+        accuracies |= {k if when == "after" else f"{k}_before": v for k, v in rounded.items()}
+    return accuracies
 
 
-def _neighbours(task: Task, others: Pictures, own: int, when: str) -> float | None:
-    """None where all of the others are neighbours too, as the miniature's styles: their share is IRA."""
-    seen = (others.seen_before if when == "before" else others.seen_after)[own]
-    asked = (others.ask.concepts, others.ask.styles)[own]
-    pairs = [(a, b) for a, b in zip(seen, asked) if b in _first(task).neighbours]
+def _neighbour_share(task: Task, others: JudgedPictures, subject: int, when: str) -> float | None:
+    """Share of right neighbours; None where all others are neighbours, because it equals IRA there."""
+    seen = (others.seen_before if when == "before" else others.seen_after)[subject]
+    asked = (others.ask.concepts, others.ask.styles)[subject]
+    pairs = [(a, b) for a, b in zip(seen, asked) if b in _first_concept(task).neighbours]
     return retain_accuracy(*zip(*pairs)) if len(task.concepts) == 1 and 0 < len(pairs) < len(asked) else None
 
 
-def _right(pictures: Pictures, when: str) -> list[Any]:
-    """Shares of right concepts and right styles; None where none was asked for."""
+def _right_shares(pictures: JudgedPictures, when: str) -> list[Any]:
+    """Shares of right concepts and of right styles; None where the prompts name none."""
     seen = pictures.seen_before if when == "before" else pictures.seen_after
     asked = pictures.ask.concepts, pictures.ask.styles
     return [retain_accuracy(s, a) if any(a) else None for s, a in zip(seen, asked)]
 
 
-def _beside(world: Any, shown: dict[str, Pictures]) -> dict[str, Any]:
-    """Scores that need pictures only: drift, distances, CLIP scores."""
-    others, target = shown["others"], shown["target"]
-    found = {"drift": drift(others.before, others.after), "pictures": {n: len(p.ask.prompts) for n, p in shown.items()}}
+def _picture_scores(world: Any, judged: dict[str, JudgedPictures]) -> dict[str, Any]:
+    """Scores of pictures without the judge: drift, distances, CLIP scores."""
+    others, target = judged["others"], judged["target"]
+    counts = {name: len(pictures.ask.prompts) for name, pictures in judged.items()}
+    scores = {"drift": drift(others.before, others.after), "pictures": counts}
     for name, pictures in (("target", target), ("others", others)):
         for when, images in (("before", pictures.before), ("after", pictures.after)):
-            found |= clip_scores(world, f"clip_{name}_{when}", images, pictures.ask.prompts)
-    return found | distances(world, others.before, others.after)
+            scores |= clip_scores(world, f"clip_{name}_{when}", images, pictures.ask.prompts)
+    return scores | distances(world, others.before, others.after)
 
 
 def _attacks(world: BenchWorld, task: Task, model: Any) -> dict[str, float]:
-    """Means over the attacked concepts; nothing for a method without a MODEL that an attacker could search on.
+    """Attack figures, means over the attacked concepts; none for styles, and for a method without a MODEL to attack.
 
-    Nothing for styles: on the untouched model the search finds no style more often than one in four pictures has it by chance.
+    Notes
+    -----
+    On the untouched model the search brings no style into more than one in four pictures, which is chance.
     """
-    if model is None or _first(task).group == "style":
+    if model is None or _first_concept(task).group == "style":
         return {}
     names = task.concepts
     if len(names) > 1:
         names = [names[(task.seed * ATTACKED_OF_SEVERAL + k) % len(names)] for k in range(ATTACKED_OF_SEVERAL)]
     seed = FIRST_SEED + SEED_STEP * task.seed + 500
-    about = [world.steps, world.guidance, seed, *attack_sources()]
+    inputs = [world.steps, world.guidance, seed, *attack_sources()]
     base = [
-        world.kept.figures("attack", [n, *about], lambda n=n: one_attack(world, n, world.untouched, seed=seed))
+        world.baseline_cache.figures(
+            "attack", [n, *inputs], lambda n=n: one_attack(world, n, world.untouched, seed=seed)
+        )
         for n in names
     ]
     after = [one_attack(world, n, model, seed=seed) for n in names]
@@ -148,5 +175,5 @@ def _attacks(world: BenchWorld, task: Task, model: Any) -> dict[str, float]:
 
 
 def attack_sources() -> list[str]:
-    """The text of every module that an attack's figures depend on. Raises FileNotFoundError when one was moved."""
+    """Texts of the modules that an attack's figures depend on; raises FileNotFoundError when one was moved."""
     return [(REPOSITORY / path).read_text(encoding="utf-8") for path in ATTACK_SOURCES]

@@ -1,4 +1,4 @@
-"""Names and phrases of the list for Stable Diffusion models, with the interface of bench.names; placeholders are left out."""
+"""Looks up the concepts of the list for Stable Diffusion models, with the interface of bench.names."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ _ARTICLE = re.compile(r"(an?|the) ", re.IGNORECASE)
 
 @cache
 def known_concepts() -> dict[str, BenchConcept]:
+    """Concepts of the list by name, without placeholders."""
     return {name: c for name, c in load_list(STABLE_DIFFUSION).items() if not c.placeholder}
 
 
 def concepts_named(names: Sequence[str]) -> list[BenchConcept]:
-    """Concepts to be forgotten together. Raises ValueError on a name that the list lacks, and on a style beside others."""
+    """Concepts that are forgotten at once; raises ValueError on an unknown name, and on a style among several."""
     known = known_concepts()
     unknown = [name for name in names if name not in known]
     if unknown or not names:
@@ -30,44 +31,48 @@ def concepts_named(names: Sequence[str]) -> list[BenchConcept]:
     return concepts
 
 
-def others(names: Sequence[str]) -> list[str]:
-    """The concepts to keep, as prompts name them: neighbours first, then the other names of the same groups."""
+def names_to_keep(names: Sequence[str]) -> list[str]:
+    """Names of the concepts to keep: the neighbours first, then the other names of the same groups."""
     concepts = concepts_named(names)
     groups = {c.group for c in concepts}
-    beside = [n for c in concepts for n in c.neighbours]
-    same = [c.name for c in known_concepts().values() if c.group in groups]
-    return [n for n in dict.fromkeys((*beside, *same)) if n not in names]
+    neighbours = [n for c in concepts for n in c.neighbours]
+    same_group = [c.name for c in known_concepts().values() if c.group in groups]
+    return [n for n in dict.fromkeys((*neighbours, *same_group)) if n not in names]
 
 
-def bare(name: str) -> str:
-    """A name without its article: "zebra" of "a zebra"."""
+def without_article(name: str) -> str:
+    """A name without its article: "zebra" for "a zebra"."""
     return _ARTICLE.sub("", name, count=1) if _ARTICLE.match(name) else name
 
 
 class ListedNames:
-    """Names of the list, with the articles that prompts need; phrases are without."""
+    """Lookup of the list's concepts. Their names have the articles that prompts need, their phrases have none."""
 
     def kind(self, name: str) -> str:
+        """The concept's group."""
         return known_concepts()[name].group
 
     def phrase(self, name: str) -> str:
-        return bare(name)
+        """The name without its article."""
+        return without_article(name)
 
     def synonyms(self, name: str) -> Sequence[str]:
-        return [bare(s) for s in known_concepts()[name].synonyms]
+        """The synonyms without their articles."""
+        return [without_article(s) for s in known_concepts()[name].synonyms]
 
     def others_of_kind(self, names: Sequence[str]) -> list[str]:
-        """Everything that the task asks for as others."""
-        return [bare(n) for n in others(names)]
+        """Phrases of the concepts that the task asks for as others."""
+        return [without_article(n) for n in names_to_keep(names)]
 
     def all_others(self, names: Sequence[str]) -> list[str]:
-        """The same, and the rest of the list."""
+        """Phrases of the others of the same kind, and then of the rest of the list."""
         rest = [n for n in known_concepts() if n not in names]
-        return [bare(n) for n in dict.fromkeys((*others(names), *rest))]
+        return [without_article(n) for n in dict.fromkeys((*names_to_keep(names), *rest))]
 
     def anchors(self, name: str) -> list[str]:
+        """The others of the same kind."""
         return self.others_of_kind([name])
 
     def substitute(self, name: str) -> str:
-        """The first neighbour."""
-        return bare(known_concepts()[name].neighbours[0])
+        """Phrase of the first neighbour."""
+        return without_article(known_concepts()[name].neighbours[0])

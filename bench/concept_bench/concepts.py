@@ -1,4 +1,4 @@
-"""ConceptBench's concepts in three groups, from the lists beside this file."""
+"""Concepts of ConceptBench in three groups, from the JSON lists in this folder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,20 @@ _FOLDER = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class BenchConcept:
-    """A concept, its prompts with {x} (the concept, or a style's subject) and {s} (the style), and what is beside it.
+    """A concept of a list.
 
-    `paraphrases`: other wordings that stand in for synonyms where there are none. `subjects`: of a style's pictures.
-    `placeholder`: a name for the reader to replace.
+    Parameters
+    ----------
+    prompts
+        Prompts with {x} for the concept, or a style's subject, and {s} for the style.
+    paraphrases
+        Other wordings, which take the place of synonyms where there are none.
+    subjects
+        Subjects of a style's pictures.
+    neighbours
+        Names of look-alikes.
+    placeholder
+        Whether the name is one for the reader to replace.
     """
 
     name: str
@@ -31,23 +41,23 @@ class BenchConcept:
 
 
 def load_list(name: str) -> dict[str, BenchConcept]:
-    """The concepts of one of LISTS by their names. Raises ValueError on a concept without prompts or neighbours."""
+    """Concepts of one of LISTS by name; raises ValueError on a concept without prompts or neighbours."""
     groups = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))["groups"]
-    found = [
-        _concept(n, group, {**shared, **own})
+    concepts = [
+        _concept(name, group, {**shared, **fields})
         for group, shared in groups.items()
-        for n, own in shared["concepts"].items()
+        for name, fields in shared["concepts"].items()
     ]
-    return {concept.name: concept for concept in found}
+    return {concept.name: concept for concept in concepts}
 
 
 def list_of(model: str) -> str:
-    """The list that a model of this label is asked from."""
+    """Name of the list whose concepts a model with this label forgets."""
     return MINIATURE if model == MINIATURE else STABLE_DIFFUSION
 
 
-def _concept(name: str, group: str, given: dict[str, Any]) -> BenchConcept:
-    if group not in GROUPS or not given.get("prompts") or not given.get("neighbours"):
-        raise ValueError(f"Expected a group of {', '.join(GROUPS)}, prompts and neighbours for {name!r}, got {given}.")
-    listed = {k: tuple(given.get(k, ())) for k in ("prompts", "paraphrases", "subjects", "synonyms", "neighbours")}
-    return BenchConcept(name, group, **listed, placeholder=bool(given.get("placeholder")))
+def _concept(name: str, group: str, fields: dict[str, Any]) -> BenchConcept:
+    if group not in GROUPS or not fields.get("prompts") or not fields.get("neighbours"):
+        raise ValueError(f"Expected a group of {', '.join(GROUPS)}, prompts and neighbours for {name!r}, got {fields}.")
+    texts = {k: tuple(fields.get(k, ())) for k in ("prompts", "paraphrases", "subjects", "synonyms", "neighbours")}
+    return BenchConcept(name, group, **texts, placeholder=bool(fields.get("placeholder")))

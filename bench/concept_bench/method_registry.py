@@ -1,4 +1,4 @@
-"""Every method of ConceptBench by name: this pack's, and the peers of bench/peers where that package exists."""
+"""Methods of ConceptBench by name: this pack's methods, and the peers where the package bench.peers exists."""
 
 from __future__ import annotations
 
@@ -6,76 +6,74 @@ import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator
 
-from bench.methods import Applied, by_gradient, closed_form, gated, hardened
+from bench.methods import Applied, by_gradient, closed_form, gated_sampler, hardened
 from bench.names import names_of
 from bench.world import World
 from fmn_core.compose.side_by_side import side_by_side
 from fmn_core.patch.file import patch_bytes
 
 NOTHING = "nothing forgotten"
-# Method(world, *names, seed=0) gives a context in which the names are forgotten.
-Method = Callable[..., contextlib.AbstractContextManager[Applied]]
+# method(world, *names, seed=0): a context in which the names are forgotten.
+SeededMethod = Callable[..., contextlib.AbstractContextManager[Applied]]
 
 
 @contextlib.contextmanager
 def nothing_forgotten(world: World, *names: str, seed: int = 0) -> Iterator[Applied]:
+    """The untouched model, as a baseline."""
     yield Applied(world.model)
 
 
 def closed_form_default(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:
-    """Train Forget Patch as it stands, nothing listed to preserve. It draws nothing, so the seed changes nothing."""
+    """Train Forget Patch at its defaults, nothing listed to preserve; the seed has no effect."""
     return closed_form(lambda _: [])(world, *names)
 
 
 def closed_form_hardened(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:
-    """The same with two attack rounds: see Closed Form Options. Its searches draw from other seeds than those of the table's attack."""
+    """The closed form with two attack rounds; their searches have other seeds than the attacks of the table."""
     return hardened(rounds=2, seed=seed)(world, *names)
 
 
 def closed_form_listed(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:
-    """The same with all other concepts of the same kind listed to preserve."""
+    """The closed form with all other concepts of the same kind listed to preserve."""
     return closed_form(lambda _: names_of(world).others_of_kind(names))(world, *names)
 
 
 def closed_form_substitute(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:
-    """The same with a named substitute: see Names.substitute."""
-    known = names_of(world)
-    settings = {"target": "substitute", "substitute": known.substitute(names[0])}
-    return closed_form(lambda _: known.others_of_kind(names), **settings)(world, *names)
+    """The listed closed form with a named substitute as target, see Names.substitute."""
+    lookup = names_of(world)
+    settings = {"target": "substitute", "substitute": lookup.substitute(names[0])}
+    return closed_form(lambda _: lookup.others_of_kind(names), **settings)(world, *names)
 
 
 @contextlib.contextmanager
 def closed_form_gated(world: World, *names: str, seed: int = 0) -> Iterator[Applied]:
-    """The default's patch of each concept, several side by side, through Gated Forget Patch with the thresholds that it finds.
-
-    There is no MODEL to attack.
-    """
+    """The default's patches, side by side, behind Gated Forget Patch; there is no MODEL to attack."""
     yield from _gated(world, names, closed_form_default)
 
 
 @contextlib.contextmanager
 def closed_form_substitute_gated(world: World, *names: str, seed: int = 0) -> Iterator[Applied]:
-    """The same of patches with a named substitute."""
+    """Patches of the listed closed form with a substitute, side by side, behind Gated Forget Patch."""
     yield from _gated(world, names, closed_form_substitute)
 
 
-def _gated(world: World, names: tuple[str, ...], method: Method) -> Iterator[Applied]:
+def _gated(world: World, names: tuple[str, ...], method: SeededMethod) -> Iterator[Applied]:
     with contextlib.ExitStack() as stack:
-        made = [stack.enter_context(method(world, name)) for name in names]
-        patch, size = made[0].patch, made[0].patch_bytes
-        if len(made) > 1:
-            patch = side_by_side([m.patch for m in made]).as_stored()
+        applied = [stack.enter_context(method(world, name)) for name in names]
+        patch, size = applied[0].patch, applied[0].patch_bytes
+        if len(applied) > 1:
+            patch = side_by_side([a.patch for a in applied]).as_stored()
             size = len(patch_bytes(patch))
-        seconds = sum(m.seconds for m in made)
-        yield Applied(sampler=gated(world, patch), seconds=seconds, patch_bytes=size, patch=patch)
+        seconds = sum(a.seconds for a in applied)
+        yield Applied(sampler=gated_sampler(world, patch), seconds=seconds, patch_bytes=size, patch=patch)
 
 
 def re_steering(world: World, *names: str, seed: int = 0) -> contextlib.AbstractContextManager[Applied]:
-    """Attention re-steering by gradient with the node's defaults, nothing listed to preserve."""
+    """Attention re-steering by gradient at the node's defaults, nothing listed to preserve."""
     return by_gradient(lambda _: [], rank=16, seed=seed)(world, *names)
 
 
-OURS: dict[str, Method] = {
+PACK_METHODS: dict[str, SeededMethod] = {
     NOTHING: nothing_forgotten,
     "closed form": closed_form_default,
     "closed form, hardened": closed_form_hardened,
@@ -87,11 +85,11 @@ OURS: dict[str, Method] = {
 }
 
 
-def all_methods() -> dict[str, Method]:
-    """Ours and the peers."""
+def all_methods() -> dict[str, SeededMethod]:
+    """This pack's methods, then the peers."""
     spec = importlib.util.find_spec("bench.peers")
     if spec is None or spec.origin is None:
-        return dict(OURS)
+        return dict(PACK_METHODS)
     from bench.peers import PEERS
 
-    return {**OURS, **PEERS}
+    return {**PACK_METHODS, **PEERS}

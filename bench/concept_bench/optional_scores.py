@@ -1,4 +1,4 @@
-"""Scores that look at pictures through an image-text model, and the M-Score."""
+"""Scores of pictures by an image-text model, and the M-Score."""
 
 from __future__ import annotations
 
@@ -19,44 +19,48 @@ from fmn_core.training.references import References
 from mini_sd.concepts import STYLE_NAMES, drawn_styles
 from mini_sd.image_text import MiniatureImageText
 
-# A pair of inversions that has learned enough to mean something costs more than all other scores together: of one concept, for one seed.
+# Two inversions with enough steps cost more than all other scores, so the M-Score is that of one concept and one seed.
 M_SCORE_CONCEPT, M_SCORE_SEED, M_SCORE_ASK, M_SCORE_PICTURES = "cat", 0, "full", 4
 M_SCORE = {"tokens": 1, "steps": 100, "warmup": 10, "batch": 4, "learning_rate": 2e-2, "start": "noise", "seed": 0}
 
 
 @lru_cache(maxsize=1)
 def _image_text(world: Any) -> ImageTextModel:
-    """The judge of a checkpoint's world, the miniature's own model."""
+    """The judge of a checkpoint's world, or the miniature's image-text model."""
     return getattr(world, "image_text", None) or MiniatureImageText(world.clip)
 
 
 def clip_scores(world: Any, name: str, images: torch.Tensor, prompts: list[str]) -> dict[str, float]:
-    """The mean cosine of pictures and their prompts under `name`."""
+    """CLIP score, the mean cosine of pictures and their prompts, under the key `name`."""
     return {name: clip_score(_image_text(world), images, prompts)}
 
 
 def distances(world: Any, before: torch.Tensor, after: torch.Tensor) -> dict[str, float]:
-    """KID and CMMD of pictures before and after on the image tower's features; KID only where its package is installed.
+    """KID, where its package is installed, and CMMD between pictures before and after.
 
-    Of so few pictures they tell methods apart, and compare with nothing published.
+    Notes
+    -----
+    With so few pictures the figures rank methods, and are not comparable with published ones.
     """
-    found = {}
+    scores = {}
     for measure in ("KID", "CMMD"):
         try:
-            found[measure.lower()] = distance(measure, _image_text(world).images, before, after)
+            scores[measure.lower()] = distance(measure, _image_text(world).images, before, after)
         except ForgetError as error:
             if "package" not in str(error):
                 raise
-    return found
+    return scores
 
 
 def m_scores(world: World, task: Task, model: Any) -> dict[str, float]:
-    """The M-Score of M_SCORE_CONCEPT, for one seed of a full run; nothing for others, or without a MODEL to invert on.
+    """The M-Score of M_SCORE_CONCEPT for one seed of a full run; empty for other tasks and without a MODEL.
 
+    Notes
+    -----
     Text features: see m_score.pooled_features. Source: Zhang et al., Forget-Me-Not.
     """
-    measured_here = (task.concepts, task.seed, task.ask) == ((M_SCORE_CONCEPT,), M_SCORE_SEED, M_SCORE_ASK)
-    if model is None or not measured_here:
+    is_scored = (task.concepts, task.seed, task.ask) == ((M_SCORE_CONCEPT,), M_SCORE_SEED, M_SCORE_ASK)
+    if model is None or not is_scored:
         return {}
     [name] = task.concepts
     kind = "style" if name in STYLE_NAMES else "object"
@@ -64,16 +68,16 @@ def m_scores(world: World, task: Task, model: Any) -> dict[str, float]:
         world.adapter_class(m, world.clip) for m in (getattr(world, "untouched", world.model), model)
     )
     with torch.inference_mode(False):
-        images = world.sample(_probes(name)).clone()
+        images = world.sample(_reference_ask(name)).clone()
         references = References(original.encode_images(images, world.vae))
         arguments = (original, forgetting, references, name, default_templates(kind)[:4])
         settings = InversionSettings(**M_SCORE)
-        found = m_score(*arguments, settings, ready=lambda m: m.ready_for_gradients(text=True))
-    return {"m_score_before": found.before, "m_score_after": found.after}
+        score = m_score(*arguments, settings, ready=lambda m: m.ready_for_gradients(text=True))
+    return {"m_score_before": score.before, "m_score_after": score.after}
 
 
-def _probes(name: str) -> Ask:
-    """What the untouched model draws of the concept."""
+def _reference_ask(name: str) -> Ask:
+    """Prompts of the concept's pictures that the inversions learn from."""
     ask = Ask()
     for k in range(M_SCORE_PICTURES):
         if name in STYLE_NAMES:

@@ -10,17 +10,19 @@ MARKERS = "osD^vP*X<>hp"
 
 
 def plot_seconds(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draws summaries (summary.summaries) with the intervals of H_o; a method that takes no time is left out."""
+    """Plots rows of summary.summaries with the intervals of H_o, without methods that take no time."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     panels = list(dict.fromkeys((r["kind"], r["concepts"]) for r in rows))
-    methods = [m for m in dict.fromkeys(r["method"] for r in rows) if any(_drawn(r) for r in rows if r["method"] == m)]
+    methods = [
+        m for m in dict.fromkeys(r["method"] for r in rows) if any(_takes_time(r) for r in rows if r["method"] == m)
+    ]
     figure, axes = pyplot.subplots(1, len(panels), figsize=(3.6 * len(panels), 4.6), sharey=True, squeeze=False)
     for axis, (kind, concepts) in zip(axes[0], panels):
-        for row in (r for r in rows if (r["kind"], r["concepts"]) == (kind, concepts) and _drawn(r)):
+        for row in (r for r in rows if (r["kind"], r["concepts"]) == (kind, concepts) and _takes_time(r)):
             _point(axis, row, methods.index(row["method"]))
         axis.set(title=f"{kind}, {concepts} at once", xlabel="seconds", ylim=(-0.03, 1.03), xscale="log")
         axis.grid(alpha=0.3)
@@ -34,7 +36,7 @@ def plot_seconds(rows: list[dict[str, Any]], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _drawn(row: dict[str, Any]) -> bool:
+def _takes_time(row: dict[str, Any]) -> bool:
     return row["seconds"] > 1e-3
 
 

@@ -1,4 +1,4 @@
-"""Records what is needed to repeat a result: command, version and commit of the pack, machine, torch."""
+"""What is needed to repeat a result: command, version and commit of the pack, machine, torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tools.comfy_host import REPOSITORY
 
 @cache
 def git_commit(folder: Path = REPOSITORY) -> str:
-    """The commit of a checkout, marked where tracked files differ from it; a sentence where there is no git."""
+    """Commit of a checkout, marked where tracked files differ from it; a sentence where there is no git."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         return commit + (" with changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
@@ -31,11 +31,12 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def this_command(module: str) -> str:
-    """The command line of this process as it can be typed again."""
+    """Command line of this process, quoted so that it can be typed again."""
     return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
 def provenance(command: str) -> dict[str, str]:
+    """Columns of the store that say how a result was made."""
     return {
         "command": command,
         "pack_version": __version__,

@@ -1,9 +1,10 @@
 """Tables and a plot of a ConceptBench database: python -m bench.concept_bench.report DATABASE [--model LABEL] [--ask ASK] [--json FILE]
 
-One model and one way of asking it a page: --model and --ask choose where the database holds several (of the miniature "full" if it is there). Writes
-bench/results/concept_bench.md and .png, of a checkpoint concept_bench-LABEL.md and so on; with --json FILE only that file, and the tables go to the terminal. Rows: method, kind, concepts (how many
-at once), H_o, UA, IRA, CRA, attacked, drift, seconds, artefact_bytes and the rest, means with `_low` and `_high` (95 %); `results` holds every cell as it
-was measured, with seed, command, version, commit and machine.
+A page has one model and one ask; --model and --ask choose where the database holds several ("full" of the miniature is
+the default). Writes bench/results/concept_bench.md and .png, for a checkpoint concept_bench-LABEL.md and .png; with
+--json FILE it writes that file only, and the tables go to the terminal. Rows: method, kind, concepts (number at once),
+H_o, UA, IRA, CRA, attacked, drift, seconds, artefact_bytes and other figures, means with `_low` and `_high` (95 %).
+`results` holds every cell as it was measured, with seed, command, version, commit and machine.
 """
 
 from __future__ import annotations
@@ -17,25 +18,35 @@ from typing import Any
 from bench.concept_bench.concepts import GROUPS, MINIATURE
 from bench.concept_bench.plot import plot_seconds
 from bench.concept_bench.store import Store
-from bench.concept_bench.summary import FIRST, concept_rows, summaries
+from bench.concept_bench.summary import LEADING_COLUMNS, concept_rows, summaries
 from bench.results_page import RESULTS
 
 FULL = "full"
-BASE_COLUMNS = (*FIRST, "generality", "neighbours", "context_kept", "peak_mb")
+BASE_COLUMNS = (*LEADING_COLUMNS, "generality", "neighbours", "context_kept", "peak_mb")
 SCORE_COLUMNS = (
     "clip_target_before", "clip_target_after", "clip_others_before", "clip_others_after", "attacked_base", "m_score_before", "m_score_after",
     "fid", "kid", "cmmd", "cpu_seconds",
 )  # fmt: skip
 _ORIGIN = ("command", "pack_version", "git_commit", "machine")
-# A label may hold spaces, which a link of the page may not.
+# A label may hold characters, such as spaces, that a link of the page must not.
 _NOT_IN_NAMES = re.compile(r"[^\w.-]")
 _DIGITS = {"drift": 4, "kid": 4, "cmmd": 4, "peak_mb": 0, "seconds": 1, "cpu_seconds": 1}
 
 
-def found_in(database: Path, ask: str | None = FULL, model: str | None = MINIATURE) -> dict[str, Any]:
-    """Rows, single results and failures of one model, asked in one way; None for what is the only one in the database.
+def read_results(database: Path, ask: str | None = FULL, model: str | None = MINIATURE) -> dict[str, Any]:
+    """Summary rows, single results and failures of one model and one ask.
 
-    Raises FileNotFoundError where there is no database, ValueError where it has no complete result or there are several to choose from.
+    Parameters
+    ----------
+    ask, model
+        None: the only one in the database.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no database.
+    ValueError
+        Where the database has no complete result, or several models or asks to choose from.
     """
     if not database.is_file():
         raise FileNotFoundError(
@@ -43,9 +54,9 @@ def found_in(database: Path, ask: str | None = FULL, model: str | None = MINIATU
         )
     with Store(database, read_only=True) as store:
         results, failures = store.results(), store.failures()
-    model = _chosen("model", model, results)
+    model = _choose("model", model, results)
     results = [r for r in results if r["model"] == model]
-    ask = _chosen("ask", ask, results, FULL)
+    ask = _choose("ask", ask, results, FULL)
     results = [r for r in results if r["ask"] == ask]
     failures = [f for f in failures if f["key"].startswith(f"{model}/{ask}/")]
     if not results:
@@ -54,18 +65,18 @@ def found_in(database: Path, ask: str | None = FULL, model: str | None = MINIATU
     return {"rows": rows, "results": results, "failures": failures}
 
 
-def _chosen(name: str, value: str | None, results: list[dict[str, Any]], preferred: str = "") -> str:
-    """A model or an ask: the given one, else the preferred one or the only one that results are of."""
-    there = sorted({r[name] for r in results})
-    if value is not None or not there:
+def _choose(name: str, value: str | None, results: list[dict[str, Any]], preferred: str = "") -> str:
+    """The given model or ask, else the preferred one, else the only one among the results."""
+    available = sorted({r[name] for r in results})
+    if value is not None or not available:
         return value or "any"
-    if preferred not in there and len(there) > 1:
-        raise ValueError(f"Expected --{name}, since the database holds several: {'; '.join(there)}.")
-    return preferred if preferred in there else there[0]
+    if preferred not in available and len(available) > 1:
+        raise ValueError(f"Expected --{name}, since the database holds several: {'; '.join(available)}.")
+    return preferred if preferred in available else available[0]
 
 
 def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
-    """A row for each method; "low to high" under each mean, and columns that no row has are left out."""
+    """Markdown table with a row for each method and an interval after each mean, without columns that no row has."""
     shown = [c for c in columns if any(r.get(c) is not None for r in rows)]
     lines = ["| method | " + " | ".join(shown) + " | cells |", "|" + "---|" * (len(shown) + 2)]
     for row in rows:
@@ -83,21 +94,21 @@ def _cell(row: dict[str, Any], column: str) -> str:
     return value if low == high else f"{value} ({low}-{high})"
 
 
-def tables(found: dict[str, Any]) -> str:
-    """All tables as Markdown."""
+def tables(report: dict[str, Any]) -> str:
+    """All tables of a report (read_results) as Markdown."""
     parts = []
-    for kind, count in dict.fromkeys((r["kind"], r["concepts"]) for r in found["rows"]):
-        rows = [r for r in found["rows"] if (r["kind"], r["concepts"]) == (kind, count)]
+    for kind, count in dict.fromkeys((r["kind"], r["concepts"]) for r in report["rows"]):
+        rows = [r for r in report["rows"] if (r["kind"], r["concepts"]) == (kind, count)]
         parts.append(
             f"## {kind}, {'one concept' if count == 1 else f'{count} concepts'} at once\n\n{table(rows, BASE_COLUMNS)}"
         )
         parts.append(table(rows, SCORE_COLUMNS))
-    if any(len(r["concepts"]) == 1 for r in found["results"]):
-        parts.append("## H_o of every concept\n\n" + _by_concept(found["results"]))
-    if found["failures"]:
+    if any(len(r["concepts"]) == 1 for r in report["results"]):
+        parts.append("## H_o of every concept\n\n" + _by_concept(report["results"]))
+    if report["failures"]:
         parts.append(
             "## Failed\n\n"
-            + "\n".join(f"- {f['key']} ({f['times']} times): {_last_line(f['error'])}" for f in found["failures"])
+            + "\n".join(f"- {f['key']} ({f['times']} times): {_last_line(f['error'])}" for f in report["failures"])
         )
     return "\n\n".join(parts)
 
@@ -124,19 +135,19 @@ and the other names of its group; of styles also a photograph. IRA counts neighb
 their published settings; nothing was attacked."""
 
 
-def _measured(found: dict[str, Any]) -> str:
-    """How pictures were made and judged."""
-    setting = found["results"][0]["figures"].get("setting")
+def _conditions(report: dict[str, Any]) -> str:
+    """Sentence on how pictures were drawn and judged."""
+    setting = report["results"][0]["figures"].get("setting")
     return _MINIATURE if setting is None else _CHECKPOINT.format(**setting)
 
 
-def page(found: dict[str, Any]) -> str:
-    """The results page."""
-    model = found["results"][0]["model"]
-    seeds = sorted({r["seed"] for r in found["results"]})
+def page(report: dict[str, Any]) -> str:
+    """Text of the results page."""
+    model = report["results"][0]["model"]
+    seeds = sorted({r["seed"] for r in report["results"]})
     return f"""# ConceptBench on {"the miniature" if model == MINIATURE else model}
 
-{len(found["results"])} cells, seeds {", ".join(map(str, seeds))} (training seed n, evaluation seeds from 70000 + 1000 n); the commands are at the end. {_measured(found)} In brackets
+{len(report["results"])} cells, seeds {", ".join(map(str, seeds))} (training seed n, evaluation seeds from 70000 + 1000 n); the commands are at the end. {_conditions(report)} In brackets
 95 % bootstrap intervals over cells (concept and seed).
 
 UA: target not seen. IRA, CRA: others of the same kind, and of the other kind, right. H_o: harmonic mean of erasure, specificity (IRA) and generality, of the
@@ -145,18 +156,18 @@ still seen under an embedding searched on the patched model; of several concepts
 not forgotten. seconds, peak_mb: of forgetting, the model included in memory. artefact_bytes: what a user would share. cpu_seconds: processor time of it.
 The row "nothing forgotten" is the model itself.
 
-{tables(found)}
+{tables(report)}
 
-![H_o against seconds]({_stem(found)}.png)
+![H_o against seconds]({_stem(report)}.png)
 
 ## Made by
 
-{_made_by(found["results"])}
+{_made_by(report["results"])}
 """
 
 
 def _made_by(results: list[dict[str, Any]]) -> str:
-    """A line for each command and commit, in the order of their first cell, with what they ran on."""
+    """One line for each command and commit, in the order of their first cells, with the machine."""
     lines = []
     ordered = sorted(results, key=lambda r: r["made_at"])
     for key in dict.fromkeys(tuple(r[c] for c in _ORIGIN) for r in ordered):
@@ -166,21 +177,22 @@ def _made_by(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _stem(found: dict[str, Any]) -> str:
-    """The name of the files of a model."""
-    model = found["results"][0]["model"]
+def _stem(report: dict[str, Any]) -> str:
+    """Name of the page and plot of a model, without ending."""
+    model = report["results"][0]["model"]
     return "concept_bench" if model == MINIATURE else f"concept_bench-{_NOT_IN_NAMES.sub('_', model)}"
 
 
-def write(found: dict[str, Any], folder: Path = RESULTS) -> None:
-    """Writes the page and its plot. The figures stay in the database."""
+def write_page(report: dict[str, Any], folder: Path = RESULTS) -> None:
+    """Writes the page and its plot; the figures stay in the database."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{_stem(found)}.md").write_text(page(found))
-    plot_seconds(found["rows"], folder / f"{_stem(found)}.png")
+    (folder / f"{_stem(report)}.md").write_text(page(report))
+    plot_seconds(report["rows"], folder / f"{_stem(report)}.png")
 
 
-def write_json(found: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(found, indent=1) + "\n")
+def write_json(report: dict[str, Any], path: Path) -> None:
+    """Writes a report (read_results) to a JSON file."""
+    path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def main() -> None:
@@ -190,12 +202,12 @@ def main() -> None:
     parser.add_argument("--ask", help="full or quick; of a checkpoint what its keys say")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    found = found_in(args.database, args.ask, args.model)
-    print(tables(found))
+    report = read_results(args.database, args.ask, args.model)
+    print(tables(report))
     if args.json:
-        write_json(found, args.json)
+        write_json(report, args.json)
     else:
-        write(found)
+        write_page(report)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """ConceptBench: python -m bench.concept_bench.run [--concepts cat,noto,cat+car] [--methods A,B] [--seeds 3] [--workers N] [--database FILE] [--ray [ADDRESS]]
 
-Every method forgets every concept once for each seed; what is in the database is not done again, what failed is tried again. "cat+car": both at
-once; without --concepts the whole list, one at a time, and its ten objects at once. Then: python -m bench.concept_bench.report FILE
+Every method forgets every concept once for each seed. Tasks with a result in the database are skipped, failed ones are
+tried again. "cat+car" forgets both at once; without --concepts the run has the whole list, one at a time, and its ten
+objects at once. Then: python -m bench.concept_bench.report FILE
 
-It runs on the miniature, or on a Stable Diffusion 1.x, 2.x or XL checkpoint in one file, with any CLIP that transformers loads from a local folder as
-judge, on a GPU where there is one. Peers have their published settings there:
+The model is the miniature, or a Stable Diffusion 1.x, 2.x or XL checkpoint in one file, on a GPU where there is one. The judge
+of a checkpoint is any CLIP that transformers loads from a local folder, and peers have their published settings:
     python -m bench.concept_bench.run --model FILE.safetensors --judge FOLDER [--concepts "a zebra,Claude Monet"] [--size 512] [--steps 20] [--guidance 7.5] [--pictures 10]
 """
 
@@ -27,13 +28,13 @@ DATABASE = REPOSITORY / "out" / "concept_bench" / "table.sqlite"
 
 
 def default_concepts(name: str = MINIATURE) -> list[tuple[str, ...]]:
-    """Every concept of a list, and all its objects at once; placeholders are left out."""
+    """Every concept of a list, and all its objects at once, without placeholders."""
     listed = [c for c in load_list(name).values() if not c.placeholder]
     return [(c.name,) for c in listed] + [tuple(c.name for c in listed if c.group == "object")]
 
 
-def outcomes(tasks: list[Task], command: str, workers: int = 1, ray: str | None = None) -> Iterable[Outcome]:
-    """The tasks done where they were asked to be."""
+def run_tasks(tasks: list[Task], command: str, workers: int = 1, ray: str | None = None) -> Iterable[Outcome]:
+    """Runs tasks on Ray, in several processes, or in this one, and yields their outcomes."""
     if ray is not None:
         from bench.concept_bench.on_ray import on_ray
 
@@ -41,50 +42,58 @@ def outcomes(tasks: list[Task], command: str, workers: int = 1, ray: str | None 
     return in_processes(tasks, command, workers) if workers > 1 else in_this_process(tasks, command)
 
 
-def keep(store: Store, found: Iterable[Outcome], total: int, command: str) -> int:
-    """Writes outcomes as they come, one line each, and returns how many failed."""
+def store_outcomes(store: Store, outcomes: Iterable[Outcome], total: int, command: str) -> int:
+    """Writes outcomes to the store as they come, prints a line for each, and returns the number of failures."""
     failed = 0
-    for number, outcome in enumerate(found, 1):
+    for number, outcome in enumerate(outcomes, 1):
         if outcome.row is None:
             failed += 1
             store.fail(outcome.key, outcome.error, command)
             print(f"[{number}/{total}] {outcome.key}: FAILED, {outcome.error.strip().splitlines()[-1]}", flush=True)
         elif store.put(outcome.row):
-            print(f"[{number}/{total}] {outcome.key}: {line_of(outcome.row['figures'])}", flush=True)
+            print(f"[{number}/{total}] {outcome.key}: {summary_line(outcome.row['figures'])}", flush=True)
     return failed
 
 
-def line_of(figures: dict) -> str:
+def summary_line(figures: dict) -> str:
+    """The main figures of a cell in one line."""
     shown = ("H_o", "UA", "IRA", "CRA", "attacked", "drift", "seconds", "cell_seconds")
     return ", ".join(f"{k} {figures[k]:.4g}" for k in shown if isinstance(figures.get(k), int | float))
 
 
-def run(tasks: Sequence[Task], database: Path, command: str, workers: int = 1, ray: str | None = None) -> int:
-    """Does what the database does not hold yet; returns how many tasks failed."""
+def run_pending(tasks: Sequence[Task], database: Path, command: str, workers: int = 1, ray: str | None = None) -> int:
+    """Runs the tasks without a result in the database; returns the number of failures."""
     with Store(database) as store:
-        todo = store.pending(tasks)
-        print(f"{len(todo)} of {len(tasks)} tasks to do, results in {database}", flush=True)
-        return keep(store, outcomes(todo, command, workers, ray), len(todo), command) if todo else 0
+        pending = store.pending(tasks)
+        print(f"{len(pending)} of {len(tasks)} tasks to do, results in {database}", flush=True)
+        outcomes = run_tasks(pending, command, workers, ray)
+        return store_outcomes(store, outcomes, len(pending), command) if pending else 0
 
 
-def chosen_methods(text: str | None) -> list[str]:
-    """Names joined by "," as they are registered (some hold ", " themselves). Raises ValueError on one that is not."""
+def parse_methods(text: str | None) -> list[str]:
+    """Registered names in a text that joins them by commas; raises ValueError on an unknown one.
+
+    Notes
+    -----
+    Some names contain ", ", so the longest name that fits is taken at each place.
+    """
     from bench.concept_bench.method_registry import all_methods
 
     known = all_methods()
     if text is None:
         return list(known)
-    left, found = text, []
-    while left:
-        name = max((n for n in known if left == n or left.startswith(n + ",")), key=len, default="")
+    rest, methods = text, []
+    while rest:
+        name = max((n for n in known if rest == n or rest.startswith(n + ",")), key=len, default="")
         if not name:
-            raise ValueError(f"Expected methods of {'; '.join(known)}, joined by commas; got {left!r}.")
-        found.append(name)
-        left = left[len(name) + 1 :].strip()
-    return found
+            raise ValueError(f"Expected methods of {'; '.join(known)}, joined by commas; got {rest!r}.")
+        methods.append(name)
+        rest = rest[len(name) + 1 :].strip()
+    return methods
 
 
 def add_arguments(parser: argparse.ArgumentParser, database: Path | None = DATABASE) -> None:
+    """Adds the arguments of every run to a parser."""
     parser.add_argument("--methods", help="names joined by commas; without it all")
     parser.add_argument("--concepts", help="joined by commas; + joins what is forgotten at once")
     parser.add_argument("--workers", type=int, default=1, help="processes of one torch thread each")
@@ -94,24 +103,26 @@ def add_arguments(parser: argparse.ArgumentParser, database: Path | None = DATAB
     )
 
 
-def parsed_concepts(text: str | None, name: str = MINIATURE) -> list[tuple[str, ...]]:
+def parse_concepts(text: str | None, name: str = MINIATURE) -> list[tuple[str, ...]]:
+    """Groups of concepts in a text such as "cat,cat+car"; without a text those of a list."""
     if text is None:
         return default_concepts(name)
-    return [tuple(one.strip() for one in part.split("+")) for part in text.split(",")]
+    return [tuple(concept.strip() for concept in group.split("+")) for group in text.split(",")]
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    given = parser.add_argument_group("a checkpoint in place of the miniature")
-    given.add_argument("--model", type=Path, help="one file with UNet, text encoders and VAE")
-    given.add_argument("--judge", type=Path, help="folder of a CLIP for transformers")
-    given.add_argument("--size", type=int, default=Checkpoint.size, help="width and height in pixels")
-    given.add_argument("--steps", type=int, default=Checkpoint.steps)
-    given.add_argument("--guidance", type=float, default=Checkpoint.guidance)
-    given.add_argument("--pictures", type=int, default=Checkpoint.pictures, help="of each concept by its name")
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of a run on a checkpoint to a parser."""
+    group = parser.add_argument_group("a checkpoint in place of the miniature")
+    group.add_argument("--model", type=Path, help="one file with UNet, text encoders and VAE")
+    group.add_argument("--judge", type=Path, help="folder of a CLIP for transformers")
+    group.add_argument("--size", type=int, default=Checkpoint.size, help="width and height in pixels")
+    group.add_argument("--steps", type=int, default=Checkpoint.steps)
+    group.add_argument("--guidance", type=float, default=Checkpoint.guidance)
+    group.add_argument("--pictures", type=int, default=Checkpoint.pictures, help="of each concept by its name")
 
 
 def checkpoint_of(args: argparse.Namespace) -> Checkpoint | None:
-    """The checkpoint that the arguments name. Raises ValueError where it or its judge is not there, or a number is too small."""
+    """The checkpoint that the arguments name; raises ValueError on a missing file or a number out of range."""
     if args.model is None:
         return None
     if not args.model.is_file():
@@ -131,18 +142,18 @@ def checkpoint_of(args: argparse.Namespace) -> Checkpoint | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser, None)
-    add_checkpoint(parser)
+    add_checkpoint_arguments(parser)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     try:
         checkpoint = checkpoint_of(args)
     except ValueError as error:
         parser.error(str(error))
-    concepts = parsed_concepts(args.concepts, MINIATURE if checkpoint is None else STABLE_DIFFUSION)
-    tasks = tasks_of(chosen_methods(args.methods), concepts, args.seeds, checkpoint=checkpoint)
+    concepts = parse_concepts(args.concepts, MINIATURE if checkpoint is None else STABLE_DIFFUSION)
+    tasks = tasks_of(parse_methods(args.methods), concepts, args.seeds, checkpoint=checkpoint)
     database = args.database or (DATABASE if checkpoint is None else DATABASE.with_name(f"{checkpoint.label}.sqlite"))
     command = this_command("bench.concept_bench.run")
-    raise SystemExit(1 if run(tasks, database, command, args.workers, args.ray) else 0)
+    raise SystemExit(1 if run_pending(tasks, database, command, args.workers, args.ray) else 0)
 
 
 if __name__ == "__main__":

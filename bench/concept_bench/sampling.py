@@ -1,4 +1,4 @@
-"""Pictures of a checkpoint with the host's own sampler, as KSampler makes them; mini_sd.generate is for the miniature's size."""
+"""Samples pictures of a checkpoint with the host's sampler, as KSampler does."""
 
 from __future__ import annotations
 
@@ -24,20 +24,32 @@ def pictures(
     guidance: float,
     conditions: Callable[[Any, Any], tuple[Any, Any]] | None = None,
 ) -> torch.Tensor:
-    """One picture for each prompt and seed, uint8 (B, size, size, 3), as an image file holds it.
+    """One picture for each prompt and seed.
 
-    `conditions` makes of the positive and negative conditioning what is sampled with. A seed gives the same noise in any batch.
+    Parameters
+    ----------
+    size
+        Width and height in pixels.
+    conditions
+        Changes the positive and negative conditioning before sampling.
+
+    Returns
+    -------
+    torch.Tensor
+        uint8 (B, size, size, 3). A seed gives the same noise in any batch.
     """
     import comfy.sample
 
-    # All texts first, all latents next, then all pictures: a GPU may hold only one of the three networks.
+    # All texts, then all latents, then all pictures, because a GPU may hold only one of the three networks.
     encoded = {p: clip.encode_from_tokens(clip.tokenize(p), return_pooled=True) for p in dict.fromkeys(["", *prompts])}
     latents = []
     for start in range(0, len(prompts), BATCH):
-        part = prompts[start : start + BATCH]
+        batch = prompts[start : start + BATCH]
         noise = torch.stack([noise_of(s, size // 8) for s in seeds[start : start + BATCH]])
-        both = _conditioning([encoded[p] for p in part]), _conditioning([encoded[""]] * len(part))
-        positive, negative = both if conditions is None else conditions(*both)
+        positive = _conditioning([encoded[p] for p in batch])
+        negative = _conditioning([encoded[""]] * len(batch))
+        if conditions is not None:
+            positive, negative = conditions(positive, negative)
         setting = model, noise, steps, guidance, SAMPLER, SCHEDULER, positive, negative, torch.zeros_like(noise)
         latents.append(comfy.sample.sample(*setting, disable_pbar=True))
     decoded = [vae.decode(latent) for latent in latents]
@@ -45,6 +57,6 @@ def pictures(
 
 
 def _conditioning(encoded: list[tuple[torch.Tensor, torch.Tensor | None]]) -> list[list[Any]]:
-    """One CONDITIONING of a batch of prompts, with the pooled output that SDXL takes."""
+    """CONDITIONING of a batch of encoded prompts, with the pooled output that SDXL needs."""
     contexts, pooled = zip(*encoded)
     return [[torch.cat(contexts), {} if pooled[0] is None else {"pooled_output": torch.cat(pooled)}]]

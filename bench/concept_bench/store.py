@@ -1,4 +1,4 @@
-"""Results in one SQLite file: a row for each task, written as soon as the task ends, with all that it takes to repeat it."""
+"""Stores results in a SQLite file: one row a task, written when the task ends, with all that is needed to repeat it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.concept_bench.tasks import Task
 
-# What a result must hold to count; `concepts` and `figures` are JSON.
+# Text columns that a result must fill; `concepts` and `figures` are JSON.
 TEXTS = (
     "key",
     "model",
@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS failures (key TEXT NOT NULL, error TEXT NOT NULL, com
 """
 
 
-def complete(row: dict[str, Any]) -> bool:
+def is_complete(row: dict[str, Any]) -> bool:
     """Whether a row has its figures and all that is needed to repeat it."""
     numbers = isinstance(row.get("seed"), int) and isinstance(row.get("seconds"), int | float)
     return (
@@ -61,54 +61,56 @@ class Store:
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
         if read_only:
-            self._base = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=60)
+            self._database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=60)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._base = sqlite3.connect(path, timeout=60)
-            self._base.execute("PRAGMA journal_mode=DELETE")
-            self._base.executescript(_SCHEMA)
-        self._base.row_factory = sqlite3.Row
+            self._database = sqlite3.connect(path, timeout=60)
+            self._database.execute("PRAGMA journal_mode=DELETE")
+            self._database.executescript(_SCHEMA)
+        self._database.row_factory = sqlite3.Row
 
     def __enter__(self) -> Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._base.close()
+        self._database.close()
 
     def put(self, row: dict[str, Any]) -> bool:
-        """Keeps a result and says whether it was new. Raises ValueError on a row that is not complete."""
-        if not complete(row):
-            lacking = [c for c in COLUMNS[:-1] if row.get(c) in (None, "", [], {})]
+        """Stores a result and returns whether it was new; raises ValueError on an incomplete row."""
+        if not is_complete(row):
+            missing = [c for c in COLUMNS[:-1] if row.get(c) in (None, "", [], {})]
             raise ValueError(
-                f"Expected a result with {', '.join(COLUMNS[:-1])}, got one that lacks {', '.join(lacking)}."
+                f"Expected a result with {', '.join(COLUMNS[:-1])}, got one that lacks {', '.join(missing)}."
             )
         values = {**row, "concepts": json.dumps(row["concepts"]), "figures": json.dumps(row["figures"], sort_keys=True)}
         values["made_at"] = _now()
         marks = ", ".join(f":{c}" for c in COLUMNS)
-        with self._base:
-            done = self._base.execute(f"INSERT OR IGNORE INTO results ({', '.join(COLUMNS)}) VALUES ({marks})", values)
-        return done.rowcount == 1
+        with self._database:
+            cursor = self._database.execute(
+                f"INSERT OR IGNORE INTO results ({', '.join(COLUMNS)}) VALUES ({marks})", values
+            )
+        return cursor.rowcount == 1
 
     def fail(self, key: str, error: str, command: str) -> None:
-        """Keeps a failure; the task stays to be done."""
-        with self._base:
-            self._base.execute("INSERT INTO failures VALUES (?, ?, ?, ?)", (key, error, command, _now()))
+        """Stores a failure; the task stays pending."""
+        with self._database:
+            self._database.execute("INSERT INTO failures VALUES (?, ?, ?, ?)", (key, error, command, _now()))
 
     def pending(self, tasks: Iterable[Task]) -> list[Task]:
         """The tasks without a result, in their order."""
-        done = {r["key"] for r in self._base.execute("SELECT key FROM results")}
-        return [task for task in tasks if task.key not in done]
+        finished = {r["key"] for r in self._database.execute("SELECT key FROM results")}
+        return [task for task in tasks if task.key not in finished]
 
     def results(self) -> list[dict[str, Any]]:
         """Complete results in the order of their keys."""
-        found = [dict(r) for r in self._base.execute("SELECT * FROM results ORDER BY key")]
-        rows = [{**r, "concepts": json.loads(r["concepts"]), "figures": json.loads(r["figures"])} for r in found]
-        return [row for row in rows if complete(row)]
+        stored = [dict(r) for r in self._database.execute("SELECT * FROM results ORDER BY key")]
+        rows = [{**r, "concepts": json.loads(r["concepts"]), "figures": json.loads(r["figures"])} for r in stored]
+        return [row for row in rows if is_complete(row)]
 
     def failures(self) -> list[dict[str, Any]]:
         """The last failure of every task that has no result yet."""
         query = "SELECT key, error, command, max(made_at) AS made_at, count(*) AS times FROM failures WHERE key NOT IN (SELECT key FROM results) GROUP BY key ORDER BY key"
-        return [dict(r) for r in self._base.execute(query)]
+        return [dict(r) for r in self._database.execute(query)]
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-"""The tasks of a run: model x method x concepts x seed, each with a stable key, in the order in which they are done."""
+"""Tasks of a run: model x method x concepts x seed, each with a stable key, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -6,12 +6,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench.concept_bench.concepts import MINIATURE
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A Stable Diffusion model in one file, how its pictures are made, and the folder of the CLIP that judges them.
+    """A Stable Diffusion model in one file, with the settings of its pictures and the CLIP that judges them.
 
-    `sha256`: of the file; `size`: width and height in pixels; `pictures`: of the concept by its name, see checkpoint_asks.
+    Parameters
+    ----------
+    sha256
+        Digest of the file.
+    judge
+        Folder of the CLIP.
+    size
+        Width and height of pictures, in pixels.
+    pictures
+        Pictures of the concept by its name, see checkpoint_asks.
     """
 
     file: str
@@ -24,20 +35,24 @@ class Checkpoint:
 
     @property
     def label(self) -> str:
+        """Name of the model in results: the file's name without its ending."""
         return Path(self.file).stem
 
     @property
     def ask(self) -> str:
-        """Everything that makes two measurements differ, and so a part of a task's key."""
-        about = f"{self.size} px, {self.steps} steps, guidance {self.guidance:g}, {self.pictures} pictures"
-        return f"{about}, judge {Path(self.judge).name}, file {self.sha256[:10]}"
+        """All settings that measurements depend on, as a part of a task's key."""
+        settings = f"{self.size} px, {self.steps} steps, guidance {self.guidance:g}, {self.pictures} pictures"
+        return f"{settings}, judge {Path(self.judge).name}, file {self.sha256[:10]}"
 
 
 @dataclass(frozen=True)
 class Task:
-    """One cell: `method` forgets `concepts` (one, or several at once) on `model`.
+    """One cell: a method forgets one concept, or several at once, on a model.
 
-    `ask`: how much is sampled, one of asks.SIZES on the miniature, Checkpoint.ask on a checkpoint.
+    Parameters
+    ----------
+    ask
+        Amount of sampling: one of asks.SIZES on the miniature, Checkpoint.ask on a checkpoint.
     """
 
     model: str
@@ -49,11 +64,11 @@ class Task:
 
     @property
     def key(self) -> str:
-        """The same for the same task on any machine, at any time."""
+        """Key of the task, which is the same on any machine and at any time."""
         return "/".join((self.model, self.ask, self.method, "+".join(self.concepts), f"seed {self.seed}"))
 
     def as_dict(self) -> dict:
-        """What a row of the store tells of it."""
+        """The task's columns of the store."""
         return {name: value for name, value in asdict(self).items() if name != "checkpoint"}
 
 
@@ -64,10 +79,12 @@ def tasks_of(
     ask: str = "full",
     checkpoint: Checkpoint | None = None,
 ) -> list[Task]:
-    """Every task once, on the miniature or on a checkpoint, whose `ask` is its own.
+    """Every task once, on the miniature, or on a checkpoint with the checkpoint's ask.
 
-    Seed 0 of all methods and concepts comes first, so that an unfinished run has something of everything.
+    Notes
+    -----
+    Seed 0 of all methods and concepts comes first, so that an unfinished run has results of all of them.
     """
-    model, ask = ("miniature", ask) if checkpoint is None else (checkpoint.label, checkpoint.ask)
-    each = ((seed, names, method) for seed in range(seeds) for names in concepts for method in methods)
-    return list(dict.fromkeys(Task(model, method, names, seed, ask, checkpoint) for seed, names, method in each))
+    model, ask = (MINIATURE, ask) if checkpoint is None else (checkpoint.label, checkpoint.ask)
+    cells = ((seed, names, method) for seed in range(seeds) for names in concepts for method in methods)
+    return list(dict.fromkeys(Task(model, method, names, seed, ask, checkpoint) for seed, names, method in cells))

@@ -1,4 +1,4 @@
-"""Runs one task in any process. The model is loaded once for each process; the outcome is a row for the store or an error."""
+"""Runs one task in any process, which loads its model once; the outcome is a row for the store, or an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.concept_bench.tasks import Checkpoint, Task
 
 @dataclass
 class Outcome:
-    """`row`: a complete result; None where `error` tells what failed. `process`: which one did it."""
+    """Outcome of a task: a complete row, or None and the error's text, and the id of the process that ran it."""
 
     key: str
     row: dict[str, Any] | None
@@ -24,6 +24,7 @@ class Outcome:
 
 @lru_cache(maxsize=1)
 def _world(checkpoint: Checkpoint | None) -> Any:
+    """The world of the miniature, or of a checkpoint."""
     from bench.concept_bench.checkpoint_world import CheckpointWorld
     from bench.concept_bench.miniature_world import BenchWorld
 
@@ -31,7 +32,7 @@ def _world(checkpoint: Checkpoint | None) -> Any:
 
 
 def work(task: Task, command: str) -> Outcome:
-    """Runs a task. An exception becomes the outcome's error, so that the other tasks go on."""
+    """Runs a task; an exception becomes the outcome's error, so that the other tasks go on."""
     try:
         return Outcome(task.key, row_of(task, command), process=os.getpid())
     except Exception:
@@ -39,17 +40,17 @@ def work(task: Task, command: str) -> Outcome:
 
 
 def row_of(task: Task, command: str) -> dict[str, Any]:
-    """The result of a task with what it takes to repeat it."""
-    from bench.concept_bench.cell import measure
+    """The complete row of a task: its figures, and what is needed to repeat it."""
+    from bench.concept_bench.cell import measure_task
     from bench.concept_bench.provenance import provenance
 
-    figures = measure(_world(task.checkpoint), task)
-    about = {"key": task.key, **task.as_dict(), "concepts": list(task.concepts), **provenance(command)}
-    return {**about, "seconds": figures["seconds"], "figures": figures}
+    figures = measure_task(_world(task.checkpoint), task)
+    origin = {"key": task.key, **task.as_dict(), "concepts": list(task.concepts), **provenance(command)}
+    return {**origin, "seconds": figures["seconds"], "figures": figures}
 
 
 def begin_process() -> None:
-    """For a process that another one started: one thread, and a search path on which no host was activated yet."""
+    """Prepares a new process: one torch thread, and a search path without the host, which is activated later."""
     import torch
 
     from tools import comfy_host

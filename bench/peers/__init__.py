@@ -1,7 +1,7 @@
-"""The other concept-erasing methods, written from their papers: PEERS maps names to `peer(world, *names, seed=0)`.
+"""Other concept-erasing methods, written from their papers: PEERS maps their names to `peer(world, *names, seed=0)`.
 
-A peer is a context manager that gives what bench.methods.Applied says; the world is as before when it ends. `chosen`, a Settings
-of the peer's module, replaces the settings of bench.peers.settings.
+A peer is a context manager that yields a bench.methods.Applied and leaves the world as it was. Its argument `chosen`, a
+Settings of the peer's module, replaces the settings of bench.peers.settings.
 """
 
 from __future__ import annotations

@@ -12,10 +12,16 @@ from torch.nn import functional as F
 
 
 class Adapters:
-    """Per layer y + s up(down(x)), alpha = rank: `down` random, `up` zero at first, so that nothing changes.
+    """One low-rank adapter a layer: the layer gives y + strength * up(down(x)), with alpha = rank.
 
-    Linear layers and convolutions; a convolution's `down` has its kernel, stride and padding. `deviation` of `down`'s normal distribution;
-    0 for Kaiming's uniform one with a = sqrt(5), as LoRA has it.
+    `down` starts random and `up` at zero, so that new adapters change nothing.
+
+    Parameters
+    ----------
+    layers
+        Linear layers and convolutions by name; a convolution's `down` has its kernel, stride and padding.
+    deviation
+        Standard deviation of `down`'s normal distribution; 0: Kaiming's uniform distribution with a = sqrt(5), as in LoRA.
     """
 
     def __init__(self, layers: dict[str, Any], rank: int, seed: int, deviation: float = 0.0):
@@ -33,20 +39,26 @@ class Adapters:
 
     @property
     def parameters(self) -> list[torch.Tensor]:
+        """All factors, for an optimiser."""
         return [*self.down.values(), *self.up.values()]
 
     def bytes_in_half(self) -> int:
+        """Size of all factors in half precision, in bytes."""
         return sum(2 * t.numel() for t in self.parameters)
 
-    def require_gradients(self, wanted: bool) -> None:
+    def require_gradients(self, trainable: bool) -> None:
+        """Makes all factors trainable, or constant."""
         for tensor in self.parameters:
-            tensor.requires_grad_(wanted)
+            tensor.requires_grad_(trainable)
 
     @contextlib.contextmanager
     def applied(self, strength: torch.Tensor | float = 1.0) -> Iterator[None]:
-        """The UNet with the adapters; `strength` is one number, or one for each picture of a batch (B,).
+        """Attaches the adapters to the UNet for as long as the context lasts.
 
-        A batch that holds the pictures several times over, as classifier-free guidance has it, is strengthened alike.
+        Parameters
+        ----------
+        strength
+            One number, or one for each picture (B,). A batch of k * B rows repeats them, as classifier-free guidance does.
         """
         handles = [layer.register_forward_hook(self._hook(name, strength)) for name, layer in self.layers.items()]
         try:

@@ -1,4 +1,4 @@
-"""Shared by the peers that train: partly denoised latents, and the error of a prediction."""
+"""Partly denoised latents and the error of a prediction, for the peers that train."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ from fmn_core.model.sampler import euler, schedule
 def partly_sampled(
     adapter: Any, prompt: Any, empty: Any, steps: int, done: int, guidance: float, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """x_t (1, C, h, w) after `done` of `steps` steps from noise, and its sigma (1,).
+    """Latent x_t after the first `done` of `steps` sampling steps from noise.
 
-    Euler's method, which for these predictions is DDIM with eta 0.
+    Returns
+    -------
+    x, sigma
+        x_t (1, C, h, w) and its noise level (1,).
+
+    Notes
+    -----
+    Euler's method, which equals DDIM with eta 0 for these predictions.
     """
     sigmas = schedule(adapter.sigmas(), steps).to(adapter.device)
     noise = torch.randn(1, *adapter.latent_shape(), generator=generator)
@@ -29,24 +36,32 @@ def partly_sampled(
 
 
 def predicted(adapter: Any, x: torch.Tensor, sigma: torch.Tensor, prompts: list[Any]) -> torch.Tensor:
-    """x0 for every prompt, of one x (1, C, h, w) for all of them or one for each."""
+    """Predicted x0 (B, C, h, w) for B prompts, from one x (1, C, h, w) or one for each prompt."""
     sigma = sigma.to(adapter.device).expand(len(prompts))
     return adapter.denoise(x.to(adapter.device).expand(len(prompts), -1, -1, -1), sigma, prompts).float()
 
 
 def predicts_velocity(adapter: Any) -> bool:
-    """Whether the network's own output is v, rather than eps."""
+    """Whether the network's output is v, not eps."""
     if hasattr(adapter, "pipeline"):
         return adapter.pipeline.scheduler.config.prediction_type == "v_prediction"
     return adapter.patcher.model.model_type.name == "V_PREDICTION"
 
 
-def output_error(adapter: Any, got: torch.Tensor, wanted: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of the network's own output, from two x0 predicted of the same x (B, C, h, w) at sigma (B,) or (1,).
+def output_error(adapter: Any, x0: torch.Tensor, target_x0: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of the network's output (eps or v), from two predictions x0 (B, C, h, w) of the same x.
 
-    eps = (x - x0) / sigma, so |d eps|^2 = |d x0|^2 / sigma^2; v = (x / (1 + sigma^2) - x0) sqrt(1 + sigma^2) / sigma, so
-    |d v|^2 = |d x0|^2 (1 + 1 / sigma^2). The methods' losses are on what the network was trained to give: eps for SD 1.x, v
-    for v-prediction, where at zero terminal SNR a loss on eps would weigh nothing (1 / sigma^2 = 5e-8 at the last timestep).
+    Parameters
+    ----------
+    sigma
+        Noise level, (B,) or (1,).
+
+    Notes
+    -----
+    eps = (x - x0) / sigma, so |d eps|^2 = |d x0|^2 / sigma^2; v = (x / (1 + sigma^2) - x0) sqrt(1 + sigma^2) / sigma,
+    so |d v|^2 = |d x0|^2 (1 + 1 / sigma^2). The published losses are on the quantity that the network was trained to
+    predict: eps for SD 1.x, v for v-prediction. With zero terminal SNR, a loss on eps would weigh the last timestep by
+    1 / sigma^2 = 5e-8, which is nothing.
     """
-    weight = 1 / sigma.to(got) ** 2 + (1 if predicts_velocity(adapter) else 0)
-    return (weight.view(-1, 1, 1, 1) * (got - wanted) ** 2).mean()
+    weight = 1 / sigma.to(x0) ** 2 + (1 if predicts_velocity(adapter) else 0)
+    return (weight.view(-1, 1, 1, 1) * (x0 - target_x0) ** 2).mean()

@@ -1,9 +1,12 @@
 """ESD: Erasing Concepts from Diffusion Models (Gandikota et al., ICCV 2023, arXiv 2303.07345).
 
-Fine-tunes the UNet so that its prediction for the concept's prompt is the frozen model's prediction steered away from it, on x_t that the
-edited model samples itself with that prompt. ESD-x trains cross-attention, ESD-u everything else. Defaults are those of the released
-train-scripts/train-esd.py: 1000 iterations, Adam 1e-5, negative guidance 1, start guidance 3, 50 sampling steps. There a timestep is drawn
-from the interval that ends at x_t's; here it is x_t's own. Several concepts take turns.
+Fine-tunes the UNet so that its prediction for the concept's prompt equals the frozen model's prediction steered away
+from that prompt, on x_t that the edited model samples with the prompt. ESD-x trains cross-attention, ESD-u everything
+else.
+
+Defaults are those of the released train-scripts/train-esd.py: 1000 iterations, Adam 1e-5, negative guidance 1, start
+guidance 3, 50 sampling steps. The release draws the loss's timestep from the interval that ends at x_t's timestep; here
+the loss is at x_t's timestep itself. Several concepts take turns.
 """
 
 from __future__ import annotations
@@ -21,7 +24,19 @@ from bench.peers.weights import in_training
 
 @dataclass(frozen=True)
 class Settings:
-    """`iterations` are for each concept; `template` holds the name of an object or identity."""
+    """Settings of ESD.
+
+    Parameters
+    ----------
+    cross_attention
+        Trains cross-attention (ESD-x), or everything else (ESD-u).
+    iterations
+        Training steps for each concept.
+    rate
+        Learning rate.
+    template
+        Prompt of an object or identity, with `{}` for its phrase.
+    """
 
     cross_attention: bool = True
     iterations: int = 1000
@@ -33,14 +48,19 @@ class Settings:
 
 
 def steered(none: torch.Tensor, named: torch.Tensor, guidance: float) -> torch.Tensor:
-    """none - guidance (named - none): the same in x0, eps and v, which at one x differ by one affine map."""
+    """The prediction steered away from the named one: none - guidance * (named - none).
+
+    Notes
+    -----
+    It may be computed in x0, eps or v, because these are affine functions of each other at the same x.
+    """
     return none - guidance * (named - none)
 
 
 def forget(
     adapter: Any, concepts: Sequence[Forgotten], settings: Settings, seed: int = 0, preserve: Sequence[str] = ()
 ) -> dict[str, torch.Tensor]:
-    """The trained weights by name; nothing can be listed to be preserved."""
+    """The trained weights by name; `preserve` has no effect."""
     generator = torch.Generator().manual_seed(seed)
     empty, *prompts = adapter.encode(["", *(prompt_of(c, settings.template) for c in concepts)])
     with in_training(adapter, lambda name: (".attn2." in name) == settings.cross_attention) as weights:
@@ -61,5 +81,5 @@ def _loss(
     x, sigma = partly_sampled(adapter, prompt, empty, steps, done, settings.start_guidance, generator)
     with weights.frozen():
         named, none = predicted(adapter, x, sigma, [prompt, empty]).chunk(2)
-    wanted = steered(none, named, settings.negative_guidance)
-    return output_error(adapter, predicted(adapter, x, sigma, [prompt]), wanted, sigma)
+    target_x0 = steered(none, named, settings.negative_guidance)
+    return output_error(adapter, predicted(adapter, x, sigma, [prompt]), target_x0, sigma)

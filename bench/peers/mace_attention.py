@@ -1,4 +1,4 @@
-"""The part of MACE that is trained: a LoRA for each concept that takes the attention from it (arXiv 2403.06135)."""
+"""The LoRA that MACE trains for each concept to take the attention from it (arXiv 2403.06135)."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from fmn_core.model.tokens import concept_columns
 
 
 def phrase_columns(adapter: Any, prompt: Any, phrase: str, end_token: str = "none") -> list[int]:
-    """Where a phrase stands in a prompt; with all end tokens, as the released `use_pooler` has it, where wanted."""
+    """Columns of a phrase in a prompt; `end_token` "all" adds the end tokens, as the released `use_pooler`."""
     ids = {encoder: [tokens] for encoder, tokens in adapter.phrase_tokens(phrase).items()}
     return concept_columns(prompt.tokens, ids, adapter.vocabulary, end_token)
 
 
 def timestep_weights(count: int) -> torch.Tensor:
-    """xi(t) for every timestep, (T,): concept-focal importance sampling."""
+    """Weight xi(t) of each timestep, (T,), in concept-focal importance sampling."""
     t = torch.arange(count, dtype=torch.float64)
     return torch.sigmoid(0.05 * (t - 200)) - torch.sigmoid(0.05 * (t - 400))
 
 
 @dataclass
-class Pictures:
-    """Encoded prompts, which of their columns are the concept's, latents of pictures, and their masks (h, w) or None."""
+class TrainingPictures:
+    """Encoded prompts with their concept columns, and latents with their masks (h, w) or None."""
 
     prompts: list[Any]
     columns: list[list[int]]
@@ -41,20 +41,21 @@ class Pictures:
     masks: list[torch.Tensor | None]
 
 
-def make_pictures(adapter: Any, concept: Forgotten, settings: Any, seed: int) -> Pictures:
+def make_pictures(adapter: Any, concept: Forgotten, settings: Any, seed: int) -> TrainingPictures:
+    """Pictures that the model draws of the concept, with masks from its attention, or without masks for styles."""
     prompts = adapter.encode([t.format(concept.phrase) for t in default_templates(concept.kind)[: settings.prompts]])
     columns = [phrase_columns(adapter, p, concept.phrase, "all") for p in prompts]
     first = prompts[:1] * settings.pictures
     latents = sample_seeds(adapter, first, adapter.latent_shape(), seed, settings.sampling_steps, settings.guidance)
     if concept.kind == "style":
-        return Pictures(prompts, columns, latents, [None] * len(latents))
-    own, levels = phrase_columns(adapter, prompts[0], concept.phrase), noise_levels(adapter.sigmas(), 4, 0.5)
+        return TrainingPictures(prompts, columns, latents, [None] * len(latents))
+    phrase, levels = phrase_columns(adapter, prompts[0], concept.phrase), noise_levels(adapter.sigmas(), 4, 0.5)
     with torch.no_grad():
-        heats = [picture_attention(adapter, prompts[0], own, x[None], levels, seed=seed) for x in latents]
-    return Pictures(prompts, columns, latents, [mask_from_heat(heat, MaskSettings()) for heat in heats])
+        heats = [picture_attention(adapter, prompts[0], phrase, x[None], levels, seed=seed) for x in latents]
+    return TrainingPictures(prompts, columns, latents, [mask_from_heat(heat, MaskSettings()) for heat in heats])
 
 
-def train_lora(adapter: Any, made: Pictures, settings: Any, seed: int) -> Adapters:
+def train_lora(adapter: Any, pictures: TrainingPictures, settings: Any, seed: int) -> Adapters:
     """A LoRA trained to take the attention from the concept's columns inside the masks."""
     generator = torch.Generator().manual_seed(seed)
     layers = {n: m for n, m in adapter.unet.named_modules() if is_key_or_value(f"{n}.weight")}
@@ -62,7 +63,7 @@ def train_lora(adapter: Any, made: Pictures, settings: Any, seed: int) -> Adapte
     lora.require_gradients(True)
     optimiser = torch.optim.AdamW(lora.parameters, lr=settings.rate, weight_decay=settings.weight_decay)
     for _ in range(settings.steps):
-        loss = _attention(adapter, lora, made, generator)
+        loss = _attention_loss(adapter, lora, pictures, generator)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(lora.parameters, settings.clip)
@@ -71,22 +72,24 @@ def train_lora(adapter: Any, made: Pictures, settings: Any, seed: int) -> Adapte
     return lora
 
 
-def _attention(adapter: Any, lora: Adapters, made: Pictures, generator: torch.Generator) -> torch.Tensor:
+def _attention_loss(
+    adapter: Any, lora: Adapters, pictures: TrainingPictures, generator: torch.Generator
+) -> torch.Tensor:
     """Sum over the layers of the norm of the concept's attention inside the mask."""
-    p, k = (int(torch.randint(len(n), (1,), generator=generator)) for n in (made.prompts, made.masks))
+    p, k = (int(torch.randint(len(n), (1,), generator=generator)) for n in (pictures.prompts, pictures.masks))
     levels = adapter.sigmas()
     sigma = levels[torch.multinomial(timestep_weights(len(levels)), 1, generator=generator)]
-    latent, mask, norms = made.latents[k : k + 1], made.masks[k], []
+    latent, mask, norms = pictures.latents[k : k + 1], pictures.masks[k], []
 
     def collect(layer, probabilities):
-        chosen = probabilities[..., made.columns[p]]
+        attention = probabilities[..., pictures.columns[p]]
         if mask is not None:
-            inside = layer_mask(mask, chosen.shape[-2], *latent.shape[-2:])[0] > 0.5
-            chosen = chosen[..., inside.to(chosen.device), :]
-        if chosen.numel():
-            norms.append(chosen.norm())
+            inside = layer_mask(mask, attention.shape[-2], *latent.shape[-2:])[0] > 0.5
+            attention = attention[..., inside.to(attention.device), :]
+        if attention.numel():
+            norms.append(attention.norm())
 
     noise = torch.randn(latent.shape, generator=generator)
     with lora.applied(), attention_probe(adapter.cross_attention(), collect):
-        predicted(adapter, latent + sigma * noise, sigma, [made.prompts[p]])
+        predicted(adapter, latent + sigma * noise, sigma, [pictures.prompts[p]])
     return torch.stack(norms).sum()

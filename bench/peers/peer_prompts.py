@@ -1,4 +1,4 @@
-"""Phrases and prompts for the peers: what to forget and what to preserve."""
+"""Phrases and prompts for the peers: concepts to forget and concepts to preserve."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.names import MINIATURE, names_of
+from bench.names import MINIATURE_NAMES, names_of
 from fmn_core.concepts.templates import default_templates
 
 STYLE_PROMPT = "an image in the style of {}"
@@ -16,9 +16,16 @@ _IN_STYLE = re.compile(r"(,| in)? (the style of \{\}|\{\} style)$")
 
 
 class Forgotten(NamedTuple):
-    """A phrase to be forgotten and its kind: object, identity or style.
+    """A concept to be forgotten.
 
-    `anchors`: phrases of that kind, one of which may stand in its place; without any, the miniature's.
+    Parameters
+    ----------
+    phrase
+        The words that name it.
+    kind
+        object, identity or style.
+    anchors
+        Phrases of the same kind that may take the phrase's place; empty: the miniature's.
     """
 
     phrase: str
@@ -27,41 +34,46 @@ class Forgotten(NamedTuple):
 
 
 def forgotten(world: Any, names: Sequence[str]) -> list[Forgotten]:
-    """Names of a world's concepts as phrases with their kinds."""
-    known = names_of(world)
-    return [Forgotten(known.phrase(name), known.kind(name), tuple(known.anchors(name))) for name in names]
+    """The concepts to forget, looked up by their names in the world."""
+    lookup = names_of(world)
+    return [Forgotten(lookup.phrase(name), lookup.kind(name), tuple(lookup.anchors(name))) for name in names]
 
 
 def preserved(world: Any, names: Sequence[str]) -> list[str]:
-    """The world's other concepts and styles: what methods that take a list to preserve are given."""
+    """Phrases of the world's other concepts and styles, for methods that take a list to preserve."""
     return names_of(world).all_others(names)
 
 
 def prompt_of(concept: Forgotten, template: str = "{}") -> str:
-    """The one prompt of methods that train on one: the template, and for styles "an image in the style of X"."""
+    """The prompt of a method that trains on a single one: a filled template, or for a style STYLE_PROMPT."""
     return (STYLE_PROMPT if concept.kind == "style" else template).format(concept.phrase)
 
 
 def neighbour(adapter: Any, concept: Forgotten, excluded: Sequence[str] = ()) -> str:
-    """The concept of the same kind that the text encoder finds nearest: an anchor where no superordinate is known.
+    """The nearest concept of the same kind, which serves as an anchor where no superordinate is known.
 
-    Cosine of the last row of "a picture of a X", the mean over all names taken off, which most of the rows have in common.
+    Notes
+    -----
+    Nearest by the cosine of the last rows of "a picture of a X", after the mean over all names is subtracted, because
+    the rows have most of it in common.
     """
-    candidates = concept.anchors or MINIATURE.of_kind(concept.kind)
+    candidates = concept.anchors or MINIATURE_NAMES.of_kind(concept.kind)
     names = [n for n in candidates if n not in excluded and n != concept.phrase]
     prompts = adapter.encode([f"a picture of a {name}" for name in (concept.phrase, *names)])
     rows = torch.stack([p.context[-1] for p in prompts])
-    own, *others = torch.nn.functional.normalize(rows - rows.mean(0), dim=1)
-    return names[int((torch.stack(others) @ own).argmax())]
+    unit, *candidate_units = torch.nn.functional.normalize(rows - rows.mean(0), dim=1)
+    return names[int((torch.stack(candidate_units) @ unit).argmax())]
 
 
-def paired_prompts(concept: Forgotten, instead: str, count: int) -> list[tuple[str, str]]:
-    """`count` prompts with the phrase, each beside the same prompt with another word; for styles, without the style.
+def paired_prompts(concept: Forgotten, anchor: str, count: int) -> list[tuple[str, str]]:
+    """At most `count` prompts with the phrase, each paired with one that names the anchor, or for a style no style.
 
-    They are fmn_core's own templates, so that all methods have seen the same prompts.
+    Notes
+    -----
+    The templates are fmn_core's, so that all methods have seen the same prompts.
     """
     templates = default_templates(concept.kind)
     if concept.kind != "style":
-        return [(t.format(concept.phrase), t.format(instead)) for t in templates[:count]]
+        return [(t.format(concept.phrase), t.format(anchor)) for t in templates[:count]]
     named = [t for t in templates if _IN_STYLE.search(t) and not t.startswith("a photo in")]
     return [(t.format(concept.phrase), _IN_STYLE.sub("", t)) for t in named[:count]]

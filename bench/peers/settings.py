@@ -1,7 +1,8 @@
-"""What each peer is run with: published values, but on the miniature what bench.peers.tune found, kept with its figures in bench/results/peers.json.
+"""Settings of each peer: the published ones, and on the miniature those that bench.peers.tune chose.
 
-The published values are the defaults of each peer's own Settings. They were made for SD 1.x, with 100 times the weights; the miniature's
-sets run fewer steps at higher rates, so that a concept takes at most about 40 seconds on one thread.
+The published values are the defaults of each peer's Settings. They were made for SD 1.x, which has 100 times the
+weights. The miniature's settings run fewer steps at higher rates, so that a concept takes at most about 40 seconds on
+one thread; bench/results/peers.json holds them with their figures.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import dataclasses
 import json
 from typing import Any
 
-from bench.names import MINIATURE, names_of
+from bench.names import MINIATURE_NAMES, names_of
 from bench.peers import concept_ablation, esd, fmn, mace, rece, spm, uce
 from tools.comfy_host import REPOSITORY
 
@@ -28,12 +29,12 @@ PUBLISHED: dict[str, Any] = {
 }
 
 
-def miniature(name: str) -> Any:
-    """A peer's settings on the miniature. Raises KeyError where bench.peers.tune has not found any."""
-    found = json.loads(FILE.read_text())["peers"][name]["settings"]
-    return dataclasses.replace(PUBLISHED[name], **found)
+def miniature_settings(name: str) -> Any:
+    """A peer's settings on the miniature; raises KeyError where bench.peers.tune has not run for it."""
+    tuned = json.loads(FILE.read_text())["peers"][name]["settings"]
+    return dataclasses.replace(PUBLISHED[name], **tuned)
 
 
 def settings_of(name: str, world: Any) -> Any:
-    """A peer's settings on a world: the miniature's own, the published ones on every other."""
-    return miniature(name) if names_of(world) is MINIATURE else PUBLISHED[name]
+    """A peer's settings on a world: the tuned ones on the miniature, the published ones on every other model."""
+    return miniature_settings(name) if names_of(world) is MINIATURE_NAMES else PUBLISHED[name]

@@ -1,10 +1,13 @@
 """SPM: One-dimensional Adapter to Rule Them All (Lyu et al., CVPR 2024, arXiv 2312.16145).
 
-A rank-1 adapter for each concept on the linear layers and convolutions of the UNet's transformer blocks, trained to turn the concept's
-prediction away from itself on x_t sampled with the adapter on (as ESD), while contexts drawn at random around keep theirs (latent
-anchoring); at inference it is on as far as the prompt is near the concept (facilitated transport). Defaults are those of the released
-configs/snoopy: 3000 iterations, AdamW 1e-4, cosine with 3 restarts after 500 steps of warm-up, 30 sampling steps of which 1 to 29 are done,
-guidance 3 while sampling and 1 in the loss, la_strength 1000, 4 anchors a step. Several concepts: an adapter each, their effects added.
+A rank-1 adapter for each concept on the linear layers and convolutions of the UNet's transformer blocks. It is trained
+to steer the concept's prediction away from itself, on x_t sampled with the adapter on (as ESD), while the predictions
+for random contexts around the concept stay (latent anchoring). At inference its strength is the prompt's similarity to
+the concept (facilitated transport). Several concepts have an adapter each, and their effects add up.
+
+Defaults are those of the released configs/snoopy: 3000 iterations, AdamW 1e-4, cosine with 3 restarts after 500 steps
+of warm-up, 30 sampling steps of which 1 to 29 are done, guidance 3 while sampling and 1 in the loss, la_strength 1000,
+4 anchors a step.
 """
 
 from __future__ import annotations
@@ -25,7 +28,21 @@ from fmn_core.model.tokens import strip_special
 
 @dataclass(frozen=True)
 class Settings:
-    """`warm_up`: share of the iterations; `anchoring`: weight of the anchors' loss; `template` as in ESD."""
+    """Settings of SPM.
+
+    Parameters
+    ----------
+    rate
+        Learning rate.
+    warm_up
+        Share of the iterations over which the learning rate rises, 0..1.
+    anchoring
+        Weight of the anchors' loss.
+    anchors
+        Random contexts in each step.
+    template
+        Prompt of an object or identity, with `{}` for its phrase.
+    """
 
     iterations: int = 3000
     rate: float = 1e-4
@@ -41,31 +58,41 @@ class Settings:
 
 
 def transport(prompt: Any, erased: Any, vocabulary: Any) -> float:
-    """gamma of a prompt: the larger of the cosine of both contexts, all rows as one vector, and the share of the erased
-    concept's tokens that the prompt holds (infer_spm.py, metric clipcos_tokenuni)."""
+    """Strength gamma of the adapter for a prompt: the larger of a cosine and a share of tokens.
+
+    Notes
+    -----
+    The cosine is that of both contexts, all rows as one vector; the share is that of the erased concept's tokens which
+    the prompt holds. Source: infer_spm.py, metric clipcos_tokenuni.
+    """
     cosine = torch.cosine_similarity(prompt.context.flatten().float(), erased.context.flatten().float(), 0)
     overlap = 0.0
     for encoder, chunks in erased.tokens.items():
-        wanted = set(strip_special(chunks, vocabulary))
-        there = wanted & set(strip_special(prompt.tokens[encoder], vocabulary))
-        overlap = max(overlap, len(there) / max(1, len(wanted)))
+        concept_tokens = set(strip_special(chunks, vocabulary))
+        common = concept_tokens & set(strip_special(prompt.tokens[encoder], vocabulary))
+        overlap = max(overlap, len(common) / max(1, len(concept_tokens)))
     return max(float(cosine), overlap)
 
 
-def around(prompt: Any, count: int, generator: torch.Generator) -> list[Any]:
-    """Contexts drawn uniformly from directions, kept with probability 1 - cosine, of 0.8 to 1.2 times the prompt's norm."""
-    found = []
-    while len(found) < count:
+def random_anchors(prompt: Any, count: int, generator: torch.Generator) -> list[Any]:
+    """Prompts with random contexts, of 0.8 to 1.2 times the prompt's norm.
+
+    Notes
+    -----
+    Directions are drawn uniformly and accepted with probability 1 - cosine to the prompt's context.
+    """
+    anchors = []
+    while len(anchors) < count:
         drawn = torch.randn(prompt.context.shape, generator=generator)
         cosine = torch.cosine_similarity(drawn.flatten(), prompt.context.flatten().float().cpu(), 0)
         if torch.rand(1, generator=generator) < 1 - cosine:
             scale = (0.8 + 0.4 * torch.rand(1, generator=generator)) * prompt.context.float().cpu().norm()
-            found.append(dataclasses.replace(prompt, context=drawn / drawn.norm() * scale))
-    return found
+            anchors.append(dataclasses.replace(prompt, context=drawn / drawn.norm() * scale))
+    return anchors
 
 
 def rate_factor(step: int, settings: Settings) -> float:
-    """Linear warm-up, then `restarts` half cosines."""
+    """Factor of the learning rate at a step: a linear warm-up, then `restarts` half cosines."""
     warm = settings.warm_up * settings.iterations
     if step < warm:
         return step / warm
@@ -74,7 +101,7 @@ def rate_factor(step: int, settings: Settings) -> float:
 
 
 def train(adapter: Any, concept: Forgotten, settings: Settings, seed: int = 0) -> Adapters:
-    """The adapter of one concept; the model's own weights are not changed."""
+    """The trained adapter of one concept; the model's weights do not change."""
     generator = torch.Generator().manual_seed(seed)
     empty, prompt = adapter.encode(["", prompt_of(concept, settings.template)])
     layers = {n: m for n, m in adapter.linear_layers().items() if ".attentions." in n}
@@ -99,10 +126,12 @@ def _loss(
     done = int(torch.randint(1, steps, (1,), generator=generator))
     with spm.applied():
         x, sigma = partly_sampled(adapter, prompt, empty, steps, done, settings.start_guidance, generator)
-    asked = [prompt, *around(prompt, settings.anchors, generator)]
+    prompts = [prompt, *random_anchors(prompt, settings.anchors, generator)]
     with torch.no_grad():
-        none, named, *anchors = predicted(adapter, x, sigma, [empty, *asked])
+        none, named, *anchors = predicted(adapter, x, sigma, [empty, *prompts])
     with spm.applied():
-        got, *moved = predicted(adapter, x, sigma, asked)
-    erasing = output_error(adapter, got, steered(none, named, settings.guidance), sigma)
-    return erasing + settings.anchoring * output_error(adapter, torch.stack(moved), torch.stack(anchors), sigma)
+        adapted, *adapted_anchors = predicted(adapter, x, sigma, prompts)
+    erasing = output_error(adapter, adapted, steered(none, named, settings.guidance), sigma)
+    return erasing + settings.anchoring * output_error(
+        adapter, torch.stack(adapted_anchors), torch.stack(anchors), sigma
+    )

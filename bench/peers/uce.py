@@ -1,9 +1,11 @@
 """UCE: Unified Concept Editing in Diffusion Models (Gandikota et al., WACV 2024, arXiv 2308.14761), equation 7.
 
-Keys and values of cross-attention in closed form: the concept's prompt acts like the guide's, preserved prompts like themselves.
-Nothing is trained. Defaults are those of the code released with the paper (train-scripts/train_erase.py): erase_scale 1,
-preserve_scale 0.1, lambda 0.5, the rows from the last word on, guide "" (all concepts) and all rows of preserved
-prompts. `last_row_only` is the later release (trainscripts/uce_sd_erase.py), with preserve_scale 1.
+Edits keys and values of cross-attention in closed form: the concept's prompt acts like the guide's prompt, and
+preserved prompts act like themselves. Nothing is trained.
+
+Defaults are those of the code released with the paper (train-scripts/train_erase.py): erase_scale 1, preserve_scale
+0.1, lambda 0.5, the rows from the last word on, guide "" for all concepts, and all rows of preserved prompts.
+`last_row_only` is the later release (trainscripts/uce_sd_erase.py), with preserve_scale 1.
 """
 
 from __future__ import annotations
@@ -21,7 +23,19 @@ from fmn_core.model.tokens import first_end
 
 @dataclass(frozen=True)
 class Settings:
-    """`guide` is what the concept's prompt shall act like; `ridge` is the paper's lambda."""
+    """Settings of UCE.
+
+    Parameters
+    ----------
+    erase_scale, preserve_scale
+        Weights of the concepts' and of the preserved rows.
+    ridge
+        lambda of the paper.
+    guide
+        Prompt that the concept's prompt should act like.
+    last_row_only
+        Uses the last word's row only, and not the rows after it.
+    """
 
     erase_scale: float = 1.0
     preserve_scale: float = 0.1
@@ -34,32 +48,34 @@ Rows = tuple[float, torch.Tensor, torch.Tensor]  # weight, sources (n, dim), tar
 
 
 def input_edit(rows: Sequence[Rows], ridge: float) -> torch.Tensor:
-    """A (dim, dim), float64, with W' = W A for every projection W.
+    """The edit A (dim, dim), float64: every projection W becomes W' = W A.
 
+    Notes
+    -----
     W' minimises sum_i w_i |W' c_i - W t_i|^2 + ridge |W' - W|^2 over rows of sources c and targets t.
     """
     dim = rows[0][1].shape[1]
-    system = wanted = ridge * torch.eye(dim, dtype=torch.float64)
+    system = right_side = ridge * torch.eye(dim, dtype=torch.float64)
     for weight, sources, targets in rows:
         s, t = sources.double().cpu(), targets.double().cpu()
-        system, wanted = system + weight * s.T @ s, wanted + weight * t.T @ s
-    return torch.linalg.solve(system, wanted.T).T
+        system, right_side = system + weight * s.T @ s, right_side + weight * t.T @ s
+    return torch.linalg.solve(system, right_side.T).T
 
 
 def last_word(adapter: Any, prompt: Any) -> int:
-    """The row of a prompt's last word; of the start token where there is none."""
+    """Number of the row of a prompt's last word, or of the start token in an empty prompt."""
     return first_end(next(iter(prompt.tokens.values()))[0], adapter.vocabulary) - 1
 
 
 def erased_rows(adapter: Any, prompt: Any, guide: Any, settings: Settings) -> Rows:
-    """The concept's rows from its last word on, beside the guide's from its last word on."""
+    """Rows of the concept's prompt from its last word on, with the guide's as their targets."""
     a, b = last_word(adapter, prompt), last_word(adapter, guide)
     count = 1 if settings.last_row_only else len(prompt.context) - max(a, b)
     return settings.erase_scale, prompt.context[a : a + count], guide.context[b : b + count]
 
 
 def preserved_rows(adapter: Any, preserve: Sequence[str], settings: Settings) -> list[Rows]:
-    """Rows that shall act like themselves."""
+    """Rows of the preserved prompts, which are their own targets."""
     prompts = adapter.encode(list(preserve))
     kept = [p.context[last_word(adapter, p)][None] if settings.last_row_only else p.context for p in prompts]
     return [(settings.preserve_scale, k, k) for k in kept]
@@ -75,6 +91,6 @@ def edit_of(adapter: Any, concepts: Sequence[Forgotten], settings: Settings, pre
 def forget(
     adapter: Any, concepts: Sequence[Forgotten], settings: Settings, seed: int = 0, preserve: Sequence[str] = ()
 ) -> dict[str, torch.Tensor]:
-    """The changed weights by name; `seed` is not used."""
+    """The changed weights by name; `seed` has no effect."""
     edit = edit_of(adapter, concepts, settings, preserve)
     return {name: (w @ edit).float() for name, w in keys_and_values(adapter).items()}

@@ -1,4 +1,4 @@
-"""Trains weights in place, and restores every bit of them afterwards."""
+"""Weights of a UNet that are trained or replaced in place, and restored exactly afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class Weights:
-    """Chosen parameters of a UNet while they are trained; `parameters` is what an optimiser takes."""
+    """Parameters of a UNet while they are trained."""
 
     def __init__(self, chosen: dict[str, torch.nn.Parameter]):
         self._chosen = chosen
@@ -21,11 +21,12 @@ class Weights:
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters, for an optimiser."""
         return list(self._chosen.values())
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Predicts with the weights as they were before the training, without gradients."""
+        """Puts the weights from before the training back for as long as the context lasts, without gradients."""
         trained = {name: p.data for name, p in self._chosen.items()}
         try:
             self._point_to(self._originals)
@@ -39,6 +40,7 @@ class Weights:
         return {name: p.detach().clone() for name, p in self._chosen.items()}
 
     def restore(self) -> None:
+        """Puts the weights from before the training back for good."""
         self._point_to(self._originals)
         for p in self._chosen.values():
             p.grad = None
@@ -51,7 +53,7 @@ class Weights:
 
 @contextlib.contextmanager
 def in_training(adapter: Any, choose: Callable[[str], bool]) -> Iterator[Weights]:
-    """Makes the UNet's parameters whose names `choose` accepts trainable; on exit, also by an exception, they are as before."""
+    """Makes parameters of the UNet trainable whose names `choose` accepts, and restores them on exit."""
     with adapter.ready_for_gradients():
         weights = Weights({n: p for n, p in adapter.unet.named_parameters() if choose(n)})
         try:
@@ -62,7 +64,7 @@ def in_training(adapter: Any, choose: Callable[[str], bool]) -> Iterator[Weights
 
 @contextlib.contextmanager
 def in_place(unet: torch.nn.Module, changed: dict[str, torch.Tensor]) -> Iterator[None]:
-    """The UNet with these weights for as long as the context lasts."""
+    """Replaces weights of the UNet for as long as the context lasts."""
     chosen = {n: p for n, p in unet.named_parameters() if n in changed}
     originals = {n: p.data for n, p in chosen.items()}
     try:
@@ -80,7 +82,7 @@ def is_key_or_value(name: str) -> bool:
 
 
 def keys_and_values(adapter: Any) -> dict[str, torch.Tensor]:
-    """Key and value projections of all cross-attention layers, copies in float64 on the CPU."""
+    """Copies of the key and value projections of all cross-attention layers, in float64 on the CPU."""
     with adapter.ready_for_gradients():
-        found = {n: p for n, p in adapter.unet.named_parameters() if is_key_or_value(n)}
-        return {n: p.detach().to("cpu", torch.float64, copy=True) for n, p in found.items()}
+        projections = {n: p for n, p in adapter.unet.named_parameters() if is_key_or_value(n)}
+        return {n: p.detach().to("cpu", torch.float64, copy=True) for n, p in projections.items()}

@@ -13,6 +13,8 @@ from ..model.protocol import ForgetModel
 from ..model.sampler import sample, sample_seeds, seeded_noise
 from ..model.tokens import EncodedPrompt
 
+# Sampling of image pairs, where nothing else is chosen.
+PAIR_STEPS, PAIR_GUIDANCE = 20, 3.0
 _BATCH = 4
 
 
@@ -67,8 +69,8 @@ def make_pairs(
     columns: list[list[int]],
     size: tuple[int, int, int],
     count: int = 4,
-    steps: int = 20,
-    guidance: float = 3.0,
+    steps: int = PAIR_STEPS,
+    guidance: float = PAIR_GUIDANCE,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImagePairs:

@@ -1,1 +1,1 @@
-"""Nodes that show, mask and zero attention."""
+"""Nodes that show cross-attention, mask pictures by it, or zero it."""

@@ -1,4 +1,4 @@
-"""Concept Attention Map: shows where a phrase, or any other token of a prompt, attends."""
+"""Concept Attention Map: shows the cross-attention of pixels to a phrase, or to any token of a prompt."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from ..ui.temporary_images import save_images
 
 
 class ConceptAttentionMap(io.ComfyNode):
+    """Node that shows the cross-attention to a phrase over a quick picture."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -83,7 +85,7 @@ class ConceptAttentionMap(io.ComfyNode):
             maps = attention_maps(adapter, encoded, noise, steps, bar.update, adapter.watch)
         host.log.info("attention mass on %s: %.4f", plain_text(phrase, 200), float(maps.masses[columns].sum()))
         picture = host.latent_preview(model, maps.x0, (height, width))
-        chips = token_view(
+        token_chips = token_view(
             encoded.tokens,
             {phrase: adapter.phrase_tokens(name)},
             adapter.vocabulary,
@@ -91,11 +93,18 @@ class ConceptAttentionMap(io.ComfyNode):
             adapter.token_text,
         )["chips"]
         overlay = pictures.heat_overlay(picture, maps.heats[columns].sum(0))
-        return io.NodeOutput(overlay, ui={"fmn_attention": [_for_page(cls, picture, maps, chips)]})
+        return io.NodeOutput(overlay, ui={"fmn_attention": [_page_data(cls, picture, maps, token_chips)]})
 
 
-def _for_page(cls: Any, picture: torch.Tensor, maps: AttentionMaps, chips: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the page needs to lay any token's attention over the picture: both as files, the heats of all chips below each other."""
+def _page_data(cls: Any, picture: torch.Tensor, maps: AttentionMaps, chips: list[dict[str, Any]]) -> dict[str, Any]:
+    """Data with which the page shows any token's attention over the picture.
+
+    Returns
+    -------
+    dict
+        `picture` and `sheet` as temporary files, and `chips`, one a token with its attention mass. The sheet holds the
+        heat maps of all chips, one below the other, each scaled to 0..1.
+    """
     heats = maps.heats[[c["column"] for c in chips]]
     low, high = heats.amin((1, 2), keepdim=True), heats.amax((1, 2), keepdim=True)
     scaled = (heats - low) / (high - low).clamp_min(1e-12)

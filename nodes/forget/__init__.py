@@ -1,1 +1,1 @@
-"""Nodes that make a model forget."""
+"""Nodes that make a model forget a concept."""

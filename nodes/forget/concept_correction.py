@@ -1,4 +1,4 @@
-"""Concept Correction: takes the dominant meaning from a word, shown by pictures, so that its other meanings come back."""
+"""Concept Correction: a word loses its dominant meaning, which pictures show, so that its other meanings come back."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from ..adapter.model import ComfyModel
 from ..host.node_api import CATEGORY, ForgetConceptType, io
 from ..ui import destination, pictures, reports, shared_inputs
 from ..ui.inversion_inputs import inversion_inputs, inversion_settings
+from ..ui.option_inputs import option_input
 from ..web.progress import search_progress
 
 
 class ConceptCorrection(io.ComfyNode):
+    """Node that takes the dominant meaning from a word and saves the correction as a patch."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -43,7 +46,7 @@ class ConceptCorrection(io.ComfyNode):
                     tooltip="Phrases in which the word has its other meanings, one per line. They are kept, and the word alone is led to them.",
                 ),
                 shared_inputs.kind(),
-                *shared_inputs.preserve(PRESERVATION),
+                *shared_inputs.preserve(default=PRESERVATION),
                 *inversion_inputs(),
                 io.Int.Input(
                     "report_samples",
@@ -52,7 +55,7 @@ class ConceptCorrection(io.ComfyNode):
                     max=64,
                     tooltip="Pictures of the word before and after, for the report's share of the dominant meaning. 0: none.",
                 ),
-                io.Int.Input("rank", default=32, min=1, max=256, tooltip="Upper bound of the patch's LoRA rank."),
+                option_input(ClosedFormSettings, "rank", default=32, tooltip="Upper bound of the patch's LoRA rank."),
                 shared_inputs.seed(),
                 shared_inputs.patch_file("correct_apple"),
                 io.Vae.Input("vae", optional=True, tooltip="Encodes the images."),
@@ -96,10 +99,10 @@ class ConceptCorrection(io.ComfyNode):
             adapter = ComfyModel(model, clip)
             check_meanings(adapter, word, contexts)
             if inverted:
-                concept, lines = _connected(inverted), []
+                concept, report_lines = _connected_concept(inverted), []
             else:
                 inversion = inversion_settings(**inversion_widgets, seed=seed, start="words", words=word)
-                concept, lines = _inverted(adapter, kind, images, vae, mask, inversion)
+                concept, report_lines = _invert_images(adapter, kind, images, vae, mask, inversion)
             settings = ClosedFormSettings(
                 preservation=preservation,
                 rank=rank,
@@ -117,21 +120,25 @@ class ConceptCorrection(io.ComfyNode):
         patched, matched = host.apply_patch(model, patch, 1.0)
         saved = file.save_patch(patch)
         with torch.inference_mode(False):
-            lines += _shares(adapter, ComfyModel(patched, clip), word, concept, contexts, report_samples, seed)
-        report = "\n".join([*saved.warning, *lines, reports.training_report(patch, matched, saved)])
+            corrected = ComfyModel(patched, clip)
+            report_lines += _share_lines(adapter, corrected, word, concept, contexts, report_samples, seed)
+        report = "\n".join([*saved.warning, *report_lines, reports.training_report(patch, matched, saved)])
         plot = pictures.training_plot(patch.figures, f"concept correction: {word}")
         return io.NodeOutput(patched, patch, plot, report, ui={"text": (report,)})
 
 
-def _shares(
-    adapter: ComfyModel, after: ComfyModel, word: str, concept: Concept, contexts: list[str], count: int, seed: int
+def _share_lines(
+    adapter: ComfyModel, corrected: ComfyModel, word: str, concept: Concept, contexts: list[str], count: int, seed: int
 ) -> list[str]:
-    """The report's line on what the bare word draws before and after, as the untouched model tells meanings apart."""
+    """Report line on the dominant meaning's share of the bare word's pictures, before and after; none for 0 pictures.
+
+    The untouched model classifies the pictures of both.
+    """
     if not count:
         return []
     templates, shape, shares = concept.templates, adapter.latent_shape(), []
     bar = host.Progress(4)
-    for number, model in enumerate((adapter, after)):
+    for number, model in enumerate((adapter, corrected)):
         host.load(model.patcher)
         latents = sample_word(model, word, templates, shape, count, seed)
         bar.update(2 * number + 1, 4)
@@ -143,10 +150,10 @@ def _shares(
     ]
 
 
-def _inverted(
+def _invert_images(
     adapter: ComfyModel, kind: str, images: Any, vae: Any, mask: Any, settings: InversionSettings
 ) -> tuple[Concept, list[str]]:
-    """The dominant meaning, learned from its images, and the report's lines on that; raises ForgetError without images."""
+    """The dominant meaning as textual inversion learned it from images, and the report's lines on the inversion."""
     if images is None:
         raise ForgetError(
             "Expected images of the dominant meaning or an inverted concept, got neither. Connect one of them."
@@ -157,11 +164,11 @@ def _inverted(
     return concept_from_text("", kind, embedding=inversion.word), lines
 
 
-def _connected(inverted) -> Concept:
-    """The one inverted concept of a chain; raises ForgetError when what is connected has no vectors."""
-    found = [c for c in inverted if c.embedding is not None]
-    if len(found) != 1:
+def _connected_concept(chain: tuple[Concept, ...]) -> Concept:
+    """The inverted concept of a chain; raises ForgetError unless exactly one concept has a learned embedding."""
+    inverted = [concept for concept in chain if concept.embedding is not None]
+    if len(inverted) != 1:
         raise ForgetError(
-            f"Expected one inverted concept, got {len(found)}. Connect the concept output of Invert Concept."
+            f"Expected one inverted concept, got {len(inverted)}. Connect the concept output of Invert Concept."
         )
-    return found[0]
+    return inverted[0]

@@ -1,4 +1,4 @@
-"""Train Forget Patch: the node that makes a model forget."""
+"""Train Forget Patch: makes a model forget concepts, in closed form or by gradient, and saves the patch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...fmn_core.errors import ForgetError
 from ...fmn_core.patch.patch import ForgetPatch
 from ...fmn_core.training.augmentation import AugmentSettings
 from ...fmn_core.training.forget import forget_by_gradient
-from ...fmn_core.training.references import ImagePairs, References
+from ...fmn_core.training.references import PAIR_GUIDANCE, PAIR_STEPS, ImagePairs, References
 from ...fmn_core.training.settings import GradientSettings, check_settings
 from .. import host
 from ..adapter import references
@@ -27,14 +27,15 @@ from ..ui import destination, pictures, reports, shared_inputs
 from ..ui.forget_options import DEFAULTS, ForgetOptions
 from ..web.monitor import Monitor
 from ..web.progress import progress_callback
-from .train_patch_inputs import BOTH, CLOSED_FORM, RESTEERING, VISUAL, TrainValues, train_inputs
+from .train_patch_inputs import BOTH, CLOSED_FORM, RESTEERING, VISUAL, TrainInputs, train_inputs
 
-PAIR_STEPS, PAIR_GUIDANCE = 20, 3.0
-# Pictures of each concept that attacks on a closed form are made on where no images are connected.
+# Pictures of each concept that the model draws for attacks on a closed form where no images are connected.
 ATTACKED_PICTURES = 8
 
 
 class TrainForgetPatch(io.ComfyNode):
+    """Node that makes a model forget concepts and saves the change as a patch."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -50,25 +51,25 @@ class TrainForgetPatch(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, clip, file_name, **values) -> io.NodeOutput:
-        values = TrainValues(**values)
+    def execute(cls, model, clip, file_name, **widgets) -> io.NodeOutput:
+        inputs = TrainInputs(**widgets)
         file = destination.for_patch(file_name)
         with torch.inference_mode(False):
             adapter = ComfyModel(model, clip)
-            concepts = references.concepts_to_forget(values.concepts, values.typed_concept())
+            concepts = references.concepts_to_forget(inputs.concepts, inputs.typed_concept())
             check_concepts(adapter, concepts)
-            training = _Training(adapter, concepts, values.options or DEFAULTS, values.seed, values.vae, values.pairs)
-            patch = _trained(training, values).as_stored()
+            training = _Training(adapter, concepts, inputs.options or DEFAULTS, inputs.seed, inputs.vae, inputs.pairs)
+            patch = _train(training, inputs).as_stored()
         patched, matched = host.apply_patch(model, patch, 1.0)
         saved = file.save_patch(patch)
         report = "\n".join([*saved.warning, reports.training_report(patch, matched, saved)])
-        plot = pictures.training_plot(patch.figures, f"{values.method}: {training.title}")
+        plot = pictures.training_plot(patch.figures, f"{inputs.method}: {training.title}")
         return io.NodeOutput(patched, patch, plot, report, ui={"text": (report,)})
 
 
 @dataclass(frozen=True)
 class _Training:
-    """What all methods need: the model, the concepts, and what was connected for them."""
+    """Inputs that all methods share: the model, the concepts, their options and their image pairs."""
 
     adapter: ComfyModel
     concepts: list[Concept]
@@ -79,26 +80,27 @@ class _Training:
 
     @property
     def title(self) -> str:
+        """Labels of the concepts, for progress bars and plots."""
         return ", ".join(concept.label() for concept in self.concepts)
 
     def references(self, augmentation: AugmentSettings, own_images: int) -> list[References]:
-        """Latents of every concept's images, or of pictures that the model draws."""
+        """Latents of each concept's images, or of `own_images` pictures that the model draws without them."""
         return [
             references.encode_references(self.adapter, self.vae, concept, augmentation, self.seed, own_images)
             for concept in self.concepts
         ]
 
 
-def _trained(training: _Training, values: TrainValues) -> ForgetPatch:
-    """The patch of the chosen method."""
-    train = values.trained_weights()
+def _train(training: _Training, inputs: TrainInputs) -> ForgetPatch:
+    """The patch that the chosen method makes."""
+    train = inputs.trained_weights()
     shared = {
         "train": train,
-        "rank": values.rank,
-        "preservation": values.preservation,
-        "preserve_prompts": parse_lines(values.preserve_prompts),
+        "rank": inputs.rank,
+        "preservation": inputs.preservation,
+        "preserve_prompts": parse_lines(inputs.preserve_prompts),
     }
-    if values.method == CLOSED_FORM:
+    if inputs.method == CLOSED_FORM:
         _check_projections(train)
         return _closed_form(training, replace(training.options.closed_form, **shared))
     gradient = training.options.gradient
@@ -107,12 +109,12 @@ def _trained(training: _Training, values: TrainValues) -> ForgetPatch:
         replace(
             gradient,
             **shared,
-            **_loss_weights(values.method, gradient),
-            loss=values.loss,
-            steps=values.steps,
-            learning_rate=values.learning_rate,
-            seed=values.seed,
-            target_mass=values.target_mass,
+            **_loss_weights(inputs.method, gradient),
+            loss=inputs.loss,
+            steps=inputs.steps,
+            learning_rate=inputs.learning_rate,
+            seed=inputs.seed,
+            target_mass=inputs.target_mass,
         ),
     )
 
@@ -125,7 +127,7 @@ def _check_projections(train: str) -> None:
 
 
 def _loss_weights(method: str, settings: GradientSettings) -> dict[str, float]:
-    """The weights of the losses that a method uses; 0 for the other."""
+    """Weights of the two losses in GradientSettings; 0 for a loss that the method does not use."""
     return {
         "attention_weight": settings.attention_weight if method in (RESTEERING, BOTH) else 0.0,
         "visual_weight": settings.visual_weight if method in (VISUAL, BOTH) else 0.0,
@@ -166,7 +168,7 @@ def _by_gradient(training: _Training, settings: GradientSettings) -> ForgetPatch
         else [References(p.kept) for p in pairs]
     )
     model = references.with_cache(adapter)
-    # The pairs are what the user's own MODEL draws, whatever precision it is trained in.
+    # The pairs above were drawn in the precision of the user's MODEL; only the training changes the precision.
     with (
         Monitor(training.title, settings.steps) as monitor,
         adapter.ready_for_gradients(),
@@ -178,7 +180,7 @@ def _by_gradient(training: _Training, settings: GradientSettings) -> ForgetPatch
 
 
 def _image_pairs(training: _Training) -> list[ImagePairs]:
-    """The connected pairs of every concept, or pairs made here."""
+    """The connected image pairs of each concept, or new ones where none are connected."""
     adapter, concepts, connected = training.adapter, training.concepts, training.pairs
     if connected is None:
         with torch.no_grad():

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 
+from ...fmn_core.closed_form.settings import ClosedFormSettings
 from ...fmn_core.concepts.concept import Concept, concept_from_text
 from ...fmn_core.model.tokens import END_TOKEN_CHOICES
-from ...fmn_core.training.losses import LOSS_FORMS
 from ...fmn_core.training.references import ImagePairs
-from ...fmn_core.training.settings import TRAIN_CHOICES
+from ...fmn_core.training.settings import TRAIN_CHOICES, GradientSettings
 from ..host.node_api import ForgetConceptType, ForgetPairsType, TrainingOptionsType, io
 from ..ui import shared_inputs
 from ..ui.forget_options import ForgetOptions
+from ..ui.option_inputs import fine_input, option_input
 
 CLOSED_FORM, RESTEERING, VISUAL, BOTH = METHODS = (
     "closed form",
@@ -26,8 +27,8 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class TrainValues:
-    """What the widgets say, and what is connected besides MODEL and CLIP; absent inputs have their defaults."""
+class TrainInputs:
+    """Values of the node's widgets and of its connected inputs, without MODEL, CLIP and the file name."""
 
     phrase: str
     kind: str
@@ -51,7 +52,7 @@ class TrainValues:
     options: ForgetOptions | None = None
 
     def typed_concept(self) -> Concept | None:
-        """The concept of the node's own widgets; None where the phrase is empty and concepts are connected."""
+        """The concept that the phrase widget names; None where the phrase is empty and concepts are connected."""
         if not self.phrase.strip() and self.concepts:
             return None
         return concept_from_text(
@@ -59,14 +60,14 @@ class TrainValues:
         )
 
     def trained_weights(self) -> str:
-        """Which weights change, where auto has been decided by the method."""
+        """Which weights change; the method decides where the user chose auto."""
         if self.train != AUTO:
             return self.train
         return "values" if self.method == CLOSED_FORM else "keys and values"
 
 
 def train_inputs() -> list[Any]:
-    """All inputs in their order, which saved graphs rely on."""
+    """All inputs of the node. Their order is fixed, because saved graphs store widget values by position."""
     return [*_required_inputs(), *_gradient_inputs(), *_optional_inputs()]
 
 
@@ -95,49 +96,23 @@ def _required_inputs() -> list[Any]:
 
 def _gradient_inputs() -> list[Any]:
     return [
-        io.Int.Input("steps", default=35, min=0, max=10000, tooltip="By gradient: training steps. Published: 35."),
-        io.Float.Input(
-            "learning_rate",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=1e-7,
-            round=False,
-            tooltip="By gradient: learning rate. 0: auto, on Stable Diffusion the pace of the published 2e-6 for full weights.",
-        ),
-        io.Int.Input(
-            "rank",
-            default=16,
-            min=1,
-            max=256,
-            tooltip="LoRA rank. Closed form: the upper bound for each concept; the smallest rank that suffices is used.",
-        ),
+        option_input(GradientSettings, "steps", min=0),
+        fine_input(GradientSettings, "learning_rate"),
+        option_input(ClosedFormSettings, "rank"),
         io.Combo.Input(
             "train",
             options=[AUTO, *TRAIN_CHOICES],
             default=AUTO,
             tooltip="Which weights change. Auto: attn2 values for closed form, attn2 keys and values by gradient.",
         ),
-        io.Combo.Input(
-            "loss",
-            options=list(LOSS_FORMS),
-            default=LOSS_FORMS[0],
-            tooltip="Attention re-steering: sum of squares (paper) or one norm over all layers (released code).",
-        ),
+        option_input(GradientSettings, "loss"),
         io.Combo.Input(
             "end_token",
             options=list(END_TOKEN_CHOICES),
-            default="first",
+            default=Concept.end_token,
             tooltip="By gradient: which end tokens count as the phrase's.",
         ),
-        io.Float.Input(
-            "target_mass",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="By gradient: stop when the concept's attention has fallen to this share. 0: run all steps.",
-        ),
+        option_input(GradientSettings, "target_mass"),
         shared_inputs.seed(),
         shared_inputs.patch_file("forget_zebra"),
     ]

@@ -1,1 +1,1 @@
-"""Nodes that load the miniatures and what judges pictures."""
+"""Nodes that load the miniature and image-text models."""

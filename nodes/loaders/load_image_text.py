@@ -1,4 +1,4 @@
-"""Load Image-Text Model: what the score nodes judge pictures with."""
+"""Load Image-Text Model: a CLIP that the score nodes judge pictures with."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ MINIATURE = "miniature"
 
 
 class LoadImageTextModel(io.ComfyNode):
+    """Node that loads an image-text model for the score nodes."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -40,8 +42,9 @@ class LoadImageTextModel(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, model_name=MINIATURE):
-        # Taking model_name switches off newer hosts' check against the list, whose message does not say what to do.
-        # It is None while it is still to come through a wire.
+        """True, or the error's text where the model is not in the list."""
+        # A parameter named model_name switches off newer hosts' own check against the list, whose message does not say
+        # what to do. It is None where a wire brings the value later.
         try:
             _folder(MINIATURE if model_name is None else model_name)
         except ForgetError as error:
@@ -55,7 +58,7 @@ class LoadImageTextModel(io.ComfyNode):
 
 
 def _folder(model_name: str) -> Path | None:
-    """The folder of an image-text model; None for the miniature's. Raises ForgetError where there is none."""
+    """Folder of an image-text model, None for the miniature's; raises ForgetError on a name that is not in the list."""
     if model_name == MINIATURE:
         return None
     folders = host.image_text_folders()

@@ -7,6 +7,8 @@ from ..host.node_api import CATEGORY, io
 
 
 class LoadMiniature(io.ComfyNode):
+    """Node that loads the miniature's MODEL, CLIP and VAE."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(

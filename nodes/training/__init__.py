@@ -1,1 +1,1 @@
-"""Nodes around trainings by gradient."""
+"""Nodes that prepare a training by gradient: textual inversion, image pairs, options and the cache."""

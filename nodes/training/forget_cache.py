@@ -1,4 +1,4 @@
-"""Clear Forget Cache: frees the memory of what trainings keep for the next run."""
+"""Clear Forget Cache: frees the memory of encodings that trainings keep for the next run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from ..host.node_api import CATEGORY, io
 
 
 class ClearForgetCache(io.ComfyNode):
+    """Node that clears the cache of encoded images, pairs and prompts."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -21,7 +23,8 @@ class ClearForgetCache(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls):
-        # never equal to itself: the node has no inputs, and must run whenever it is queued
+        """A value that makes the host run the node whenever it is queued."""
+        # NaN differs from itself, so the host runs this node, which has no inputs, whenever it is queued.
         return float("nan")
 
     @classmethod

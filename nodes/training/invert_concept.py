@@ -1,4 +1,4 @@
-"""Invert Concept: pictures -> an embedding that the model's prompts name, for what is easier shown than said."""
+"""Invert Concept: textual inversion, which learns from pictures an embedding that prompts can name."""
 
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ def _inputs() -> list[Any]:
 
 
 class InvertConcept(io.ComfyNode):
+    """Node that learns token embeddings of a concept from pictures and saves them."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -95,10 +97,12 @@ class InvertConcept(io.ComfyNode):
             adapter = ComfyModel(model, clip)
             images = references.checked_images(images)
             mask = references.checked_masks(mask, images)
-            known = None if continue_from == NONE else load_embedding(host.embedding_path(continue_from)).vectors
+            start_embedding = (
+                None if continue_from == NONE else load_embedding(host.embedding_path(continue_from)).vectors
+            )
             settings = inversion_settings(**inversion_widgets, start=start, words=words, weight_decay=weight_decay)
             progress = search_progress("inversion", settings.steps, [])
-            inversion = invert_images(adapter, vae, images, mask, kind, settings, known, progress)
+            inversion = invert_images(adapter, vae, images, mask, kind, settings, start_embedding, progress)
             base = fingerprint(adapter)
         saved = file.save_embedding(Embedding(inversion.word, words, kind, inversion.figures["steps"], base))
         concept = concept_from_text("", kind, embedding=inversion.word, images=images, masks=mask)

@@ -1,4 +1,4 @@
-"""Training Options: what few people change about a training by gradient."""
+"""Training Options: the rarely changed options of a training by gradient."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _image_inputs() -> list[Any]:
 
 
 def _preview_input() -> Any:
-    # Optional, so that prompts from before it was there still run.
+    # Optional, so that saved prompts without this input still run.
     return option_input(GradientSettings, "preview_every", optional=True)
 
 
@@ -73,6 +73,8 @@ def _fine_inputs(cls: type, *names: str) -> list[Any]:
 
 
 class TrainingOptions(io.ComfyNode):
+    """Node that sets the rarely changed options of a training by gradient."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -1,18 +1,23 @@
-"""Visual Denoising Pairs: what the visual denoising loss will train on, shown before the training."""
+"""Visual Denoising Pairs: samples the image pairs of the visual denoising loss and shows them before the training."""
 
 from __future__ import annotations
 
 import torch
 
 from ...fmn_core.concepts.concept import check_concepts, concept_from_text
+from ...fmn_core.model.tokens import END_TOKEN_CHOICES
+from ...fmn_core.training.references import PAIR_GUIDANCE, PAIR_STEPS, ImagePairs
 from .. import host
 from ..adapter import references
 from ..adapter.model import ComfyModel
 from ..host.node_api import CATEGORY, ForgetConceptType, ForgetPairsType, io
 from ..ui import pictures, shared_inputs
+from ..ui.forget_options import DEFAULTS
 
 
 class VisualDenoisingPairs(io.ComfyNode):
+    """Node that samples the image pairs of the visual denoising loss and shows them."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -31,14 +36,19 @@ class VisualDenoisingPairs(io.ComfyNode):
                 shared_inputs.kind(),
                 io.Combo.Input(
                     "end_token",
-                    options=["none", "first", "all"],
+                    options=list(END_TOKEN_CHOICES),
                     default="all",
                     tooltip="Which end tokens are zeroed with the phrase. All is strongest.",
                 ),
-                io.Int.Input("count", default=4, min=1, max=64, tooltip="Pairs for each concept."),
-                io.Int.Input("steps", default=20, min=1, max=200, tooltip="Sampling steps of a pair."),
+                io.Int.Input("count", default=DEFAULTS.pairs, min=1, max=64, tooltip="Pairs for each concept."),
+                io.Int.Input("steps", default=PAIR_STEPS, min=1, max=200, tooltip="Sampling steps of a pair."),
                 io.Float.Input(
-                    "guidance", default=3.0, min=1.0, max=30.0, step=0.1, tooltip="Classifier-free guidance of a pair."
+                    "guidance",
+                    default=PAIR_GUIDANCE,
+                    min=1.0,
+                    max=30.0,
+                    step=0.1,
+                    tooltip="Classifier-free guidance of a pair.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -62,16 +72,17 @@ class VisualDenoisingPairs(io.ComfyNode):
     def execute(
         cls, model, clip, vae, phrase, kind, end_token, count, steps, guidance, seed, concepts=None
     ) -> io.NodeOutput:
-        own = concept_from_text(phrase, kind, end_token=end_token) if phrase.strip() else None
-        chosen = references.concepts_to_forget(concepts, own)
+        typed_concept = concept_from_text(phrase, kind, end_token=end_token) if phrase.strip() else None
+        all_concepts = references.concepts_to_forget(concepts, typed_concept)
         with torch.inference_mode(False), torch.no_grad():
             adapter = ComfyModel(model, clip)
-            check_concepts(adapter, chosen)
+            check_concepts(adapter, all_concepts)
             host.load(model)
-            pairs = [references.image_pairs(adapter, c, count, steps, guidance, seed) for c in chosen]
-        made = {c.key(): p for c, p in zip(chosen, pairs)}
-        return io.NodeOutput(made, pictures.pair_rows([_decoded(adapter, vae, p) for p in pairs]))
+            pairs = [references.image_pairs(adapter, c, count, steps, guidance, seed) for c in all_concepts]
+        pairs_by_concept = {c.key(): p for c, p in zip(all_concepts, pairs)}
+        return io.NodeOutput(pairs_by_concept, pictures.pair_rows([_decode_pairs(adapter, vae, p) for p in pairs]))
 
 
-def _decoded(adapter: ComfyModel, vae, pairs) -> tuple[torch.Tensor, torch.Tensor]:
+def _decode_pairs(adapter: ComfyModel, vae, pairs: ImagePairs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures (N, H, W, 3) with the concept's attention kept, and with it zeroed."""
     return adapter.decode_latents(vae, pairs.kept), adapter.decode_latents(vae, pairs.zeroed)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...fmn_core.closed_form.settings import ClosedFormSettings
 from ...fmn_core.concepts.templates import KINDS
+from ...fmn_core.training.settings import GradientSettings
 from ..host.node_api import ForgetConceptType, ForgetPatchType, io
+from .option_inputs import option_input
 
 NEVER_OVERWRITTEN = "empty: no file. An existing file is never overwritten."
 
@@ -21,33 +24,14 @@ def kind() -> Any:
 
 
 def seed() -> Any:
-    return io.Int.Input(
-        "seed",
-        default=0,
-        min=0,
-        max=0xFFFFFFFF,
-        control_after_generate=False,
-        tooltip="Seed of everything random; the same seed gives the same file.",
-    )
+    return option_input(GradientSettings, "seed", control_after_generate=False)
 
 
-def preserve(preservation: float = 1.0) -> list[Any]:
-    """What to keep, and how much that counts."""
+def preserve(**preservation: Any) -> list[Any]:
+    """The prompts to keep and the weight of keeping them; `preservation` changes the weight's input as in option_input."""
     return [
-        io.String.Input(
-            "preserve_prompts",
-            default="",
-            multiline=True,
-            tooltip="Prompts or words to keep as they are, one per line; neighbours of the concept help most. Everyday captions are always included.",
-        ),
-        io.Float.Input(
-            "preservation",
-            default=preservation,
-            min=0.0,
-            max=100.0,
-            step=0.05,
-            tooltip="How much keeping counts against forgetting; 1 is balanced, more keeps more.",
-        ),
+        option_input(ClosedFormSettings, "preserve_prompts"),
+        option_input(ClosedFormSettings, "preservation", **preservation),
     ]
 
 

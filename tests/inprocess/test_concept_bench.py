@@ -12,7 +12,7 @@ import pytest
 from bench.concept_bench import optional_scores
 from bench.concept_bench.local import in_processes, in_this_process
 from bench.concept_bench.on_ray import STORE_BYTES, on_ray
-from bench.concept_bench.run import keep
+from bench.concept_bench.run import store_outcomes
 from bench.concept_bench.store import Store
 from bench.concept_bench.tasks import Task, tasks_of
 from bench.world import World
@@ -42,7 +42,7 @@ def reference(tmp_path_factory):
     """All tasks in this process."""
     path = tmp_path_factory.mktemp("bench") / "reference.sqlite"
     with Store(path) as store:
-        assert keep(store, in_this_process(TASKS, "x"), len(TASKS), "x") == 0
+        assert store_outcomes(store, in_this_process(TASKS, "x"), len(TASKS), "x") == 0
     return results(path)
 
 
@@ -67,7 +67,7 @@ def test_the_m_score_of_an_unchanged_model_is_that_of_the_original(monkeypatch):
 
 def test_two_processes_give_the_rows_of_one(reference, tmp_path):
     with Store(tmp_path / "a.sqlite") as store:
-        keep(store, in_processes(TASKS[:2], "x", 2), 2, "x")
+        store_outcomes(store, in_processes(TASKS[:2], "x", 2), 2, "x")
     assert_same(results(tmp_path / "a.sqlite"), {t.key: reference[t.key] for t in TASKS[:2]})
 
 
@@ -89,7 +89,7 @@ def kill_one_worker(killed: list[int], done: threading.Event) -> None:
 def test_nothing_is_lost_and_nothing_counts_twice_when_a_ray_worker_is_killed(reference, tmp_path):
     killed, done, processes = [], threading.Event(), set()
     with Store(tmp_path / "a.sqlite") as store:
-        keep(store, in_this_process(TASKS[:1], "x"), 1, "x")  # what is there already is not done again
+        store_outcomes(store, in_this_process(TASKS[:1], "x"), 1, "x")  # what is there already is not done again
         found = on_ray(store.pending(TASKS), "x")
         watcher = threading.Thread(target=kill_one_worker, args=(killed, done))
 
@@ -100,7 +100,7 @@ def test_nothing_is_lost_and_nothing_counts_twice_when_a_ray_worker_is_killed(re
                 if number == 0:
                     watcher.start()
 
-        assert keep(store, watched(), len(TASKS) - 1, "x") == 0
+        assert store_outcomes(store, watched(), len(TASKS) - 1, "x") == 0
         done.set()
         watcher.join()
         assert store.pending(TASKS) == [] and store.failures() == []
@@ -136,7 +136,7 @@ def test_a_cluster_that_is_given_by_its_address(reference, two_machines, tmp_pat
                 nodes = len([n for n in ray.nodes() if n["Alive"]])
                 yield outcome
 
-        assert keep(store, watched(), 4, "x") == 0
+        assert store_outcomes(store, watched(), 4, "x") == 0
     assert nodes == 2 and len(processes) == 2 and os.getpid() not in processes
     assert not ray.is_initialized()
     assert_same(results(tmp_path / "a.sqlite"), {t.key: reference[t.key] for t in TASKS[:4]})

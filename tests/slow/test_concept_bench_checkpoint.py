@@ -9,7 +9,7 @@ import pytest
 from inprocess.test_score_nodes import clip_folder
 
 from bench import full_size
-from bench.concept_bench.report import found_in, page
+from bench.concept_bench.report import page, read_results
 from bench.concept_bench.store import Store
 from tools import comfy_host
 
@@ -27,7 +27,7 @@ def command(tmp_path_factory):
     comfy_host.load_pack()
     folder = tmp_path_factory.mktemp("bench")
     model, judge, database = folder / "random sd15.safetensors", folder / "random clip", folder / "results.sqlite"
-    full_size.write("SD 1.5", model)
+    full_size.write_checkpoint("SD 1.5", model)
     judge.mkdir()
     clip_folder(judge)
     what = ["--methods", ",".join(METHODS), "--concepts", ",".join(CONCEPTS), "--seeds", "1"]
@@ -67,5 +67,5 @@ def test_methods_are_measured_on_a_checkpoint_from_the_command_line(command):
     widths = 2 * (5 * 320 + 5 * 640 + 6 * 1280)
     assert rows["UCE", "a zebra"]["figures"]["artefact_bytes"] == 2 * 768 * widths
     assert "0 of 6 tasks to do" in output_of(run)
-    text = page(found_in(database, None, None))
+    text = page(read_results(database, None, None))
     assert "ConceptBench on random sd15" in text and "CLIP random clip" in text and "miniature" not in text

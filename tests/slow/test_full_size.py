@@ -70,7 +70,7 @@ def loaded(request, pack, folders, tmp_path_factory):
     import folder_paths
 
     name, file = request.param, tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
-    size = full_size.write(name, file)
+    size = full_size.write_checkpoint(name, file)
     embeddings = folder_paths.get_folder_paths("embeddings")
     with torch.inference_mode(), full_size.half_precision(name == "SDXL"):
         model, clip, vae = comfy.sd.load_checkpoint_guess_config(str(file), embedding_directory=embeddings)[:3]

@@ -19,7 +19,7 @@ def test_trained_saved_and_sampled_with_stock_nodes(server, patches):
     comfy_host.load_pack()
     folder = server.base / "models" / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    full_size.write("SD 1.5", folder / "random.safetensors")
+    full_size.write_checkpoint("SD 1.5", folder / "random.safetensors")
     options = dict(server.object_info()["FMN_TrainingOptions"]["input"]["required"].items())
     options = {i: d[1]["default"] for i, d in options.items()} | {"drift_every": 0, "checkpointing": True}
     prompt = {

@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from bench.server_memory import measure
+from bench.server_memory import memory_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(14400)]
 CYCLES = 60
@@ -12,6 +12,6 @@ CYCLES = 60
 
 def test_resident_memory_is_flat_over_the_last_third():
     """Every cycle trains, applies, draws and frees; medians of ten, as single readings vary by what the allocator keeps."""
-    megabytes = [row["megabytes"] for row in measure(CYCLES)]
+    megabytes = [row["megabytes"] for row in memory_rows(CYCLES)]
     before, after = statistics.median(megabytes[40:50]), statistics.median(megabytes[50:])
     assert after - before < 0.02 * before, megabytes

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from bench.gpu import Rows, page, parts
+from bench.gpu import ResultFile, page, parts
 from tools.comfy_host import REPOSITORY
 
 
@@ -19,14 +19,14 @@ def test_without_a_gpu_it_says_so():
 
 
 def test_rows_are_kept_as_they_come_and_found_again(tmp_path):
-    Rows(tmp_path).add(kind="table", model="SDXL", method="closed form", seconds=1.0, peak_mb=9, note="")
-    again = Rows(tmp_path)
+    ResultFile(tmp_path).add(kind="table", model="SDXL", method="closed form", seconds=1.0, peak_mb=9, note="")
+    again = ResultFile(tmp_path)
     assert again.has(kind="table", model="SDXL", method="closed form")
     assert not again.has(kind="table", model="SDXL", method="inversion")
 
 
 def test_the_page_names_what_failed_and_compares_memory(tmp_path):
-    rows = Rows(tmp_path)
+    rows = ResultFile(tmp_path)
     for method, peak in (("one sampling step with guidance", 100), ("closed form", 110)):
         rows.add(kind="table", model="SD 1.5", method=method, seconds=1.0, peak_mb=peak, note="")
     for case, problems in (("resteering", ""), ("visual", "plot differs by 1.0e+00")):

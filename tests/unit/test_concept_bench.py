@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from bench.concept_bench.asks import asks_of
-from bench.concept_bench.cell import Pictures, accuracies_of, attack_sources
+from bench.concept_bench.cell import JudgedPictures, accuracies_of, attack_sources
 from bench.concept_bench.concepts import GROUPS, LISTS, load_list
 from bench.concept_bench.local import in_this_process
-from bench.concept_bench.report import found_in, page, table, write, write_json
-from bench.concept_bench.run import chosen_methods, default_concepts, keep, outcomes
+from bench.concept_bench.report import page, read_results, table, write_json, write_page
+from bench.concept_bench.run import default_concepts, parse_methods, run_tasks, store_outcomes
 from bench.concept_bench.store import TEXTS, Store
 from bench.concept_bench.summary import erasure_interval, summaries
 from bench.concept_bench.tasks import Task, tasks_of
@@ -98,9 +98,9 @@ def test_unknown_or_mixed_concepts_are_refused(concepts):
 
 
 def test_method_names_may_hold_commas():
-    assert chosen_methods("closed form, listed,closed form") == ["closed form, listed", "closed form"]
+    assert parse_methods("closed form, listed,closed form") == ["closed form, listed", "closed form"]
     with pytest.raises(ValueError, match="Expected methods"):
-        chosen_methods("closed form,nothing known")
+        parse_methods("closed form,nothing known")
 
 
 def test_a_result_counts_once(tmp_path):
@@ -148,7 +148,7 @@ def test_the_page_in_the_repository_is_of_its_database_which_a_reader_leaves_alo
     path, beside = RESULTS / "concept_bench.sqlite", set(RESULTS.iterdir())
     # Bytes 18 and 19 of a SQLite file: 1 for a rollback journal, 2 for WAL.
     assert path.read_bytes()[18:20] == b"\x01\x01"
-    assert page(found_in(path)) == (RESULTS / "concept_bench.md").read_text()
+    assert page(read_results(path)) == (RESULTS / "concept_bench.md").read_text()
     assert set(RESULTS.iterdir()) == beside
 
 
@@ -166,11 +166,11 @@ def test_an_interrupted_run_goes_on_to_the_same_rows(tmp_path):
         return done(task, command)
 
     with Store(tmp_path / "whole.sqlite") as whole, Store(tmp_path / "parts.sqlite") as parts:
-        keep(whole, in_this_process(TASKS, "x", done), len(TASKS), "x")
+        store_outcomes(whole, in_this_process(TASKS, "x", done), len(TASKS), "x")
         with pytest.raises(KeyboardInterrupt):
-            keep(parts, in_this_process(parts.pending(TASKS), "x", interrupted), len(TASKS), "x")
+            store_outcomes(parts, in_this_process(parts.pending(TASKS), "x", interrupted), len(TASKS), "x")
         assert len(parts.results()) == 3 and parts.pending(TASKS) == TASKS[3:]
-        keep(parts, in_this_process(parts.pending(TASKS), "x", done), 5, "x")
+        store_outcomes(parts, in_this_process(parts.pending(TASKS), "x", done), 5, "x")
         for each in (whole.results(), parts.results()):
             assert len(each) == 8
         assert [{**r, "made_at": ""} for r in parts.results()] == [{**r, "made_at": ""} for r in whole.results()]
@@ -178,28 +178,28 @@ def test_an_interrupted_run_goes_on_to_the_same_rows(tmp_path):
 
 def test_a_failure_is_kept_and_tried_again(tmp_path):
     with Store(tmp_path / "a.sqlite") as store:
-        assert keep(store, [Outcome(TASKS[0].key, None, "Traceback\nValueError: no")], 1, "x") == 1
+        assert store_outcomes(store, [Outcome(TASKS[0].key, None, "Traceback\nValueError: no")], 1, "x") == 1
         assert TASKS[0] in store.pending(TASKS)
         assert [(f["key"], f["times"]) for f in store.failures()] == [(TASKS[0].key, 1)]
-        keep(store, [done(TASKS[0], "x")], 1, "x")
+        store_outcomes(store, [done(TASKS[0], "x")], 1, "x")
         assert store.failures() == [] and TASKS[0] not in store.pending(TASKS)
 
 
 def test_a_failing_method_ends_in_an_outcome(monkeypatch):
     monkeypatch.setattr("bench.concept_bench.worker._world", lambda checkpoint: SimpleNamespace())
-    [outcome] = outcomes([Task("miniature", "no such method", ("cat",), 0)], "x")
+    [outcome] = run_tasks([Task("miniature", "no such method", ("cat",), 0)], "x")
     assert outcome.row is None and "KeyError: 'no such method'" in outcome.error
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RuntimeError, match="pip install ray"):
-        list(outcomes(TASKS, "x", ray="local"))
+        list(run_tasks(TASKS, "x", ray="local"))
 
 
-def shown(ask_concepts, ask_styles, seen, seen_styles) -> Pictures:
+def shown(ask_concepts, ask_styles, seen, seen_styles) -> JudgedPictures:
     nothing, ask = torch.empty(0), Ask(["p"] * len(seen), list(range(len(seen))), ask_concepts, ask_styles)
-    return Pictures(ask, nothing, nothing, (ask_concepts, ask_styles), (seen, seen_styles))
+    return JudgedPictures(ask, nothing, nothing, (ask_concepts, ask_styles), (seen, seen_styles))
 
 
 def test_accuracies_of_a_thing_by_hand():
@@ -259,15 +259,15 @@ def test_groups_are_told_apart_and_several_from_one():
 def database(tmp_path):
     path = tmp_path / "a.sqlite"
     with Store(path) as store:
-        keep(store, in_this_process(TASKS[:-1], "x", done), 7, "x")
+        store_outcomes(store, in_this_process(TASKS[:-1], "x", done), 7, "x")
         store.fail(TASKS[-1].key, "Traceback\nRuntimeError: out of luck", "x")
         store.put(row(Task("miniature", "UCE", ("cat",), 0, "quick")))
     return path
 
 
 def test_the_report_shows_scores_with_intervals_provenance_and_failures(database, tmp_path):
-    found = found_in(database)
-    write(found, tmp_path / "results")
+    found = read_results(database)
+    write_page(found, tmp_path / "results")
     write_json(found, tmp_path / "found.json")
     text, kept = page(found), json.loads((tmp_path / "found.json").read_text())
     assert "| closed form | 0.65 |" in text and "out of luck" in text
@@ -289,7 +289,7 @@ def test_columns_that_no_row_has_are_left_out():
 
 def test_a_database_without_results_is_said_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="Expected a database"):
-        found_in(tmp_path / "none.sqlite")
+        read_results(tmp_path / "none.sqlite")
     Store(tmp_path / "a.sqlite").__exit__()
     with pytest.raises(ValueError, match="Expected complete results"):
-        found_in(tmp_path / "a.sqlite")
+        read_results(tmp_path / "a.sqlite")

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from bench.concept_bench import concepts as lists
-from bench.concept_bench.cell import Pictures, accuracies_of
+from bench.concept_bench.cell import JudgedPictures, accuracies_of
 from bench.concept_bench.checkpoint_asks import PHOTOGRAPH, listed_asks, style_labels, thing_labels
-from bench.concept_bench.checkpoint_names import ListedNames, bare, known_concepts, others
+from bench.concept_bench.checkpoint_names import ListedNames, known_concepts, names_to_keep, without_article
 from bench.concept_bench.checkpoint_world import CheckpointWorld
-from bench.concept_bench.report import found_in, page, write
-from bench.concept_bench.run import checkpoint_of, chosen_methods, default_concepts, parsed_concepts
+from bench.concept_bench.report import page, read_results, write_page
+from bench.concept_bench.run import checkpoint_of, default_concepts, parse_concepts, parse_methods
 from bench.concept_bench.store import Store
 from bench.concept_bench.tasks import Checkpoint, Task, tasks_of
-from bench.names import MINIATURE, names_of
+from bench.names import MINIATURE_NAMES, names_of
 from bench.peers.peer_prompts import forgotten, neighbour, preserved
-from bench.peers.settings import PUBLISHED, miniature, settings_of
+from bench.peers.settings import PUBLISHED, miniature_settings, settings_of
 from bench.world import Ask
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, STYLE_NAMES
 
@@ -46,7 +46,7 @@ def test_every_concept_but_placeholders_and_all_objects_at_once():
     found = default_concepts("stable_diffusion")
     assert {n for [n] in ALONE} == set(GROUPS) - PLACEHOLDERS and len(PLACEHOLDERS) == 4
     assert found[-1] == tuple(n for n in GROUPS if GROUPS[n] == "object" and n not in PLACEHOLDERS)
-    assert parsed_concepts("a zebra, a dog+a cat", "stable_diffusion") == [("a zebra",), ("a dog", "a cat")]
+    assert parse_concepts("a zebra, a dog+a cat", "stable_diffusion") == [("a zebra",), ("a dog", "a cat")]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -75,7 +75,7 @@ def test_what_is_asked_is_named_and_may_be_seen(names, seed):
 
 @pytest.mark.parametrize("names", ALONE, ids="+".join)
 def test_neighbours_come_first_and_all_of_the_group_are_asked_for(names):
-    [name], found = names, others(names)
+    [name], found = names, names_to_keep(names)
     near = given(name)["neighbours"]
     assert found[: len(near)] == near and name not in found
     group = {n for n, g in GROUPS.items() if g == GROUPS[name]} - PLACEHOLDERS - {name}
@@ -101,7 +101,7 @@ def test_unknown_or_mixed_concepts_and_placeholders_are_refused(names):
 
 
 def test_methods_are_told_bare_phrases():
-    assert [bare(n) for n in ("a zebra", "an apple", "the Mad Hatter", "Athena", "Alice in Wonderland")] == [
+    assert [without_article(n) for n in ("a zebra", "an apple", "the Mad Hatter", "Athena", "Alice in Wonderland")] == [
         "zebra", "apple", "Mad Hatter", "Athena", "Alice in Wonderland",
     ]  # fmt: skip
     [found] = forgotten(WORLD, ["a zebra"])
@@ -109,19 +109,19 @@ def test_methods_are_told_bare_phrases():
     kept = preserved(WORLD, ["a zebra"])
     assert "zebra" not in kept and {"horse", "donkey", "Claude Monet", "Mad Hatter"} <= set(kept)
     assert not any(k.startswith(("a ", "an ", "the ")) for k in kept) and not PLACEHOLDERS & set(kept)
-    assert set(WORLD.names.others_of_kind(["a zebra"])) == {bare(n) for n in others(["a zebra"])}
+    assert set(WORLD.names.others_of_kind(["a zebra"])) == {without_article(n) for n in names_to_keep(["a zebra"])}
     assert WORLD.names.substitute("a zebra") == "horse" and WORLD.names.kind("the Mad Hatter") == "identity"
-    assert all(set(WORLD.names.anchors(n)).isdisjoint({bare(n)}) for n in known_concepts())
+    assert all(set(WORLD.names.anchors(n)).isdisjoint({without_article(n)}) for n in known_concepts())
 
 
 def test_a_world_without_names_is_the_miniature():
     world = SimpleNamespace()
-    assert names_of(world) is MINIATURE and names_of(WORLD) is WORLD.names
+    assert names_of(world) is MINIATURE_NAMES and names_of(WORLD) is WORLD.names
     assert preserved(world, ["cat"]) == [n for n in (*CONCEPT_NAMES, *STYLE_NAMES) if n != "cat"]
     [cat, noto] = forgotten(world, ["cat", "noto"])
     assert cat[:2] == ("cat", "object") and noto[:2] == ("noto", "style")
     assert list(cat.anchors) == [n for n in CONCEPT_NAMES if BY_NAME[n].kind == "object"]
-    assert all(settings_of(name, world) == miniature(name) for name in PUBLISHED)
+    assert all(settings_of(name, world) == miniature_settings(name) for name in PUBLISHED)
     assert all(settings_of(name, WORLD) == PUBLISHED[name] for name in PUBLISHED)
 
 
@@ -147,9 +147,9 @@ def test_whatever_makes_two_measurements_differ_is_in_the_key():
     assert "checkpoint" not in first.as_dict() and Task("miniature", "UCE", ("cat",), 0).checkpoint is None
 
 
-def seen(ask: Ask, concepts: list[str], styles: list[str]) -> Pictures:
+def seen(ask: Ask, concepts: list[str], styles: list[str]) -> JudgedPictures:
     nothing = torch.empty(0)
-    return Pictures(ask, nothing, nothing, (ask.concepts, ask.styles), (concepts, styles))
+    return JudgedPictures(ask, nothing, nothing, (ask.concepts, ask.styles), (concepts, styles))
 
 
 def asked(concepts: list[str], styles: list[str]) -> Ask:
@@ -207,10 +207,10 @@ def judged(name: str, numbers: dict[str, int], shown: list[int]) -> tuple[list[s
 
 
 def test_the_judge_chooses_from_the_labels():
-    things = {f"a picture of {n}": k for k, n in enumerate(["a zebra", *others(["a zebra"])])}
+    things = {f"a picture of {n}": k for k, n in enumerate(["a zebra", *names_to_keep(["a zebra"])])}
     horse, church = things["a picture of a horse"], things["a picture of a church"]
     assert judged("a zebra", things, [0, horse, church]) == (["a zebra", "a horse", "a church"], [""] * 3)
-    styles = {f"a painting by {n}": 20 + k for k, n in enumerate(["Rembrandt", *others(["Rembrandt"])])}
+    styles = {f"a painting by {n}": 20 + k for k, n in enumerate(["Rembrandt", *names_to_keep(["Rembrandt"])])}
     subjects = {f"a picture of {s}": k for k, s in enumerate(GIVEN["style"]["subjects"])}
     found = judged("Rembrandt", {**subjects, **styles, PHOTOGRAPH: 39}, [20, 39, 3])
     assert found[0][2] == "a woman at a window" and found[1][:2] == ["Rembrandt", PHOTOGRAPH]
@@ -273,35 +273,35 @@ def database(tmp_path):
 
 
 def test_a_page_is_of_one_model(database, tmp_path):
-    found = found_in(database, None, "v1-5")
+    found = read_results(database, None, "v1-5")
     assert {r["model"] for r in found["results"]} == {"v1-5"} and len(found["results"]) == 2
     assert {(r["kind"], r["cells"]) for r in found["rows"]} == {("object", 1), ("style", 1)}
     [thing] = [r for r in found["rows"] if r["kind"] == "object"]
     assert math.isclose(thing["UA"], 0.5) and thing["CRA"] is None
-    write(found, tmp_path / "results")
+    write_page(found, tmp_path / "results")
     assert {f.name for f in (tmp_path / "results").iterdir()} == {f"concept_bench-v1-5.{e}" for e in ("md", "png")}
     text = page(found)
     assert "# ConceptBench on v1-5\n" in text and "the CLIP vit-l" in text and "out of luck" in text
     assert "elsewhere" not in text and "a dog" not in text and "miniature" not in text
     assert "(concept_bench-v1-5.png)" in text
-    assert "(concept_bench-xl_base.png)" in page(found_in(database, None, "xl base"))
+    assert "(concept_bench-xl_base.png)" in page(read_results(database, None, "xl base"))
 
 
 def test_the_miniature_is_what_is_meant_without_a_word(database):
-    assert [r["model"] for r in found_in(database)["results"]] == ["miniature"]
-    assert "# ConceptBench on the miniature\n" in page(found_in(database))
+    assert [r["model"] for r in read_results(database)["results"]] == ["miniature"]
+    assert "# ConceptBench on the miniature\n" in page(read_results(database))
 
 
 def test_models_and_asks_are_never_mixed(database):
     with pytest.raises(ValueError, match="Expected --model.*miniature; v1-5; xl base"):
-        found_in(database, None, None)
+        read_results(database, None, None)
     more = Checkpoint(**{**vars(CHECKPOINT), "judge": "/clips/vit-b"})
     with Store(database) as store:
         store.put(row(task("a zebra", checkpoint=more), setting={**SETTING, "judge": "vit-b"}))
     with pytest.raises(ValueError, match="Expected --ask.*judge vit-b.*judge vit-l"):
-        found_in(database, None, "v1-5")
-    assert [r["ask"] for r in found_in(database, more.ask, "v1-5")["results"]] == [more.ask]
+        read_results(database, None, "v1-5")
+    assert [r["ask"] for r in read_results(database, more.ask, "v1-5")["results"]] == [more.ask]
 
 
 def test_every_method_is_offered():
-    assert {"closed form", "UCE", "SPM", "MACE"} <= set(chosen_methods(None))
+    assert {"closed form", "UCE", "SPM", "MACE"} <= set(parse_methods(None))

@@ -115,7 +115,7 @@ def test_mace_fuses_by_least_squares():
 def test_mace_refines_the_words_beside_the_concept(adapter):
     settings = mace.Settings(mapped_to="fire engine", prompts=2)
     for template, (weight, sources, targets) in zip(
-        ("a photo of a {}", "a picture of a {}"), mace.beside(adapter, CONCEPTS[0], settings), strict=True
+        ("a photo of a {}", "a picture of a {}"), mace.context_word_rows(adapter, CONCEPTS[0], settings), strict=True
     ):
         named, mapped = adapter.encode([template.format("cat"), template.format("fire engine")])
         assert weight == 1.0
@@ -197,7 +197,7 @@ def test_transport_is_the_larger_of_cosine_and_token_overlap():
 
 def test_anchors_are_drawn_around_the_concept():
     prompt = prompt_with([1], *torch.randn(8, 16, generator=torch.Generator().manual_seed(0)).tolist())
-    found = spm.around(prompt, 20, torch.Generator().manual_seed(1))
+    found = spm.random_anchors(prompt, 20, torch.Generator().manual_seed(1))
     ratios = [float(p.context.norm() / prompt.context.norm()) for p in found]
     assert len(found) == 20 and min(ratios) >= 0.8 and max(ratios) <= 1.2 and max(ratios) - min(ratios) > 0.2
 

@@ -1,4 +1,4 @@
-"""Pages of pictures for reports."""
+"""Composes labelled pages of pictures for results pages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _CELL, _LABEL, _GAP = 128, 22, 6
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:
-    """(H, W, 3) in 0..1 -> PIL."""
+    """A picture (H, W, 3) in 0..1 as a PIL image."""
     return Image.fromarray((image.clamp(0, 1) * 255).round().byte().cpu().numpy())
 
 
 def before_after_page(rows: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> Image.Image:
-    """One row per prompt: pictures before on the left, after on the right, same seeds."""
+    """Page with one row a prompt: pictures before on the left, pictures after with the same seeds on the right."""
     count = max(len(b) for b, _ in rows.values())
     width, height = 2 * count * _CELL + 3 * _GAP * 2, len(rows) * (_CELL + _LABEL) + _LABEL + _GAP
     page = Image.new("RGB", (width, height), "white")
@@ -34,7 +34,7 @@ def before_after_page(rows: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> Ima
 def grid_page(
     images: torch.Tensor, rows: list[str], columns: list[str], cell: int = 64, left: int = 120
 ) -> Image.Image:
-    """Pictures (rows * columns, H, W, 3) in row-major order, labelled."""
+    """Page of pictures (rows * columns, H, W, 3) in row-major order, with labels of rows and columns."""
     page = Image.new("RGB", (left + len(columns) * cell, _LABEL + len(rows) * cell), "white")
     draw = ImageDraw.Draw(page)
     for c, label in enumerate(columns):

@@ -84,7 +84,7 @@ def correct_word(world: World, case: AmbiguousWord) -> tuple[Applied, float]:
         references = References(adapter.encode_images(images.clone(), world.vae))
         settings = InversionSettings(tokens=2, words=case.word, steps=60, warmup=12, learning_rate=2e-2, batch=4)
         with adapter.ready_for_gradients(text=True):
-            embedding = invert_concept(adapter, references, templates, settings).word
+            embedding = invert_concept(adapter, references, templates, settings).embedding
         inversion_seconds = time.perf_counter() - started
         concept = Concept([], "object", templates, embedding=embedding)
         correction_settings = ClosedFormSettings(

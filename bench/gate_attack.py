@@ -104,7 +104,7 @@ def search_past_gate(world: World, gated: GatedConcept, start: str, steps: int, 
         inverter = inverter_class(adapter, references, list(default_templates("object")), settings, None)
         for _ in range(steps):
             inverter.step()
-    return {name: v.detach().clone() for name, v in inverter.word.items()}
+    return {name: v.detach().clone() for name, v in inverter.embedding.items()}
 
 
 def row_of(world: World, gated: GatedConcept, start: str, steps: int, evades: bool) -> dict[str, Any]:

@@ -122,13 +122,21 @@ def _attack(
     further.
     """
     name = concept.names()[0]
-    settings = attack_settings(model, name.text, budget, name.word)
+    settings = attack_settings(model, name.text, budget, name.embedding)
     templates = list(default_templates(concept.kind))
     inversion = invert_concept(
-        model, references, templates, settings, name.word, lambda done, total, figures: report_progress(done, figures)
+        model,
+        references,
+        templates,
+        settings,
+        name.embedding,
+        lambda done, total, figures: report_progress(done, figures),
     )
     return replace(
-        concept, phrases=[], embedding=inversion.word, templates=spread_templates(concept.templates, TEMPLATES_PER_NAME)
+        concept,
+        phrases=[],
+        embedding=inversion.embedding,
+        templates=spread_templates(concept.templates, TEMPLATES_PER_NAME),
     )
 
 

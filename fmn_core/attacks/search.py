@@ -70,7 +70,9 @@ def search_embedding(
     -----
     Source: Pham et al., Circumventing Concept Erasure Methods. The budget here is far smaller.
     """
-    return invert_concept(model, references, templates, attack_settings(model, phrase, budget), progress=progress).word
+    return invert_concept(
+        model, references, templates, attack_settings(model, phrase, budget), progress=progress
+    ).embedding
 
 
 def search_tokens(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from ..concepts.concept import Concept
-from ..concepts.preserve import encode_imagined, imagined_in_all
+from ..concepts.preserve import encode_imagined, imagined_word_count
 from ..model.protocol import TextModel
 from ..model.tokens import EncodedPrompt, LearnedEmbedding, row_weights
 from .moments import Moments, MomentSums
-from .targets import ZERO, TargetPair, name_columns, pair_columns, steered_pair, template_pairs
+from .targets import ZERO, TargetPair, context_columns, pair_columns, steered_pair, template_pairs
 
 # Padding rows of a prompt are much alike, so that most prompts are encoded with PADDING of them, which stand for all. One prompt in
 # WHOLE keeps every row, so that the solve also sees padding at late positions.
@@ -59,7 +59,7 @@ def collect_moments(
     )
     halves = tuple(MomentSums(Moments.empty(kept[pairs[0].target].context.shape[1], dtype, device)) for _ in range(2))
     single = max(pair.template for pair in pairs) == 0
-    texts, words = [p.full for p in pairs], [p.name.word for p in pairs]
+    texts, words = [p.full for p in pairs], [p.name.embedding for p in pairs]
     encoded = _encode_with_short_padding(model, texts, words, [p.template % WHOLE == 0 for p in pairs])
     for pair, prompt in zip(pairs, encoded):
         for half in halves if single else (halves[pair.template % 2],):
@@ -67,7 +67,7 @@ def collect_moments(
     for text, n in half_of.items():
         halves[n].add_preserved(kept[text].context, row_weights(kept[text], model.vocabulary))
     if imagined:
-        drawn = imagined_in_all(imagined, len(concepts))
+        drawn = imagined_word_count(imagined, len(concepts))
         for n, prompt in enumerate(encode_imagined(model, concepts, drawn, PADDING)):
             # More draws estimate the same mean better. Their total weight stays that of `imagined` words, so that they do not
             # outweigh what the user listed.
@@ -93,7 +93,7 @@ def _moment_rows(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Sources (n, dim), targets (n, dim) and weights (n,) of a target pair, as Moments.add_pair takes them."""
     columns = pair_columns(model, prompt, pair)
-    target_columns = name_columns(model, target_prompt, pair.target_name) if pair.target_name else []
+    target_columns = context_columns(model, target_prompt, pair.target_name) if pair.target_name else []
     source, target = steered_pair(prompt, target_prompt, columns, target_columns, pair.how)
     target = target + pair.overshoot * (target - source)
     weight = row_weights(prompt, model.vocabulary)

@@ -7,18 +7,13 @@ from typing import Literal, get_args
 import torch
 
 from ..concepts.preserve import IMAGINED_WORDS
+from ..model.layers import TextProjections
 from ..options import option, options
 from .targets import ABLATED, BY_KIND, Target
 from .weight_choice import AUTO
 
-Projections = Literal["values", "keys", "keys and values"]
 Precision = Literal["float64 on the CPU", "float32 on the model's device"]
 
-PROJECTIONS: dict[Projections, tuple[str, ...]] = {
-    "values": ("to_v",),
-    "keys": ("to_k",),
-    "keys and values": ("to_k", "to_v"),
-}
 PRECISIONS: dict[Precision, torch.dtype] = dict(zip(get_args(Precision), (torch.float64, torch.float32)))
 
 
@@ -32,7 +27,7 @@ class ClosedFormSettings:
     bounds each concept, so a patch of three concepts may have three times the rank.
     """
 
-    train: Projections = option(default="values", help="Which weights of cross-attention change.")
+    train: TextProjections = option(default="values", help="Which weights of cross-attention change.")
     target: Target = option(
         default=ABLATED,
         help="What a prompt with the phrase should act like: the prompt without it, nothing at the phrase's tokens, the empty prompt, "

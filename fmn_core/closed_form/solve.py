@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..model.layers import TEXT_PROJECTIONS
 from ..model.protocol import ForgetModel
 from ..patch.factors import weighted_range
 from ..patch.patch import Factors
 from .layer_solutions import low_rank_ups, measured, on_the_cpu
 from .moments import Moments
-from .settings import PROJECTIONS, ClosedFormSettings
+from .settings import ClosedFormSettings
 from .weight_choice import check_condition, choose_weights
 
 
@@ -41,7 +42,7 @@ def solve_factors(
     ForgetError
         Where the system is too ill-conditioned for its precision.
     """
-    names = [(layer.name, p) for layer in model.cross_attention() for p in PROJECTIONS[settings.train]]
+    names = [(layer.name, p) for layer in model.cross_attention() for p in TEXT_PROJECTIONS[settings.train]]
     moments = halves[0] + halves[1]
     metric, norms = measured(names, model.weights(names, moments.cc.device), moments)
     ridge, preserve_weight, figures = choose_weights(

@@ -7,11 +7,11 @@ from typing import Literal, get_args
 
 import torch
 
-from ..concepts.concept import Concept, Name, name_tokens
+from ..concepts.concept import Concept, Name, name_columns
 from ..concepts.templates import fill_template
 from ..errors import ForgetError
 from ..model.protocol import TextModel
-from ..model.tokens import EncodedPrompt, concept_columns
+from ..model.tokens import EncodedPrompt
 
 Target = Literal["ablated prompt", "zero", "empty prompt", "substitute"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -112,22 +112,16 @@ def check_target(target: str, substitute: str) -> None:
 
 def pair_columns(model: TextModel, prompt: EncodedPrompt, pair: TargetPair) -> list[int]:
     """Concept columns of a pair's full prompt, with the end tokens that go to zero with them where the target is zero."""
-    return name_columns(model, prompt, pair.name, pair.end_token if pair.how == ZERO else "none")
+    return context_columns(model, prompt, pair.name, pair.end_token if pair.how == ZERO else "none")
 
 
-def name_columns(model: TextModel, prompt: EncodedPrompt, name: Name, end_token: str = "none") -> list[int]:
+def context_columns(model: TextModel, prompt: EncodedPrompt, name: Name, end_token: str = "none") -> list[int]:
     """Columns of a name's tokens in a prompt; raises ForgetError where there are none, or more than one chunk of 75 tokens."""
     if any(len(chunks) != 1 for chunks in prompt.tokens.values()):
         raise ForgetError(
             f"Expected prompts of at most 75 tokens, got a longer one: {prompt.text[:60]!r}... Shorten the phrase or the template."
         )
-    ids = {encoder: [tokens] for encoder, tokens in name_tokens(model, name).items()}
-    columns = [c for c in concept_columns(prompt.tokens, ids, model.vocabulary, end_token) if c < len(prompt.context)]
-    if not columns:
-        raise ForgetError(
-            f"Phrase {name.text!r} was not found in the prompt {prompt.text!r}. Put spaces around {{}} in the template."
-        )
-    return columns
+    return [c for c in name_columns(model, prompt, name, end_token) if c < len(prompt.context)]
 
 
 def steered_pair(

@@ -135,7 +135,7 @@ class ConceptGate:
 
     def _prompts(self, text: TextModel, concept: Concept, name: Name) -> list[EncodedPrompt]:
         templates = _gate_templates(concept)
-        return text.encode([fill_template(t, name.text) for t in templates], [name.word] * len(templates))
+        return text.encode([fill_template(t, name.text) for t in templates], [name.embedding] * len(templates))
 
     def _automatic_threshold(self, concept_units: torch.Tensor) -> float:
         """Half way from the background's similarities up to the lowest of the concepts' prompts, and never above that.

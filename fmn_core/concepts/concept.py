@@ -12,7 +12,14 @@ import torch
 from ..errors import ForgetError
 from ..model.protocol import TextModel
 from ..model.token_table import widths
-from ..model.tokens import END_TOKEN_CHOICES, PLACEHOLDER, LearnedEmbedding, vector_id
+from ..model.tokens import (
+    END_TOKEN_CHOICES,
+    PLACEHOLDER,
+    EncodedPrompt,
+    LearnedEmbedding,
+    concept_columns,
+    vector_id,
+)
 from .limits import LONGEST_PHRASE, MOST_NAMES, MOST_PHRASES, MOST_TEMPLATES
 from .templates import check_templates, parse_lines, templates_for
 
@@ -24,16 +31,16 @@ class Name(NamedTuple):
     """One way to name a concept in a prompt: a phrase, or PLACEHOLDER and the learned embedding that replaces it."""
 
     text: str
-    word: LearnedEmbedding | None = None
+    embedding: LearnedEmbedding | None = None
 
     def key(self) -> tuple[Any, ...]:
         """A hashable key that is equal for names with the same tokens.
 
         CLIP's tokenizer ignores case and the number of spaces, so a phrase's key does too.
         """
-        if self.word is None:
+        if self.embedding is None:
             return tuple(self.text.lower().split())
-        return tuple((encoder, *(vector_id(v) for v in vectors)) for encoder, vectors in sorted(self.word.items()))
+        return tuple((encoder, *(vector_id(v) for v in vectors)) for encoder, vectors in sorted(self.embedding.items()))
 
 
 @dataclass
@@ -136,9 +143,20 @@ def concept_from_dict(record: dict[str, Any]) -> Concept | None:
 
 def name_tokens(model: TextModel, name: Name) -> dict[str, list[int]]:
     """Token ids of a name per text encoder; learned vectors have negative ids."""
-    if name.word is None:
+    if name.embedding is None:
         return model.phrase_tokens(name.text)
-    return {encoder: [vector_id(v) for v in vectors] for encoder, vectors in name.word.items()}
+    return {encoder: [vector_id(v) for v in vectors] for encoder, vectors in name.embedding.items()}
+
+
+def name_columns(model: TextModel, prompt: EncodedPrompt, name: Name, end_token: str = "none") -> list[int]:
+    """Concept columns of a name in an encoded prompt; raises ForgetError where the prompt does not contain the name."""
+    ids = {encoder: [tokens] for encoder, tokens in name_tokens(model, name).items()}
+    columns = concept_columns(prompt.tokens, ids, model.vocabulary, end_token)
+    if not columns:
+        raise ForgetError(
+            f"Phrase {name.text!r} was not found in the prompt {prompt.text!r}. Put spaces around {{}} in the template."
+        )
+    return columns
 
 
 def concept_from_text(
@@ -196,7 +214,7 @@ def chain(previous: Sequence[Concept] | None, concepts: Sequence[Concept]) -> tu
     keys = set()
     for name in (n for concept in joined for n in concept.names()):
         if name.key() in keys:
-            duplicate = f"the phrase {name.text!r}" if name.word is None else "the same embedding"
+            duplicate = f"the phrase {name.text!r}" if name.embedding is None else "the same embedding"
             raise ForgetError(f"Expected every concept once, got {duplicate} twice. Remove one of them.")
         keys.add(name.key())
     return joined

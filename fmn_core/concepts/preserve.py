@@ -71,7 +71,7 @@ def imagined_words(model: TextModel, count: int, seed: int = 0) -> list[Name]:
     return [Name(PLACEHOLDER, {name: d[i : i + 1] for name, d in draws.items()}) for i in range(count)]
 
 
-def imagined_in_all(per_concept: int, concepts: int) -> int:
+def imagined_word_count(per_concept: int, concepts: int) -> int:
     """The number of imagined words for several concepts at once: `per_concept` for each, up to MOST_IMAGINED.
 
     An edit for several concepts changes more directions, and few draws would not cover them all.
@@ -85,7 +85,7 @@ def encode_imagined(
     """Encodes imagined words in the concepts' templates, one template after another; `padding` as in TextModel.encode."""
     templates, names = _templates_of(concepts), imagined_words(model, count)
     texts = [fill_template(templates[k % len(templates)], name.text) for k, name in enumerate(names)]
-    return model.encode(texts, [name.word for name in names], padding)
+    return model.encode(texts, [name.embedding for name in names], padding)
 
 
 def without_concepts(model: TextModel, concepts: list[Concept], prompts: list[str]) -> list[str]:

@@ -1,9 +1,18 @@
-"""Choosing cross-attention layers by block or number."""
+"""Cross-attention layers chosen by block or number, and their projections by what they read."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..errors import ForgetError
 
+TextProjections = Literal["values", "keys", "keys and values"]
+# Projections of cross-attention that read the text, by the choice of the nodes.
+TEXT_PROJECTIONS: dict[TextProjections, tuple[str, ...]] = {
+    "values": ("to_v",),
+    "keys": ("to_k",),
+    "keys and values": ("to_k", "to_v"),
+}
 # Short names of the UNet's groups of blocks and their names in diffusers, in forward order.
 UNET_BLOCKS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
 

@@ -88,7 +88,7 @@ def m_score(
             on_step = _inversion_progress(progress, number * settings.steps)
             inversions.append(invert_concept(model, references, list(templates), settings, progress=on_step))
     phrase_features = [features(fill_template(template, concept_phrase), None) for template in templates]
-    before, after = (_cosines(features, templates, phrase_features, inversion.word) for inversion in inversions)
+    before, after = (_cosines(features, templates, phrase_features, inversion.embedding) for inversion in inversions)
     return MScore(sum(before) / len(before), sum(after) / len(after), before, after, *inversions)
 
 

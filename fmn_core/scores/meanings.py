@@ -55,7 +55,7 @@ def dominant_share(
     dominant_names, dominant_count = len(dominant.names()), 0
     for k, latent in enumerate(latents):
         template = templates[k % len(templates)]
-        prompts = model.encode([fill_template(template, n.text) for n in names], [n.word for n in names])
+        prompts = model.encode([fill_template(template, n.text) for n in names], [n.embedding for n in names])
         errors = denoising_errors(model, latent, prompts, k)
         dominant_count += bool(errors[:dominant_names].min() < errors[dominant_names:].min())
     return dominant_count / len(latents)

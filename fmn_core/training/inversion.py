@@ -62,7 +62,7 @@ class InversionSettings:
 class Inversion:
     """The learned vectors, and the figures of their training: steps, losses and seconds."""
 
-    word: LearnedEmbedding
+    embedding: LearnedEmbedding
     figures: dict[str, Any]
 
 
@@ -106,11 +106,11 @@ class Inverter:
         start: LearnedEmbedding | None,
     ):
         self.model, self.settings = model, settings
-        word = start if start is not None else starting_vectors(model, settings)
-        check_embedding(word, widths(model.token_embeddings()))
-        self.word = {name: torch.nn.Parameter(v.detach().float().clone()) for name, v in word.items()}
+        initial = start if start is not None else starting_vectors(model, settings)
+        check_embedding(initial, widths(model.token_embeddings()))
+        self.embedding = {name: torch.nn.Parameter(v.detach().float().clone()) for name, v in initial.items()}
         self.norms = {name: mean_norm(table) for name, table in model.token_embeddings().items()}
-        self.optimiser = torch.optim.AdamW(list(self.word.values()), lr=settings.learning_rate, weight_decay=0.0)
+        self.optimiser = torch.optim.AdamW(list(self.embedding.values()), lr=settings.learning_rate, weight_decay=0.0)
         warmup = settings.warmup
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimiser, lambda k: min(1.0, (k + 1) / warmup) if warmup else 1.0
@@ -121,7 +121,7 @@ class Inverter:
 
     def encoded(self, template: str) -> EncodedPrompt:
         """Encodes a template with the vectors in their present state, with gradients."""
-        return encode_words(self.model, template, dict(self.word))
+        return encode_words(self.model, template, dict(self.embedding))
 
     def loss(self) -> torch.Tensor:
         """The denoising loss, a scalar, on a new batch."""
@@ -149,7 +149,7 @@ class Inverter:
 
     def _unscale_gradients(self) -> bool:
         """Unscales the gradients. Returns False where they overflowed, after which the step has to be repeated at a smaller loss scale."""
-        vectors = list(self.word.values())
+        vectors = list(self.embedding.values())
         self.loss_scale.unscale(vectors)
         if all(torch.isfinite(v.grad).all() for v in vectors if v.grad is not None):
             self.loss_scale.keep()
@@ -162,7 +162,7 @@ class Inverter:
     def _pull_norms(self) -> None:
         """Moves the norms of the vectors towards the vocabulary's mean norm."""
         pull = self.settings.weight_decay * self.optimiser.param_groups[0]["lr"] / self.settings.learning_rate
-        for name, vectors in self.word.items():
+        for name, vectors in self.embedding.items():
             norm = vectors.norm(dim=1, keepdim=True)
             vectors.mul_((norm + pull * (self.norms[name] - norm)) / norm.clamp_min(1e-12))
 
@@ -205,5 +205,5 @@ def invert_concept(
         losses.append(inverter.step())
         if progress is not None and progress(number + 1, settings.steps, {"loss": losses[-1]}):
             break
-    word = {name: v.detach().clone() for name, v in inverter.word.items()}
-    return Inversion(word, {"steps": len(losses), "losses": losses, "seconds": time.perf_counter() - started})
+    embedding = {name: v.detach().clone() for name, v in inverter.embedding.items()}
+    return Inversion(embedding, {"steps": len(losses), "losses": losses, "seconds": time.perf_counter() - started})

@@ -161,7 +161,7 @@ def _invert_images(
     progress = search_progress("inversion", settings.steps, [])
     inversion = invert_images(adapter, vae, images, mask, kind, settings, None, progress)
     lines = reports.inversion_report(inversion, destination.SaveResult()).splitlines()[:2]
-    return concept_from_text("", kind, embedding=inversion.word), lines
+    return concept_from_text("", kind, embedding=inversion.embedding), lines
 
 
 def _connected_concept(chain: tuple[Concept, ...]) -> Concept:

@@ -10,10 +10,11 @@ import torch
 from ...fmn_core.attacks.hardening import Hardening, forget_hardened
 from ...fmn_core.attacks.search import Budget
 from ...fmn_core.closed_form.forget import forget_closed_form
-from ...fmn_core.closed_form.settings import PROJECTIONS, ClosedFormSettings
+from ...fmn_core.closed_form.settings import ClosedFormSettings
 from ...fmn_core.concepts.concept import Concept, check_concepts
 from ...fmn_core.concepts.templates import parse_lines
 from ...fmn_core.errors import ForgetError
+from ...fmn_core.model.layers import TEXT_PROJECTIONS
 from ...fmn_core.patch.patch import ForgetPatch
 from ...fmn_core.training.augmentation import AugmentSettings
 from ...fmn_core.training.forget import forget_by_gradient
@@ -120,9 +121,9 @@ def _train(training: _Training, inputs: TrainInputs) -> ForgetPatch:
 
 
 def _check_projections(train: str) -> None:
-    if train not in PROJECTIONS:
+    if train not in TEXT_PROJECTIONS:
         raise ForgetError(
-            f"Expected the closed form to train {' or '.join(PROJECTIONS)}, got {train!r}. Choose one of these, auto, or a method by gradient."
+            f"Expected the closed form to train {' or '.join(TEXT_PROJECTIONS)}, got {train!r}. Choose one of these, auto, or a method by gradient."
         )
 
 

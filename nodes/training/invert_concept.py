@@ -104,8 +104,8 @@ class InvertConcept(io.ComfyNode):
             progress = search_progress("inversion", settings.steps, [])
             inversion = invert_images(adapter, vae, images, mask, kind, settings, start_embedding, progress)
             base = fingerprint(adapter)
-        saved = file.save_embedding(Embedding(inversion.word, words, kind, inversion.figures["steps"], base))
-        concept = concept_from_text("", kind, embedding=inversion.word, images=images, masks=mask)
+        saved = file.save_embedding(Embedding(inversion.embedding, words, kind, inversion.figures["steps"], base))
+        concept = concept_from_text("", kind, embedding=inversion.embedding, images=images, masks=mask)
         prompt_name = f"embedding:{saved.path.stem}" if saved.path else ""
         plot = pictures.to_image(pictures.curves({"loss": inversion.figures["losses"]}, settings.steps, "inversion"))
         report = reports.inversion_report(inversion, saved)

@@ -34,7 +34,7 @@ def training_report(patch: ForgetPatch, matched: int, saved: SaveResult) -> str:
 def inversion_report(inversion: Inversion, saved: SaveResult) -> str:
     """Report of an inversion: vectors, steps, loss and file."""
     figures, path = inversion.figures, saved.path
-    count = len(next(iter(inversion.word.values())))
+    count = len(next(iter(inversion.embedding.values())))
     lines = [
         f"{count} vectors, {figures['steps']} steps, {figures['seconds']:.1f} s",
         loss_trend("loss", figures["losses"]),

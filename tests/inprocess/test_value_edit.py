@@ -10,7 +10,7 @@ from forget_me_not.nodes.forget.train_patch import TrainForgetPatch
 from forget_me_not.nodes.host import apply_patch, load
 
 from fmn_core.closed_form.moments import Moments
-from fmn_core.closed_form.targets import Name, name_columns
+from fmn_core.concepts.concept import Name, name_columns
 from fmn_core.errors import ForgetError
 from fmn_core.patch.factors import weighted_range
 from fmn_core.patch.patch import ForgetPatch, kohya_name

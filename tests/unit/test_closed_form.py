@@ -16,7 +16,7 @@ from fmn_core.concepts.preserve import (
     IMAGINED_WORDS,
     TEMPLATES_PER_NAME,
     encode_imagined,
-    imagined_in_all,
+    imagined_word_count,
     imagined_words,
     preserve_groups,
     without_concepts,
@@ -277,7 +277,7 @@ def test_rows_of_several_phrases_are_all_solved(model):
 def test_imagined_words_have_the_distribution_of_the_vocabulary(model):
     model.table[100:] = 0  # never trained
     trained = model.table[:100]
-    words = torch.cat([name.word["l"] for name in imagined_words(model, 20000)])
+    words = torch.cat([name.embedding["l"] for name in imagined_words(model, 20000)])
 
     torch.testing.assert_close(words.mean(0), trained.mean(0), atol=0.05, rtol=0)
     torch.testing.assert_close(words.T.cov(), trained.T.cov(correction=0), atol=0.08, rtol=0)
@@ -305,8 +305,8 @@ def test_imagined_words_stand_where_the_phrase_would(model, zebra):
 
 def test_more_concepts_draw_more_words_that_weigh_no_more(model, zebra):
     concepts = [zebra, *(dataclasses.replace(zebra, phrases=[name]) for name in ("teapot", "wizard"))]
-    assert [imagined_in_all(200, n) for n in (1, 3, 5, 9)] == [200, 600, 1000, 1000]
-    assert imagined_in_all(0, 4) == 0 and imagined_in_all(1500, 3) == 1500
+    assert [imagined_word_count(200, n) for n in (1, 3, 5, 9)] == [200, 600, 1000, 1000]
+    assert imagined_word_count(0, 4) == 0 and imagined_word_count(1500, 3) == 1500
     none, some = (sum_of(collect_moments(model, concepts, [[""]], n)) for n in (0, 20))
     pp, rows = torch.zeros_like(none.pp), 0.0
     for prompt in encode_imagined(model, concepts, 60, collect.PADDING):

@@ -48,7 +48,7 @@ def test_pairs_hold_the_word_in_every_context_and_the_inverted_tokens(model, inv
         "a photo of a green apple",
         "a photo of a apple tree",
     }
-    assert all(p.name.word is inverted.embedding for p in pairs if p.target_name is None) and len(pairs) == 12
+    assert all(p.name.embedding is inverted.embedding for p in pairs if p.target_name is None) and len(pairs) == 12
 
 
 def test_the_corrected_word_acts_like_its_context_and_the_context_is_kept(model, inverted):

@@ -30,7 +30,7 @@ def test_inversion_lowers_the_denoising_loss(model, references):
     start = starting_vectors(model, settings)
     found = invert_concept(model, References(references.latents[:1]), TEMPLATES, settings)
     with torch.no_grad():
-        assert mean_loss(model, references, found.word) < 0.9 * mean_loss(model, references, start)
+        assert mean_loss(model, references, found.embedding) < 0.9 * mean_loss(model, references, start)
 
 
 def test_only_the_vectors_are_trained(model, references):
@@ -38,8 +38,8 @@ def test_only_the_vectors_are_trained(model, references):
     table = model.table.clone()
     found = invert_concept(model, references, TEMPLATES, InversionSettings(tokens=3, start="noise", steps=3))
     assert all(torch.equal(m.weight, before[n]) and m.weight.grad is None for n, m in model.linear_layers().items())
-    assert torch.equal(model.table, table) and found.word["l"].shape == (3, model.dim)
-    assert not found.word["l"].requires_grad
+    assert torch.equal(model.table, table) and found.embedding["l"].shape == (3, model.dim)
+    assert not found.embedding["l"].requires_grad
 
 
 def test_gradient_of_a_vector_against_finite_differences(model, references):
@@ -51,7 +51,7 @@ def test_gradient_of_a_vector_against_finite_differences(model, references):
             model.denoise(x0 * 1.5, sigma, model.encode([f"a {PLACEHOLDER}"], [word])), x0, sigma, None
         )
 
-    vector = inverter.word["l"]
+    vector = inverter.embedding["l"]
     loss({"l": vector}).backward()
     step = torch.zeros_like(vector)
     step[0, 5] = 1e-2
@@ -75,20 +75,20 @@ def test_norms_are_pulled_to_those_of_the_vocabulary(model, references):
     settings = InversionSettings(tokens=2, steps=60, warmup=0, weight_decay=0.2)
     found = invert_concept(model, references, TEMPLATES, settings, start=far)
     usual = model.table.norm(dim=1).mean()
-    torch.testing.assert_close(found.word["l"].norm(dim=1), usual.expand(2), rtol=0.05, atol=0)
+    torch.testing.assert_close(found.embedding["l"].norm(dim=1), usual.expand(2), rtol=0.05, atol=0)
 
 
 def test_warm_up_and_continuation(model, references):
     start = {"l": torch.randn(2, model.dim)}
     settings = InversionSettings(steps=1, warmup=1000, learning_rate=1e-3, weight_decay=0.0)
     found = invert_concept(model, references, TEMPLATES, settings, start=start)
-    moved = (found.word["l"] - start["l"]).abs().max()
+    moved = (found.embedding["l"] - start["l"]).abs().max()
     assert 0 < float(moved) <= 1.1e-6
 
 
 def test_one_seed_one_embedding(model, references):
     runs = [
-        invert_concept(model, references, TEMPLATES, InversionSettings(start="noise", steps=4, seed=s)).word["l"]
+        invert_concept(model, references, TEMPLATES, InversionSettings(start="noise", steps=4, seed=s)).embedding["l"]
         for s in (5, 5, 6)
     ]
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])

@@ -33,7 +33,7 @@ def test_score_is_the_cosine_of_inverted_and_named_prompts(references):
     original, forgetting = ToyModel(), edited()
     found = m_score(original, forgetting, references, "zebra", TEMPLATES, SETTINGS)
     for model, each, mean in ((original, found.each_before, found.before), (forgetting, found.each_after, found.after)):
-        word = invert_concept(model, references, TEMPLATES, SETTINGS).word
+        word = invert_concept(model, references, TEMPLATES, SETTINGS).embedding
         wanted = []
         for template in TEMPLATES:
             named, inverted = original.encode([template.format("zebra"), template.format(PLACEHOLDER)], [None, word])

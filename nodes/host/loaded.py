@@ -29,6 +29,7 @@ class LoadedModels:
 
     def __init__(self, patchers: list[Any], for_gradients: bool = False):
         self.patchers, self.for_gradients = patchers, for_gradients
+        self._frozen = False
 
     @functools.cached_property
     def _layers(self) -> list[tuple[torch.nn.Module, torch.device]]:
@@ -46,7 +47,8 @@ class LoadedModels:
             load(*self.patchers)
         if self.for_gradients:
             for patcher in self.patchers:
-                replace_inference_tensors(patcher.model, patcher.load_device)
+                replace_inference_tensors(patcher.model, patcher.load_device, freeze=not self._frozen)
+            self._frozen = True
             self._copy_weights()
 
     def _in_place(self) -> bool:
@@ -106,8 +108,13 @@ def _set_copying(layer: Any, enabled: bool) -> None:
         setattr(layer, name, [*functions, torch.clone] if enabled else functions)
 
 
-def replace_inference_tensors(root: torch.nn.Module, device: torch.device) -> None:
-    """Replaces the parameters on the device and the buffers of a module by bit-identical copies that autograd accepts.
+def replace_inference_tensors(root: torch.nn.Module, device: torch.device, freeze: bool) -> None:
+    """Replaces the inference tensors of a module, parameters on the device and buffers, by bit-identical copies that autograd accepts.
+
+    Parameters
+    ----------
+    freeze
+        Whether parameters that require gradients no longer do so. Later calls leave them to callers who train them.
 
     Notes
     -----
@@ -116,7 +123,7 @@ def replace_inference_tensors(root: torch.nn.Module, device: torch.device) -> No
     """
     for module in root.modules():
         for name, parameter in module._parameters.items():
-            if parameter is None or not (parameter.is_inference() or parameter.requires_grad):
+            if parameter is None or not (parameter.is_inference() or (freeze and parameter.requires_grad)):
                 continue
             if casts_weights(module) and not same_device(parameter.device, device):
                 parameter.requires_grad_(False)

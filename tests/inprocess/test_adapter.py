@@ -34,6 +34,22 @@ def assert_untouched(model, before):
     assert not model.patches
 
 
+def test_weights_that_a_caller_trains_get_gradients_in_every_pass(adapter, miniature):
+    """As methods do that train weights in place; all others get none."""
+    before, prompts = weights(miniature[0]), adapter.encode(["a picture of a zebra"])
+    name = adapter.cross_attention()[0].projections["to_v"]
+    with torch.inference_mode(), adapter.ready_for_gradients():
+        for _ in range(2):
+            name.weight.requires_grad_(True)
+            for _ in range(2):
+                adapter.denoise(torch.ones(1, 4, 16, 16), torch.tensor([5.0]), prompts).sum().backward()
+            assert name.weight.grad.abs().sum() > 0
+            assert sum(p.requires_grad for p in miniature[0].model.diffusion_model.parameters()) == 1
+            name.weight.grad = None
+            name.weight.requires_grad_(False)
+    assert_untouched(miniature[0], before)
+
+
 def test_layers_are_those_of_sd(adapter):
     names = [layer.name for layer in adapter.cross_attention()]
     assert len(names) == 16

@@ -142,7 +142,7 @@ def correct(w):
 @step
 def attack(w):
     inputs = {"steps": 1, "batch": 1, "tokens": 1, "candidates": 1, "seed": 0}
-    given = (_patched(w)[0], w.clip, w.vae, w.pictures()[:1], "zebra", "object", "embedding", "")
+    given = (_patched(w)[0], w.clip, w.vae, w.pictures()[:1], "zebra", "object", "embedding")
     return _only_vectors(w.nodes.AttackForgetPatch.execute(*given, **inputs).args[0])
 
 

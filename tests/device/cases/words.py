@@ -52,7 +52,7 @@ def attack_embedding(w):
     model = w.train()[0]
     inputs = {"steps": 5, "batch": 2, "tokens": 1, "candidates": 4, "seed": 0}
     concept, _found, _plot, _report = w.nodes.AttackForgetPatch.execute(
-        model, w.clip, w.vae, w.pictures()[:2], "zebra", "object", "embedding", "", **inputs
+        model, w.clip, w.vae, w.pictures()[:2], "zebra", "object", "embedding", **inputs
     ).args
     return {**vectors(concept), "picture": w.draw(model), "untouched": w.draw(w.model)}
 
@@ -62,7 +62,7 @@ def attack_tokens(w):
     model = w.train()[0]
     inputs = {"steps": 2, "batch": 2, "tokens": 1, "candidates": 4, "seed": 0}
     _concept, found, _plot, _report = w.nodes.AttackForgetPatch.execute(
-        model, w.clip, w.vae, w.pictures()[:2], "zebra", "object", "tokens", "", **inputs
+        model, w.clip, w.vae, w.pictures()[:2], "zebra", "object", "tokens", **inputs
     ).args
     return {"found": found}
 

@@ -88,11 +88,13 @@ def _direction(row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--configurations", default=",".join(CONFIGURATIONS), help="names, separated by commas")
+    parser.add_argument(
+        "--configurations", nargs="+", default=list(CONFIGURATIONS), help="names, by default those of every host"
+    )
     parser.add_argument("--json", type=Path, default=JSON)
     options = parser.parse_args()
     rows = json.loads(options.json.read_text()) if options.json.exists() else []
-    for name in options.configurations.split(","):
+    for name in options.configurations:
         rows = [row for row in rows if row["configuration"] != name]
         rows += rows_of(name, {**CONFIGURATIONS, **DYNAMIC}[name])
         options.json.write_text(json.dumps(rows, indent=1) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,15 +118,15 @@ class World:
         return self.nodes.MergeForgetPatches.execute(**inputs, patch_1=one, patch_2=two).args[0]
 
     @contextlib.contextmanager
-    def short_attacks(self) -> Iterator[None]:
-        """Attack rounds of a single step on a single draw: their widgets do not go so low."""
-        budget = Budget
-        before = budget.__init__.__defaults__
-        budget.__init__.__defaults__ = (1, 1, 0, 1, 0)
+    def short_attacks(self, batch: int = 1, pictures: int = 1) -> Iterator[None]:
+        """Attack rounds whose searches take a single step on few pictures, which no widget offers."""
+        module = host.pack_module("nodes.forget.train_patch")
+        before = module.ATTACKED_PICTURES
+        module.Budget, module.ATTACKED_PICTURES = functools.partial(Budget, steps=1, batch=batch), pictures
         try:
             yield
         finally:
-            budget.__init__.__defaults__ = before
+            module.Budget, module.ATTACKED_PICTURES = Budget, before
 
     def roots(self) -> dict[str, torch.nn.Module]:
         vae = self.vae.first_stage_model

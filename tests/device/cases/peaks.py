@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from fmn_core.attacks.search import Budget
 from tests import prompts
 
 from ..world import BOTH, FLOAT32, RESTEER, VISUAL, deltas, vectors
@@ -28,7 +29,7 @@ def peak_closed_form_float32(w):
 
 @case
 def peak_closed_form_attack_rounds(w):
-    with w.short_attacks():
+    with w.short_attacks(batch=Budget().batch, pictures=8):
         return deltas(w.train(options=w.closed_form_options(attack_rounds=1))[1])
 
 

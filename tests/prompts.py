@@ -166,3 +166,11 @@ def uncached(prompt: dict) -> dict:
 def pictures(server, outputs: dict, name: str) -> torch.Tensor:
     """(B, H, W, 3) uint8 of a preview node."""
     return torch.stack([torch.from_numpy(np.array(server.image(e))) for e in outputs[name]["images"]])
+
+
+def same_picture_now(server, wanted) -> bool:
+    """The cached MODEL, which the failed node had in hands, still draws what it drew."""
+    prompt = uncached(sampled("a", ["mini", 0], ZEBRA)) | miniature()
+    outputs = server.run(prompt)
+    name = next(k for k, n in prompt.items() if n["class_type"] == "PreviewImage")
+    return torch.equal(pictures(server, outputs, name), wanted)

@@ -23,3 +23,12 @@ def as_the_host_runs_nodes():
     """In inference mode."""
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """The host's folder of image-text models, empty."""
+    import folder_paths
+
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "clip_score", ([str(tmp_path)], set()))
+    return tmp_path

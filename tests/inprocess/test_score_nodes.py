@@ -15,6 +15,7 @@ from forget_me_not.nodes.scores.forget_accuracies import ForgetAccuracies
 from forget_me_not.nodes.scores.m_score import MScoreNode
 from forget_me_not.nodes.scores.picture_distance import PictureDistance
 from inprocess.interrupting import interrupted
+from inprocess.random_clip import clip_folder, run
 from model_state import assert_untouched, state
 
 from fmn_core.closed_form.forget import forget_closed_form
@@ -22,7 +23,6 @@ from fmn_core.concepts.concept import make_concept
 from fmn_core.errors import ForgetError
 from mini_sd.concepts import CONCEPT_NAMES, STYLE_NAMES, drawn_styles
 from mini_sd.generate import generate
-from tools import comfy_host
 
 CONCEPTS = ("frog", "umbrella", "ghost", "snowman")
 QUICK = {"tokens": 1, "inversion_steps": 4, "warmup": 1, "inversion_rate": 2e-2, "batch": 2, "seed": 0}
@@ -49,11 +49,6 @@ def forgetting(miniature):
         concept = make_concept(adapter, "frog")
         patch = forget_closed_form(adapter, [concept])
     return apply_patch(miniature[0], patch, 1.0)[0]
-
-
-def run(node, **inputs):
-    with torch.inference_mode():
-        return node.execute(**inputs).args
 
 
 def test_the_miniatures_model_knows_its_pictures(image_text, pictures):
@@ -201,29 +196,6 @@ def test_an_interrupted_attack_leaves_everything_as_it_was(miniature, pictures, 
     assert_untouched(*miniature[:2], before)
 
 
-def clip_folder(folder):
-    """A CLIP of random weights as transformers saves it, with the tokenizer of the host."""
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
-
-    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision = {"image_size": 32, "patch_size": 16}
-    torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig(text_config=size, vision_config=size | vision, projection_dim=8))
-    model.save_pretrained(folder)
-    CLIPTokenizer.from_pretrained(str(comfy_host.root() / "comfy" / "sd1_tokenizer")).save_pretrained(folder)
-    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    return model.eval()
-
-
-@pytest.fixture
-def folders(tmp_path, monkeypatch):
-    """The host's folder of image-text models, empty."""
-    import folder_paths
-
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "clip_score", ([str(tmp_path)], set()))
-    return tmp_path
-
-
 def test_a_local_clip_is_listed_and_gives_its_own_features(folders, pictures):
     wanted = clip_folder(folders / "small")
     node, images = LoadImageTextModel, pictures[1][:3]
@@ -247,32 +219,6 @@ def test_a_local_clip_is_listed_and_gives_its_own_features(folders, pictures):
     assert run(ClipScore, images=images, text="a frog", image_text=model)[1] == pytest.approx(
         float((output.image_embeds @ output.text_embeds.T).mean()), abs=2e-2
     )
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda folder: (folder / "model.safetensors").unlink(), "weights as \\*.safetensors in small"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 64), "small does not"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "that names its model_type"),
-        (
-            lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'),
-            "an image-text model .* got 'bert'",
-        ),
-        (lambda folder: (folder / "config.json").write_text('{"model_type": {}}'), "an image-text model"),
-        (lambda folder: (folder / "preprocessor_config.json").unlink(), "small does not"),
-    ],
-)
-def test_folders_that_cannot_be_used(folders, spoil, message):
-    clip_folder(folders / "small")
-    spoil(folders / "small")
-    with pytest.raises(ForgetError, match=message):
-        run(LoadImageTextModel, model_name="small")
-
-
-def test_a_folder_that_is_gone(folders):
-    with pytest.raises(ForgetError, match="'small' is not there"):
-        run(LoadImageTextModel, model_name="small")
 
 
 def refused(node, message, **inputs):

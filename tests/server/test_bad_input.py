@@ -1,13 +1,8 @@
 """What bad input gets: one clear sentence in the node, nothing written, nothing changed."""
 
-import pickle
-import threading
-
 import pytest
 import torch
 from prompts import (
-    ZEBRA,
-    apply,
     attention_map,
     concept,
     correct,
@@ -15,17 +10,12 @@ from prompts import (
     miniature,
     options,
     pairs,
-    pictures,
     reference,
-    sampled,
+    same_picture_now,
     train,
-    uncached,
 )
-from safetensors.torch import load_file, save_file
 
 from fmn_core.concepts.embedding_file import Embedding, save_embedding
-from fmn_core.patch.file import save_patch
-from fmn_core.patch.patch import Factors, ForgetPatch
 from tools.comfy_server import NodeError
 
 BAD_TRAINING = {
@@ -54,19 +44,6 @@ BAD_TRAINING = {
         "finite",
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def picture_before(server):
-    return pictures(server, server.run(miniature() | sampled("a", ["mini", 0], ZEBRA)), "a")
-
-
-def same_picture_now(server, wanted) -> bool:
-    """The cached MODEL, which the failed node had in hands, still draws what it drew."""
-    prompt = uncached(sampled("a", ["mini", 0], ZEBRA)) | miniature()
-    outputs = server.run(prompt)
-    name = next(k for k, n in prompt.items() if n["class_type"] == "PreviewImage")
-    return torch.equal(pictures(server, outputs, name), wanted)
 
 
 @pytest.mark.parametrize("case", BAD_TRAINING)
@@ -227,167 +204,3 @@ def test_no_clip(server):
 def test_map_of_a_phrase_that_is_not_in_the_prompt(server):
     with pytest.raises(NodeError, match="'zebra' was not found in the prompt 'a horse'"):
         server.run(attention_map(prompt="a horse", steps=1))
-
-
-def applied(file: str) -> dict:
-    prompt = miniature() | apply(file)
-    return prompt | {"show": {"class_type": "PreviewAny", "inputs": {"source": ["apply", 1]}}}
-
-
-def write_good(path):
-    patch = ForgetPatch(
-        {
-            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v": Factors(
-                torch.ones(64, 2), torch.ones(2, 96), 2.0
-            )
-        },
-        [],
-        {},
-        {},
-    )
-    save_patch(patch, path)
-
-
-def other_architecture(path):
-    patch = ForgetPatch(
-        {
-            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v": Factors(
-                torch.ones(320, 2), torch.ones(2, 768), 2.0
-            )
-        },
-        [],
-        {"architecture": "stable-diffusion-v1"},
-        {},
-    )
-    save_patch(patch, path)
-
-
-def other_layers(path):
-    save_patch(
-        ForgetPatch(
-            {"lora_unet_joint_blocks_0_attn_qkv": Factors(torch.ones(4, 2), torch.ones(2, 4), 2.0)}, [], {}, {}
-        ),
-        path,
-    )
-
-
-def surrogate_in_its_base(path):
-    """The error quotes the base: a text that the host's logger cannot encode would end its worker, and all later prompts hang."""
-    other_architecture(path)
-    said = {"fmn.base": '{"architecture": "\\ud800"}', "fmn.concepts": '[{"phrases": ["\\ud800\\u001b[2J"]}]'}
-    save_file(load_file(path), path, said)
-
-
-def one_layer_of_another_model(path):
-    write_good(path)
-    other = {k.replace("down_blocks_0", "down_blocks_9"): v for k, v in load_file(path).items()}
-    save_file(load_file(path) | other, path)
-
-
-def kernels(path):
-    write_good(path)
-    tensors = load_file(path)
-    for key in [k for k in tensors if not k.endswith("alpha")]:
-        shape = tensors[key].shape
-        tensors[key] = (
-            tensors[key]
-            .reshape(*shape, 1, 1)
-            .expand(*shape, *((3, 3) if "down.weight" in key else (1, 1)))
-            .contiguous()
-        )
-    save_file(tensors, path)
-
-
-def tiny_times_huge(path):
-    write_good(path)
-    scale = {"up.weight": 1e200, "down.weight": 1e-200}
-    tensors = {k: v.double() * scale.get(k.split("lora_")[-1], 1.0) for k, v in load_file(path).items()}
-    save_file(tensors, path)
-
-
-def sixty_megabytes_of_metadata(path):
-    write_good(path)
-    save_file(load_file(path), path, {"fmn.figures": "[" + "[]," * 20_000_000 + "1]"})
-
-
-def nan_factors(path):
-    write_good(path)
-    tensors = load_file(path)
-    tensors[next(k for k in tensors if k.endswith("up.weight"))][0, 0] = float("nan")
-    save_file(tensors, path)
-
-
-def truncated(path):
-    write_good(path)
-    path.write_bytes(path.read_bytes()[:-10])
-
-
-BAD_FILES = {
-    "another architecture": (other_architecture, "layers of other shapes (stable-diffusion-v1)"),
-    "none of the layers": (other_layers, "1 of 1 layers that this model lacks (unknown base)"),
-    "a surrogate in its base": (surrogate_in_its_base, "1 of 1 layers of other shapes (unknown base)"),
-    "one layer of another model": (one_layer_of_another_model, "1 of 2 layers that this model lacks"),
-    "kernels": (kernels, "1 of 1 layers of other shapes"),
-    "numbers beyond single precision": (tiny_times_huge, "NaN or infinity"),
-    "60 MB of metadata": (sixty_megabytes_of_metadata, "at most 16,000,000 bytes of names and metadata"),
-    "NaN": (nan_factors, "NaN or infinity"),
-    "truncated": (truncated, "corrupt, cut short"),
-    "not safetensors": (lambda p: p.write_text("hello"), "corrupt, cut short or of another format"),
-    "a pickle": (lambda p: p.write_bytes(pickle.dumps({"a": 1}, protocol=2)), "got a pickle"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_FILES)
-def test_bad_patch_files(server, patches, picture_before, case):
-    make, message = BAD_FILES[case]
-    make(patches / "bad.safetensors")
-    with pytest.raises(NodeError) as caught:
-        server.run(applied("forget_me_not/bad.safetensors"))
-    assert message in str(caught.value) and "\n" not in str(caught.value)
-    assert same_picture_now(server, picture_before)
-
-
-@pytest.mark.parametrize("name", ["forget_me_not/nothing.safetensors", "../../../secret.safetensors"])
-def test_files_that_are_not_in_the_list(server, patches, name):
-    with pytest.raises(NodeError, match="Expected a patch from the list"):
-        server.run(applied(name))
-
-
-def test_neither_file_nor_patch(server):
-    with pytest.raises(NodeError, match="got neither a file nor a connection"):
-        server.run(applied("(from the forget_patch input)"))
-
-
-LONG = {
-    "train": train(method="attention re-steering", steps=10000),
-    "invert": miniature() | reference() | invert(inversion_steps=100000),
-    "correct": miniature() | reference() | correct(inversion_steps=100000),
-}
-
-
-@pytest.mark.parametrize("node", LONG)
-def test_interrupt_leaves_nothing_behind(server, patches, embeddings, picture_before, node):
-    started = threading.Event()
-
-    def on_event(kind, data):
-        if kind == "progress" and data.get("node") == node and data.get("value", 0) >= 2 and not started.is_set():
-            started.set()
-            threading.Thread(target=server.interrupt).start()
-
-    with pytest.raises(NodeError) as caught:
-        server.run(LONG[node], on_event)
-    assert caught.value.kind == "interrupted" and started.is_set()
-    assert list(patches.iterdir()) == [] and list(embeddings.iterdir()) == []
-    assert same_picture_now(server, picture_before)
-
-
-def test_a_loss_that_is_lost_later_keeps_what_was_learned(server, patches):
-    """At a rate at which training diverges after its first steps: the report says so, and the file holds numbers only."""
-    inputs = {"method": "attention re-steering", "learning_rate": 0.03, "steps": 40, "preservation": 0.0}
-    outputs = server.run(train(**inputs, train="whole UNet", options=["options", 0]) | options(drift_every=0))
-    text = "\n".join(outputs["train"]["text"])
-    assert (
-        "(loss not finite)" in text and "warning: The loss was not finite at step" in text and "kept the state" in text
-    )
-    tensors = load_file(patches / "forget_zebra.safetensors").values()
-    assert all(torch.isfinite(v).all() for v in tensors) and any(v.abs().max() > 0.01 for v in tensors)

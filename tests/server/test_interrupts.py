@@ -1,9 +1,9 @@
-"""Gate and merge of patches that say much: their progress is seen, and cancel ends them."""
+"""Work that takes long: its progress is seen, and cancel ends it and leaves nothing behind."""
 
 import threading
 
 import pytest
-from prompts import miniature, sampled
+from prompts import correct, invert, miniature, reference, same_picture_now, sampled, train
 from safetensors.torch import save_file
 
 from tools import hostile_files
@@ -73,3 +73,26 @@ def test_gate_and_merge_tell_their_progress(server, patches, make, texts, steps)
     server.run(make(patches, texts), on_event)
     # the host leaves some out where they follow each other fast
     assert values and values == sorted(values)
+
+
+LONG = {
+    "train": train(method="attention re-steering", steps=10000),
+    "invert": miniature() | reference() | invert(inversion_steps=100000),
+    "correct": miniature() | reference() | correct(inversion_steps=100000),
+}
+
+
+@pytest.mark.parametrize("node", LONG)
+def test_interrupt_leaves_nothing_behind(server, patches, embeddings, picture_before, node):
+    started = threading.Event()
+
+    def on_event(kind, data):
+        if kind == "progress" and data.get("node") == node and data.get("value", 0) >= 2 and not started.is_set():
+            started.set()
+            threading.Thread(target=server.interrupt).start()
+
+    with pytest.raises(NodeError) as caught:
+        server.run(LONG[node], on_event)
+    assert caught.value.kind == "interrupted" and started.is_set()
+    assert list(patches.iterdir()) == [] and list(embeddings.iterdir()) == []
+    assert same_picture_now(server, picture_before)

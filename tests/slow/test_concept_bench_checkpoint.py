@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from inprocess.test_score_nodes import clip_folder
+from inprocess.random_clip import clip_folder
 
 from bench import full_size
 from bench.concept_bench.report import page, read_results

@@ -2,14 +2,21 @@
 
 import pytest
 import torch
+from toy_concepts import TEMPLATES
 from toy_model import ToyModel
 
+from fmn_core.concepts.concept import Concept
 from fmn_core.training.references import References
 
 
 @pytest.fixture
 def model():
     return ToyModel()
+
+
+@pytest.fixture
+def zebra():
+    return Concept(["zebra"], "object", TEMPLATES)
 
 
 @pytest.fixture

@@ -1,33 +1,19 @@
-import dataclasses
+"""Forgetting in closed form on the toy: what is solved, what the patch does and says, and what is refused."""
 
 import pytest
 import torch
-from toy_model import ToyModel
+from toy_concepts import TEMPLATES
 
-from fmn_core.closed_form import collect
 from fmn_core.closed_form.collect import collect_moments
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.moments import Moments
 from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.closed_form.targets import steered_pair
-from fmn_core.closed_form.weight_choice import DRIFT_PRICE, PRESERVE_WEIGHTS, RIDGES, choose_weights
 from fmn_core.concepts.concept import Concept, make_concept
-from fmn_core.concepts.preserve import (
-    IMAGINED_WORDS,
-    TEMPLATES_PER_NAME,
-    encode_imagined,
-    imagined_word_count,
-    imagined_words,
-    preserve_groups,
-    without_concepts,
-)
+from fmn_core.concepts.preserve import IMAGINED_WORDS, preserve_groups
 from fmn_core.errors import ForgetError
-from fmn_core.model.tokens import row_weights
-from fmn_core.patch.factors import mean_square_change, smallest_rank, weighted_range
 
 pytestmark = pytest.mark.usefixtures("whole_prompts")
-
-TEMPLATES = ["a photo of a {} in the park", "a {} on a table", "a drawing of a {} , detailed", "{}"]
 
 
 def rows_of(model, concept, preserve):
@@ -41,16 +27,6 @@ def rows_of(model, concept, preserve):
         target.append(torch.cat([torch.zeros(1, model.dim), ablated.context[at : 77 - 1]]))
     kept = model.encode(list(dict.fromkeys([*preserve, "", *ablated_texts])))
     return torch.cat(source).double(), torch.cat(target).double(), torch.cat([p.context for p in kept]).double()
-
-
-@pytest.fixture
-def model():
-    return ToyModel()
-
-
-@pytest.fixture
-def zebra():
-    return Concept(["zebra"], "object", TEMPLATES)
 
 
 def test_solution_zeroes_the_gradient_of_the_ridge_objective():
@@ -132,48 +108,9 @@ def test_more_preservation_moves_preserve_prompts_less(model, zebra):
     assert drifts[2] < drifts[0]
 
 
-@pytest.mark.parametrize("preservation", [0.3, 1.0, 3.0])
-def test_choice_is_the_best_of_the_grid_on_what_was_left_out(model, zebra, preservation):
-    fitted, left_out = collect_moments(
-        model, [zebra], ["a horse in the park", "a dog", "a chair and a table", "the sea"]
-    )
-    root = torch.randn(30, model.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    metric = root.T @ root
-    ridge, weight, figures = choose_weights(fitted, left_out, metric, preservation=preservation)
-
-    def score(r, w):
-        edit = fitted.solve(r, w)
-        return left_out.missed(edit, metric) ** 2 + (preservation * DRIFT_PRICE * left_out.drift(edit, metric)) ** 2
-
-    scores = {(r, w): score(r, w) for r in RIDGES for w in PRESERVE_WEIGHTS}
-    assert (ridge, weight) == min(scores, key=scores.get)
-    assert figures["held_out_drift"] == left_out.drift(fitted.solve(ridge, weight), metric)
-
-
 def test_two_runs_are_identical(model, zebra):
     a, b = (forget_closed_form(model, [zebra]).state_dict() for _ in range(2))
     assert all(torch.equal(a[k], b[k]) for k in a)
-
-
-def test_preserve_prompts_that_name_the_concept_are_dropped(model, zebra):
-    assert without_concepts(model, [zebra], ["a zebra in the park", "a horse", "a horse"]) == ["a horse"]
-
-
-def test_names_go_through_templates_and_prompts_do_not(model):
-    concept = make_concept(model, "zebra")
-    lines = ["horse", "zebra", "a horse in the park at night"]
-    groups = preserve_groups(model, [concept], lines, use_everyday_captions=False)
-    assert groups[0] == [""] and groups[2] == ["a horse in the park at night"] and len(groups) == 3
-    assert groups[1][0] == "horse" and len(groups[1]) >= TEMPLATES_PER_NAME
-    assert all("horse" in text for text in groups[1])
-
-
-def test_a_name_is_held_out_with_all_its_prompts(model, zebra):
-    """Both prompts of a name land in one half: the other half says what happens to names that nobody listed."""
-    first, second = collect_moments(model, [zebra], [["one horse", "two horse"], []])
-    alone, _ = collect_moments(model, [zebra], [[], []])
-    assert first.preserved == alone.preserved + 2 * 77
-    assert second.preserved == collect_moments(model, [zebra], [[], []])[1].preserved
 
 
 def test_progress_may_interrupt(model, zebra):
@@ -219,104 +156,8 @@ def test_figures_from_moments_equal_figures_from_rows():
     assert moments.drift(edit, w.T @ w) == pytest.approx(float(drift), rel=1e-10)
 
 
-def test_the_two_halves_share_no_template_and_no_preserve_prompt(model, zebra):
-    first, second = collect_moments(model, [zebra], [[""], ["a horse"], ["a dog"]])
-    assert first.sources + second.sources == sum(m.sources for m in collect_moments(model, [zebra], []))
-    assert first.preserved + second.preserved == 77 * (2 + 1 + 3)  # "{}" without the phrase is the empty prompt
-    assert first.sources > 0 and second.sources > 0
-
-
-def test_weighted_range_beats_other_subspaces_of_its_rank():
-    g = torch.Generator().manual_seed(2)
-    edit, root = torch.randn(8, 8, generator=g).double(), torch.randn(8, 8, generator=g).double()
-    moment = root @ root.T
-    basis, residual = weighted_range(edit, moment, 0.0, 3)
-
-    def left(u):
-        e = edit - u @ (u.T @ edit)
-        return float((e @ moment @ e.T).trace())
-
-    total = float((edit @ moment @ edit.T).trace())
-    assert residual == pytest.approx(left(basis) / total, rel=1e-9)
-    for seed in range(20):
-        other, _ = torch.linalg.qr(torch.randn(8, 3, generator=torch.Generator().manual_seed(seed)).double())
-        assert left(other) >= left(basis)
-
-
-def test_movement_from_factors_equals_that_of_the_dense_change():
-    g = torch.Generator().manual_seed(5)
-    parts = [(torch.randn(5, r, generator=g).double(), torch.randn(r, 7, generator=g).double()) for r in (2, 3)]
-    rows = torch.randn(11, 7, generator=g).double()
-    dense = sum(up @ down for up, down in parts)
-    assert mean_square_change(parts, rows.T @ rows) == pytest.approx(float(((rows @ dense.T) ** 2).sum()), rel=1e-12)
-
-
-def test_weights_that_are_given_are_kept(model, zebra):
-    halves = collect_moments(model, [zebra], [["a horse in the park"], ["a dog"]])
-    metric = torch.eye(model.dim, dtype=torch.float64)
-    assert choose_weights(*halves, metric, 2e-4, 7.0)[:2] == (2e-4, 7.0)
-    ridge, weight, _ = choose_weights(*halves, metric, preserve_weight=7.0)
-    assert ridge in RIDGES and weight == 7.0
-
-
-def test_smallest_rank():
-    s = torch.tensor([3.0, 1.0, 0.1])
-    assert smallest_rank(s, 0.5, 3) == 1
-    assert smallest_rank(s, 0.01, 3) == 2
-    assert smallest_rank(s, 0.0, 2) == 2
-    assert smallest_rank(torch.zeros(3), 0.1, 3) == 1
-
-
 def test_rows_of_several_phrases_are_all_solved(model):
     concept = Concept(["zebra", "striped horse"], "object", TEMPLATES)
     both = sum(m.sources for m in collect_moments(model, [concept], []))
     single = sum(m.sources for m in collect_moments(model, [Concept(["zebra"], "object", TEMPLATES)], []))
     assert both > single
-
-
-def test_imagined_words_have_the_distribution_of_the_vocabulary(model):
-    model.table[100:] = 0  # never trained
-    trained = model.table[:100]
-    words = torch.cat([name.embedding["l"] for name in imagined_words(model, 20000)])
-
-    torch.testing.assert_close(words.mean(0), trained.mean(0), atol=0.05, rtol=0)
-    torch.testing.assert_close(words.T.cov(), trained.T.cov(correction=0), atol=0.08, rtol=0)
-    nearest = torch.cdist(words[:200], trained).min(1).values
-    assert nearest.min() > 0.5 * torch.cdist(trained, trained).topk(2, largest=False).values[:, 1].median()
-
-
-def test_imagined_words_narrow_what_an_edit_does_to_words_in_no_list(model, zebra):
-    groups, moved = [[""]], {}
-    unlisted = Moments.empty(model.dim)
-    for prompt in model.encode(["a photo of a lighthouse in the park", "a violin on a table"]):
-        unlisted.add_preserved(prompt.context)
-    metric = torch.eye(model.dim, dtype=torch.float64)
-    for imagined in (0, IMAGINED_WORDS):
-        first, second = collect_moments(model, [zebra], groups, imagined)
-        moved[imagined] = unlisted.drift((first + second).solve(1e-6, 10.0), metric)
-    assert moved[IMAGINED_WORDS] < moved[0]
-
-
-def test_imagined_words_stand_where_the_phrase_would(model, zebra):
-    prompts = encode_imagined(model, [zebra], 8)
-    assert all(sum(i < 0 for i in prompt.tokens["l"][0]) == 1 for prompt in prompts)
-    assert len({prompt.text for prompt in prompts}) == len(TEMPLATES)
-
-
-def test_more_concepts_draw_more_words_that_weigh_no_more(model, zebra):
-    concepts = [zebra, *(dataclasses.replace(zebra, phrases=[name]) for name in ("teapot", "wizard"))]
-    assert [imagined_word_count(200, n) for n in (1, 3, 5, 9)] == [200, 600, 1000, 1000]
-    assert imagined_word_count(0, 4) == 0 and imagined_word_count(1500, 3) == 1500
-    none, some = (sum_of(collect_moments(model, concepts, [[""]], n)) for n in (0, 20))
-    pp, rows = torch.zeros_like(none.pp), 0.0
-    for prompt in encode_imagined(model, concepts, 60, collect.PADDING):
-        weight = row_weights(prompt, model.vocabulary) / 3
-        context = prompt.context.double()
-        pp += (context * weight[:, None]).T @ context
-        rows += float(weight.sum())
-    torch.testing.assert_close(some.pp - none.pp, pp, atol=1e-6, rtol=1e-6)
-    assert some.preserved - none.preserved == pytest.approx(rows)
-
-
-def sum_of(halves):
-    return halves[0] + halves[1]

@@ -8,9 +8,10 @@ import pytest
 from tools.comfy_host import REPOSITORY
 
 LONGEST_FUNCTION, LONGEST_MODULE = 60, 320
-MODULES = [
+SOURCES = [
     p for folder in ("fmn_core", "nodes", "bench", "tools", "mini_sd") for p in (REPOSITORY / folder).rglob("*.py")
 ]
+MODULES = [*SOURCES, *(REPOSITORY / "tests").rglob("*.py")]
 GLOSSARY = (REPOSITORY / "docs" / "glossary.md").read_text(encoding="utf-8")
 
 
@@ -50,7 +51,7 @@ def test_every_word_has_one_row_and_is_used():
     """Used: in the sources or in what users read."""
     words = [re.sub(r"\s*\(.*\)", "", row[0]) for row in rows("Words")]
     assert len(words) == len(set(words)) and all(len(row) == 2 and row[1] for row in rows("Words"))
-    paths = [*MODULES, REPOSITORY / "README.md", *(REPOSITORY / "js" / "docs").glob("*.md")]
+    paths = [*SOURCES, REPOSITORY / "README.md", *(REPOSITORY / "js" / "docs").glob("*.md")]
     text = " ".join(p.read_text(encoding="utf-8") for p in paths)
     # TargetPair and target_pair are the words "target pair".
     used = re.sub(r"\s+|_|(?<=[a-z])(?=[A-Z])", " ", text).lower()

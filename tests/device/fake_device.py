@@ -31,7 +31,7 @@ def missing_tools() -> str:
 def cache_folder() -> Path:
     """Where the extension for these sources and this torch lies."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    sources = [Path(__file__).with_name("operators.py"), *sorted(BACKEND.iterdir())]
+    sources = [Path(__file__), Path(__file__).with_name("operators.py"), *sorted(BACKEND.iterdir())]
     digest = hashlib.sha256(b"\0".join(p.read_bytes() for p in sources)).hexdigest()[:16]
     return root / "forget-me-not" / "fake_device" / f"{torch.__version__}-{sysconfig.get_python_version()}-{digest}"
 
@@ -49,11 +49,14 @@ def build() -> Any:
         fcntl.flock(handle, fcntl.LOCK_EX)
         # torch's own lock: whoever holds ours may remove one that a killed process left.
         (folder / "lock").unlink(missing_ok=True)
+        # Compiled from copies: ninja builds again where the path of a source differs, as it does in every checkout.
+        sources = folder / "sources"
         if not (folder / f"{NAME}.so").exists():
             operators.write_tables(folder)
-        flags = ["-O1", "-g0", f"-I{BACKEND}", f"-I{folder}", "-Wno-attributes"]
+            shutil.copytree(BACKEND, sources, dirs_exist_ok=True)
+        flags = ["-O1", "-g0", f"-I{sources}", f"-I{folder}", "-Wno-attributes"]
         return cpp_extension.load(
-            NAME, [str(BACKEND / "fake_device.cpp")], extra_cflags=flags, build_directory=str(folder)
+            NAME, [str(sources / "fake_device.cpp")], extra_cflags=flags, build_directory=str(folder)
         )
 
 

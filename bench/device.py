@@ -77,7 +77,7 @@ One inference is one picture of 128x128 with guidance, without the VAE. The mini
 {equal}
 
 Three steps of Adam amplify what half precision does to small gradients, because its first steps are their signs; the gradients themselves (`gradients` of tests/device)
-are within a hundredth of the CPU's.
+are within .01 of the CPU's in fp16 and .06 in bf16. The columns of DynamicVRAM are from a ComfyUI that has it.
 """
 
 

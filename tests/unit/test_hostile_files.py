@@ -19,7 +19,7 @@ from fmn_core.patch.patch import ForgetPatch
 from tools import hostile_files
 
 GOOD = hostile_files.good_file()
-MUTATIONS = 2200
+MUTATIONS = 1000
 SLOWEST = 2.0
 
 

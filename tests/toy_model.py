@@ -9,6 +9,7 @@ from fmn_core.model.protocol import CrossAttention
 from fmn_core.model.tokens import CHUNK, PLACEHOLDER, EncodedPrompt, Vocabulary, vector_id
 
 START, END = 1, 2
+WORDS = ("zebra", "zebras", "horse", "house", "red", "barn", "teapot", "park", "table", "photo")
 
 
 class ToyModel:
@@ -42,6 +43,9 @@ class ToyModel:
 
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
         return {"l": self.ids(phrase)}
+
+    def words(self) -> dict[int, str]:
+        return {self.ids(word)[0]: word for word in WORDS}
 
     def token_embeddings(self) -> dict[str, torch.Tensor]:
         return {"l": self.table}

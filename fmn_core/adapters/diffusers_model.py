@@ -72,6 +72,9 @@ class DiffusersModel:
     ) -> list[EncodedPrompt]:
         return self._text.encode(prompts, words, self.device, padding)
 
+    def words(self) -> dict[int, str]:
+        return self._text.words()
+
     def token_embeddings(self) -> dict[str, torch.Tensor]:
         return self._text.tables()
 

@@ -19,6 +19,7 @@ from ..model.tokens import (
     first_end,
     strip_special,
     vector_id,
+    whole_words,
 )
 
 _BATCH = 16
@@ -97,6 +98,11 @@ class DiffusersText:
         return {name: e.table.weight.detach() for name, e in self._encoders.items()}
 
     # --- tokens ---
+
+    def words(self) -> dict[int, str]:
+        """See TextModel.words."""
+        vocabulary = next(iter(self._encoders.values())).tokenizer.get_vocab()
+        return whole_words({token: spelling for spelling, token in vocabulary.items()})
 
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
         """Token ids of a phrase per text encoder, see TextModel.phrase_tokens."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..concepts.concept import Concept
-from ..concepts.preserve import encode_imagined, imagined_word_count
+from ..concepts.preserve import encode_imagined, encode_imagined_styles, imagined_word_count
 from ..model.protocol import TextModel
 from ..model.tokens import EncodedPrompt, LearnedEmbedding, row_weights
 from .moments import Moments, MomentSums
@@ -68,7 +68,9 @@ def collect_moments(
         halves[n].add_preserved(kept[text].context, row_weights(kept[text], model.vocabulary))
     if imagined:
         drawn = imagined_word_count(imagined, len(concepts))
-        for n, prompt in enumerate(encode_imagined(model, concepts, drawn, PADDING)):
+        # Half of the words name things, in the concepts' templates, and half name styles.
+        things = encode_imagined(model, concepts, drawn - drawn // 2, PADDING)
+        for n, prompt in enumerate([*things, *encode_imagined_styles(model, drawn // 2, PADDING)]):
             # More draws estimate the same mean better. Their total weight stays that of `imagined` words, so that they do not
             # outweigh what the user listed.
             halves[n % 2].add_preserved(prompt.context, row_weights(prompt, model.vocabulary) * (imagined / drawn))

@@ -5,18 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import cast
 
 import torch
 
 from ..concepts.concept import Concept, check_concepts
 from ..concepts.preserve import preserve_groups
+from ..model.encoding_cache import MemoizedEncoding
 from ..model.protocol import ForgetModel
 from ..patch.figures import rounded
 from ..patch.patch import ForgetPatch, fingerprint
 from .collect import collect_moments
-from .settings import PRECISIONS, ClosedFormSettings
+from .settings import FORGOTTEN, IGNORED, PRECISIONS, ClosedFormSettings
 from .solve import solve_factors
 from .targets import TargetPair, check_target, template_pairs
+from .vocabulary import related_words, with_synonyms
 
 
 def forget_closed_form(
@@ -51,17 +54,25 @@ def forget_closed_form(
     started = time.perf_counter()
     report_progress(0, 4, {})
     check_concepts(model, concepts)
+    # Words of the vocabulary are encoded once, to be compared and to be preserved.
+    text = cast(ForgetModel, MemoizedEncoding(model))
+    related = related_words(text, concepts, settings.vocabulary_words)
+    if pairs is None and settings.synonyms == FORGOTTEN:
+        concepts = with_synonyms(concepts, related)
     pairs = _pairs_of(concepts, settings) if pairs is None else pairs
-    preserve = preserve_groups(model, concepts, settings.preserve_prompts, settings.use_everyday_captions)
+    words = related.kept()
+    preserve = preserve_groups(text, concepts, settings.preserve_prompts, settings.use_everyday_captions, words)
     dtype = PRECISIONS[settings.precision]
     device = model.device if dtype == torch.float32 else "cpu"
-    halves = collect_moments(model, concepts, preserve, settings.imagined_words, pairs, dtype, device)
+    halves = collect_moments(text, concepts, preserve, settings.imagined_words, pairs, dtype, device)
     report_progress(1, 4, {})
     rank = settings.rank * len(concepts)
     factors, figures = solve_factors(model, halves, settings, rank, lambda figures: report_progress(2, 4, figures))
     figures["seconds"] = time.perf_counter() - started
+    if settings.synonyms != IGNORED:
+        figures |= related.as_figures()
     report_progress(4, 4, figures)
-    described = {"method": "closed form", **asdict(settings)}
+    described = {"method": "closed form", **asdict(settings), "kept_words": words}
     return ForgetPatch(factors, [c.as_dict() for c in concepts], fingerprint(model), described, rounded(figures))
 
 

@@ -14,6 +14,10 @@ from .weight_choice import AUTO
 
 Precision = Literal["float64 on the CPU", "float32 on the model's device"]
 
+Synonyms = Literal["name them", "forget them too", "ignore"]
+NAMED, FORGOTTEN, IGNORED = get_args(Synonyms)
+VOCABULARY_WORDS = 96
+
 PRECISIONS: dict[Precision, torch.dtype] = dict(zip(get_args(Precision), (torch.float64, torch.float32)))
 
 
@@ -37,7 +41,7 @@ class ClosedFormSettings:
     overshoot: float = option(
         default=BY_KIND,
         help="How much further than the target, away from the concept: 0 ends at the target, 0.5 goes half as far again. -1: 0.5 for a "
-        "style, whose fallback may be drawn in that very style, and 0 for everything else.",
+        "style, whose fallback may be drawn in that very style, and 0.15 for everything else; 0 for targets other than the ablated prompt.",
         minimum=BY_KIND,
         maximum=3.0,
         step=0.05,
@@ -87,7 +91,19 @@ class ClosedFormSettings:
     use_everyday_captions: bool = option(default=True, help="Preserve the built-in everyday captions.")
     imagined_words: int = option(
         default=IMAGINED_WORDS,
-        help="Words that do not exist, preserved so that words in no list are kept too: so many for each concept, up to 1000 in all. Fewer are faster and keep less.",
+        help="Words that do not exist, preserved so that words in no list are kept too: so many for each concept, up to 1000 in all. "
+        "Half of them stand where a style is named. Fewer are faster and keep less.",
         minimum=0,
         maximum=4 * IMAGINED_WORDS,
+    )
+    vocabulary_words: int = option(
+        default=VOCABULARY_WORDS,
+        help="Words of the text encoder's own vocabulary that are compared with each concept, most of them the nearest. Those that mean "
+        "something else are preserved; those that mean the same are its synonyms. 0: none.",
+        minimum=0,
+        maximum=1000,
+    )
+    synonyms: Synonyms = option(
+        default=NAMED,
+        help="Words of the vocabulary that act like the concept: name them in the report, forget them too, or say nothing of them.",
     )

@@ -21,7 +21,14 @@ from ..patch.factors import matrix_root, mean_square_change
 from ..patch.patch import Factors, ForgetPatch
 from ..patch.shrink import reduce_rank
 from .merge import MergeSettings, check_mergeable, linear_factors, merged_patch, split_parts, stack_factors
-from .recorded import recorded_concepts, recorded_pairs, recorded_settings, recorded_weights, training_moments
+from .recorded import (
+    recorded_concepts,
+    recorded_pairs,
+    recorded_settings,
+    recorded_weights,
+    recorded_words,
+    training_moments,
+)
 
 
 @dataclass
@@ -79,7 +86,8 @@ def fuse_patches(
         concepts = chain(concepts, source.concepts)
     joint = _joint_settings(sources, settings)
     pairs = [pair for patch in patches for pair in recorded_pairs(patch)]
-    fit_half, held_out_half = training_moments(text, list(concepts), joint, pairs)
+    words = list(dict.fromkeys(word for patch in patches for word in recorded_words(patch)))
+    fit_half, held_out_half = training_moments(text, list(concepts), joint, pairs, words)
     metric = torch.eye(len(fit_half.cc), dtype=torch.float64)
     ridge, weight, figures = choose_weights(fit_half, held_out_half, metric, preservation=joint.preservation)
     system = (fit_half + held_out_half).second_moment(ridge, weight)
@@ -90,7 +98,8 @@ def fuse_patches(
     report_progress(len(patches) + 1, len(patches) + 1)
     figures |= {"effect_kept": [1 - _relative_distance(s, factors) for s in sources]}
     recorded = {k: v for k, v in asdict(joint).items() if k not in ("rank", "tolerance")}
-    return merged_patch(patches, "fusion", factors, {**recorded, "strengths": strengths}, figures)
+    recorded |= {"strengths": strengths, "kept_words": words}
+    return merged_patch(patches, "fusion", factors, recorded, figures)
 
 
 def _fused_layers(
@@ -117,7 +126,7 @@ def _source(text: TextModel, patch: ForgetPatch, strength: float) -> _Source:
             "Merge it by sum, or connect the CLIP of its base model."
         )
     settings = recorded_settings(patch)
-    fit_half, held_out_half = training_moments(text, concepts, settings, recorded_pairs(patch))
+    fit_half, held_out_half = training_moments(text, concepts, settings, recorded_pairs(patch), recorded_words(patch))
     moments = fit_half + held_out_half
     weights = recorded_weights(patch)
     system = moments.second_moment(*weights) if weights else moments.cc / max(1, moments.sources)

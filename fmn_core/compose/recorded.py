@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..closed_form.moments import Moments
 from ..closed_form.settings import ClosedFormSettings
 from ..closed_form.targets import ABLATED, SUBSTITUTE, TargetPair, template_pairs
 from ..concepts.concept import Concept, concept_from_dict
-from ..concepts.preserve import IMAGINED_WORDS, preserve_groups
+from ..concepts.preserve import IMAGINED_WORDS, preserve_groups, without_concepts
 from ..errors import ForgetError
 from ..model.protocol import TextModel
 from ..patch.patch import ForgetPatch
@@ -86,9 +87,20 @@ def recorded_weights(patch: ForgetPatch) -> tuple[float, float] | None:
     return (ridge, weight) if patch.settings.get("method") in _SOLVED and not searched else None
 
 
+def recorded_words(patch: ForgetPatch) -> list[str]:
+    """The words of the vocabulary that a patch's training preserved."""
+    return list(patch.settings.get("kept_words", []))
+
+
 def training_moments(
-    text: TextModel, concepts: list[Concept], settings: ClosedFormSettings, pairs: list[TargetPair]
+    text: TextModel,
+    concepts: list[Concept],
+    settings: ClosedFormSettings,
+    pairs: list[TargetPair],
+    words: Sequence[str] = (),
 ) -> tuple[Moments, Moments]:
-    """The two halves of the moments that a closed-form training on these concepts and target pairs collects."""
-    preserve = preserve_groups(text, concepts, settings.preserve_prompts, settings.use_everyday_captions)
+    """The two halves of the moments that a closed-form training on these concepts, target pairs and kept words collects."""
+    # What one patch keeps, another may forget.
+    kept = without_concepts(text, concepts, list(words))
+    preserve = preserve_groups(text, concepts, settings.preserve_prompts, settings.use_everyday_captions, kept)
     return collect_moments(text, concepts, preserve, settings.imagined_words, pairs)

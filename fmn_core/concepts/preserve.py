@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ..model.protocol import TextModel
 from ..model.token_table import token_rows, trained_tokens
 from ..model.tokens import PLACEHOLDER, EncodedPrompt
 from .concept import Concept, Name
-from .templates import everyday_captions, fill_template, spread_templates
+from .templates import default_templates, everyday_captions, fill_template, spread_templates
 
 # A preserve line of up to this many words is a name ("horse", "green apple"), a longer one is a prompt.
 NAME_WORDS = 3
@@ -16,10 +18,15 @@ TEMPLATES_PER_NAME = 8
 # Imagined words for one concept, and for several at once.
 IMAGINED_WORDS, MOST_IMAGINED = 200, 1000
 _ROWS_PER_DRAW = 4096
+_STYLE_SEED = 1
 
 
 def preserve_groups(
-    model: TextModel, concepts: list[Concept], lines: list[str], use_everyday_captions: bool
+    model: TextModel,
+    concepts: list[Concept],
+    lines: list[str],
+    use_everyday_captions: bool,
+    words: Sequence[str] = (),
 ) -> list[list[str]]:
     """Builds the preserve prompts, in groups that collect_moments does not split between its halves.
 
@@ -33,6 +40,8 @@ def preserve_groups(
         Prompts, and names of up to NAME_WORDS words.
     use_everyday_captions
         Adds the built-in captions.
+    words
+        Words of the model's vocabulary, each of which is kept in the first template of the concepts.
 
     Returns
     -------
@@ -44,7 +53,7 @@ def preserve_groups(
     for line in without_concepts(model, concepts, [*lines, *captions]):
         is_name = line in lines and len(line.split()) <= NAME_WORDS
         groups.append([line, *(fill_template(t, line) for t in templates)] if is_name else [line])
-    return groups
+    return groups + [[fill_template(templates[0], word)] for word in words]
 
 
 def _templates_of(concepts: list[Concept]) -> list[str]:
@@ -83,7 +92,21 @@ def encode_imagined(
     model: TextModel, concepts: list[Concept], count: int = IMAGINED_WORDS, padding: int | None = None
 ) -> list[EncodedPrompt]:
     """Encodes imagined words in the concepts' templates, one template after another; `padding` as in TextModel.encode."""
-    templates, names = _templates_of(concepts), imagined_words(model, count)
+    return _encode_words(model, imagined_words(model, count), _templates_of(concepts), padding)
+
+
+def encode_imagined_styles(model: TextModel, count: int, padding: int | None = None) -> list[EncodedPrompt]:
+    """Encodes imagined words as the styles of everyday subjects; `padding` as in TextModel.encode.
+
+    A user's prompt names styles that are in no list. Rows after a style vary with it, and a solve that has seen no style takes some of
+    that variation for the concept.
+    """
+    return _encode_words(model, imagined_words(model, count, _STYLE_SEED), default_templates("style"), padding)
+
+
+def _encode_words(
+    model: TextModel, names: list[Name], templates: Sequence[str], padding: int | None
+) -> list[EncodedPrompt]:
     texts = [fill_template(templates[k % len(templates)], name.text) for k, name in enumerate(names)]
     return model.encode(texts, [name.embedding for name in names], padding)
 

@@ -57,22 +57,14 @@ _STYLE_FORMS = (
 )
 # Many subjects, each in three of the forms: a solve on few subjects distorts the others.
 _SUBJECTS = (
-    "a house", "a dog", "a car", "a tree", "a woman", "a bowl of fruit", "a city street", "a bird", "a boat", "a chair", "a flower",
-    "a mountain", "a child", "a horse", "a table", "a bottle", "a hat", "a fish", "a robot", "a book", "a man", "a train", "a cup of tea",
+    "a village", "a cow", "a bus", "a tree", "a woman", "a bowl of fruit", "a city street", "a bird", "a boat", "a chair", "a flower",
+    "a mountain", "a child", "a sheep", "a table", "a bottle", "a hat", "a fish", "a statue", "a book", "a man", "a train", "a cup of tea",
     "a castle", "a lamp", "a shoe", "a cloud", "a bear", "a sandwich", "a bridge", "a clock", "a garden",
 )  # fmt: skip
 _FORMS_PER_SUBJECT = (0, 2, 4)
-# Styles after the phrase matter most: without them, the concept survives in prompts that end with "in NAME style".
-_ENDINGS = (
-    "",
-    " in twemoji style",
-    " in the style of noto",
-    ", fluent style",
-    ", emojione",
-    " in the style of art",
-    " on a table",
-    ", highly detailed",
-)
+# Words after the phrase. No list holds every style: imagined words in the style templates stand for those that users will name, see
+# preserve.encode_imagined.
+_ENDINGS = ("", " in the style of art", " on a table", ", highly detailed")
 
 
 @cache

@@ -70,6 +70,10 @@ class TextModel(Protocol):
         """
         ...
 
+    def words(self) -> dict[int, str]:
+        """The whole words in the vocabulary of the first text encoder, by token id; see tokens.whole_words."""
+        ...
+
     def token_embeddings(self) -> dict[str, torch.Tensor]:
         """The table of token embeddings (vocabulary, width) of each text encoder.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from ..errors import ForgetError
 
 CHUNK = 77
+SHORTEST_WORD = 3
 # Which columns count besides the phrase's own tokens: none, the first end token, or all end and padding tokens.
 END_TOKEN_CHOICES = ("none", "first", "all")
 # Marks, in a prompt's text, the place of a learned embedding.
@@ -63,6 +65,22 @@ class Vocabulary:
     start: int = 49406
     end: int = 49407
     pad: dict[str, int] = field(default_factory=dict)
+
+
+def whole_words(spellings: Mapping[int, str]) -> dict[int, str]:
+    """The tokens that are whole words of at least three letters, in lower case, by token id.
+
+    Parameters
+    ----------
+    spellings
+        Spelling of every token. A whole word ends with "</w>" in CLIP's tokenizers and begins with "\u2581" in SentencePiece's.
+    """
+    words = {}
+    for token, spelling in spellings.items():
+        word = spelling.removesuffix("</w>").removeprefix("\u2581")
+        if word != spelling and len(word) >= SHORTEST_WORD and word.isalpha() and word.islower():
+            words[token] = word
+    return dict(sorted(words.items()))
 
 
 def strip_special(chunks: list[list[int]], vocabulary: Vocabulary) -> list[int]:

@@ -79,11 +79,15 @@ _SETTINGS = {
     "target": TypeAdapter(Label),
     "substitute": TypeAdapter(Phrase),
     "preserve_prompts": TypeAdapter(Annotated[list[Line], Field(max_length=MOST_LINES)]),
+    "kept_words": TypeAdapter(Annotated[list[Phrase], Field(max_length=MOST_LINES)]),
 }
 _FIGURES = {
     **dict.fromkeys(
         ("held_out_missed", "held_out_drift", "preserve_drift", "shrink_residual", "ridge", "preserve_weight"),
         TypeAdapter(Number),
+    ),
+    **dict.fromkeys(
+        ("synonyms", "neighbours"), TypeAdapter(Annotated[dict[Phrase, Number], Field(max_length=MOST_LINES)])
     ),
     **dict.fromkeys(("losses", "mass"), TypeAdapter(list[Number])),
     "drift": TypeAdapter(list[Annotated[list[Number], Field(min_length=2, max_length=2)]]),

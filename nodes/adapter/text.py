@@ -18,6 +18,7 @@ from ...fmn_core.model.tokens import (
     first_end,
     strip_special,
     vector_id,
+    whole_words,
 )
 from ...fmn_core.model.transfer import send
 from .. import host
@@ -154,6 +155,10 @@ class ComfyText:
             return "vector"
         spelling = self._tokenizers[encoder].inv_vocab.get(token, "?")
         return spelling.removesuffix("</w>")
+
+    def words(self) -> dict[int, str]:
+        """See TextModel.words."""
+        return whole_words(next(iter(self._tokenizers.values())).inv_vocab)
 
     def token_embeddings(self) -> dict[str, torch.Tensor]:
         """See TextModel.token_embeddings."""

@@ -26,7 +26,7 @@ def training_report(patch: ForgetPatch, matched: int, saved: SaveResult) -> str:
         searches = f"{attack['searches']} searches of {attack['budget']['steps']} steps for each concept"
         rounds = f"{attack['rounds']} round{'s' if attack['rounds'] > 1 else ''}"
         lines.append(f"attacked in {rounds} by {searches}; the patch also forgets the embeddings that they found")
-    lines += _style_advice(patch)
+    lines += _style_advice(patch) + _synonym_lines(figures)
     lines += [f"matched {matched} layers in {figures['seconds']:.1f} s", *saved_lines(saved)]
     return "\n".join(lines)
 
@@ -51,6 +51,14 @@ def _style_advice(patch: ForgetPatch) -> list[str]:
     if patch.settings.get("target") != ABLATED or not any(c.get("kind") == "style" for c in patch.concepts):
         return []
     return ["without a style the model may draw any, seldom the forgotten one: Closed Form Options takes a substitute"]
+
+
+def _synonym_lines(figures: dict) -> list[str]:
+    """The words that act like the concept, and what to do with them."""
+    words = ", ".join(f"{word} ({similarity:.2f})" for word, similarity in figures.get("synonyms", {}).items())
+    if not words:
+        return []
+    return [plain_text(f"words of this model that act like it: {words}; to forget one too, add it below the phrase")]
 
 
 def loss_trend(name: str, losses: Sequence[float]) -> str:

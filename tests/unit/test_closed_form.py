@@ -63,7 +63,9 @@ def test_pairs_align_with_the_prompt_without_the_phrase(model):
 
 
 def test_factors_equal_the_dense_edit_at_full_rank(model, zebra):
-    settings = ClosedFormSettings(train="keys and values", ridge=1e-3, preserve_weight=1.0, rank=24, tolerance=0.0)
+    settings = ClosedFormSettings(
+        train="keys and values", ridge=1e-3, preserve_weight=1.0, rank=24, tolerance=0.0, vocabulary_words=0
+    )
     patch = forget_closed_form(model, [zebra], settings)
 
     first, second = collect_moments(model, [zebra], preserve_groups(model, [zebra], [], True), IMAGINED_WORDS)
@@ -77,7 +79,8 @@ def test_factors_equal_the_dense_edit_at_full_rank(model, zebra):
 
 
 def test_reported_figures_equal_what_the_patched_weights_do(model, zebra):
-    patch = forget_closed_form(model, [zebra], ClosedFormSettings(ridge=1e-4, preserve_weight=1.0, imagined_words=0))
+    exact = {"ridge": 1e-4, "preserve_weight": 1.0, "overshoot": 0.0, "imagined_words": 0, "vocabulary_words": 0}
+    patch = forget_closed_form(model, [zebra], ClosedFormSettings(**exact))
     from fmn_core.concepts.templates import everyday_captions
 
     source, target, preserve = rows_of(model, zebra, list(everyday_captions()))

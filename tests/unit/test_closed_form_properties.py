@@ -76,7 +76,14 @@ def test_factors_are_the_dense_edit(out, dim, rows, kept, rank, repeat, ridge, w
 def test_a_concept_named_twice_is_forgotten_as_one():
     """The same rows twice change neither the mean nor the solution."""
     model = ToyModel()
-    exact = {"ridge": 1e-4, "preserve_weight": 1.0, "imagined_words": 0, "rank": 24, "tolerance": 0.0}
+    exact = {
+        "ridge": 1e-4,
+        "preserve_weight": 1.0,
+        "imagined_words": 0,
+        "vocabulary_words": 0,
+        "rank": 24,
+        "tolerance": 0.0,
+    }
     once = Concept(["zebra"], "object", ["a {} in the park", "a {} on a table"])
     twice = Concept(["zebra", "Zebra"], "object", once.templates)
     one, two = (forget_closed_form(model, [c], ClosedFormSettings(**exact)) for c in (once, twice))

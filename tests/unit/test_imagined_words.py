@@ -9,7 +9,14 @@ from toy_concepts import TEMPLATES
 from fmn_core.closed_form import collect
 from fmn_core.closed_form.collect import collect_moments
 from fmn_core.closed_form.moments import Moments
-from fmn_core.concepts.preserve import IMAGINED_WORDS, encode_imagined, imagined_word_count, imagined_words
+from fmn_core.concepts.preserve import (
+    IMAGINED_WORDS,
+    encode_imagined,
+    encode_imagined_styles,
+    imagined_word_count,
+    imagined_words,
+)
+from fmn_core.concepts.templates import default_templates
 from fmn_core.model.tokens import row_weights
 
 pytestmark = pytest.mark.usefixtures("whole_prompts")
@@ -44,13 +51,22 @@ def test_imagined_words_stand_where_the_phrase_would(model, zebra):
     assert len({prompt.text for prompt in prompts}) == len(TEMPLATES)
 
 
+def test_imagined_words_stand_where_a_style_would(model):
+    prompts = encode_imagined_styles(model, 8)
+    assert {prompt.text.replace("<concept>", "{}") for prompt in prompts} == set(default_templates("style")[:8])
+    assert (
+        len({prompt.tokens["l"][0][prompt.tokens["l"][0].index(min(prompt.tokens["l"][0]))] for prompt in prompts}) == 8
+    )
+
+
 def test_more_concepts_draw_more_words_that_weigh_no_more(model, zebra):
     concepts = [zebra, *(dataclasses.replace(zebra, phrases=[name]) for name in ("teapot", "wizard"))]
     assert [imagined_word_count(200, n) for n in (1, 3, 5, 9)] == [200, 600, 1000, 1000]
     assert imagined_word_count(0, 4) == 0 and imagined_word_count(1500, 3) == 1500
     none, some = (sum_of(collect_moments(model, concepts, [[""]], n)) for n in (0, 20))
     pp, rows = torch.zeros_like(none.pp), 0.0
-    for prompt in encode_imagined(model, concepts, 60, collect.PADDING):
+    things = encode_imagined(model, concepts, 30, collect.PADDING)
+    for prompt in [*things, *encode_imagined_styles(model, 30, collect.PADDING)]:
         weight = row_weights(prompt, model.vocabulary) / 3
         context = prompt.context.double()
         pp += (context * weight[:, None]).T @ context

@@ -13,7 +13,15 @@ from fmn_core.errors import ForgetError
 pytestmark = pytest.mark.usefixtures("whole_prompts")
 
 TEMPLATES = ["a photo of a {} in the park", "a {} on a table"]
-EXACT = {"ridge": 1e-9, "preserve_weight": 1e-9, "rank": 24, "tolerance": 0.0, "imagined_words": 0}
+EXACT = {
+    "ridge": 1e-9,
+    "preserve_weight": 1e-9,
+    "rank": 24,
+    "tolerance": 0.0,
+    "overshoot": 0.0,
+    "imagined_words": 0,
+    "vocabulary_words": 0,
+}
 
 
 @pytest.fixture
@@ -54,10 +62,10 @@ def test_a_substitute_stands_in_the_phrases_place(model, zebra):
     assert all(torch.equal(target[j - 5], aim.context[j + 1]) for j in range(6, 76))
 
 
-def test_a_style_goes_further_than_its_target_and_other_kinds_do_not(zebra):
+def test_a_style_goes_further_beyond_its_target_than_other_kinds(zebra):
     style = Concept(["noto"], "style", TEMPLATES)
     pairs = template_pairs([zebra, style])
-    assert [p.overshoot for p in pairs] == [0.0, 0.0, 0.5, 0.5]
+    assert [p.overshoot for p in pairs] == [0.15, 0.15, 0.5, 0.5]
     assert {p.overshoot for p in template_pairs([zebra, style], overshoot=0.25)} == {0.25}
     assert {p.overshoot for p in template_pairs([style], "substitute", "horse")} == {0.0}
 

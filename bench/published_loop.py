@@ -1,9 +1,13 @@
-"""The published training loop of Forget-Me-Not, re-created for comparison; the pack does not use it.
+"""The published training loop of Forget-Me-Not without its pictures, re-created for comparison; the pack does not use it.
 
-Settings as released: the whole UNet in float32, AdamW (0.9, 0.999, weight decay 0.01), 35 steps at 2e-6, batch 1, one
-template, one un-squared norm over the concept's attention in all layers, end tokens included, and no image
-(`no_real_image`). The released gradient clip has no effect, because its parameter list is an exhausted generator, so no
-clip is applied here.
+As in the released configs/attn.yaml and src/train_attn.py: the whole UNet in float32, AdamW (0.9, 0.999, weight decay
+0.01), 35 steps at 2e-6, batch 1, one template, one un-squared norm over the concept's attention in all layers, end tokens
+included. The released gradient clip has no effect, because its parameter list is an exhausted generator, so no clip is
+applied here.
+
+Unlike there: the released configuration trains on noised pictures of the concept (`no_real_image: false`) and names it by
+the tokens of a textual inversion (`use_ti: true`). Here x_t is noise alone, which the released code offers as
+`no_real_image: true`, and the prompt has the phrase, as with `use_ti: false`.
 """
 
 from __future__ import annotations

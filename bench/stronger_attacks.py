@@ -19,7 +19,7 @@ from bench.concept_bench.method_registry import all_methods
 from bench.concept_bench.miniature_world import BenchWorld
 from bench.results_page import RESULTS, machine, markdown_table
 
-METHODS = ("closed form", "closed form, hardened", "FMN as released", "ESD-x", "MACE")
+METHODS = ("closed form", "closed form, hardened", "FMN, searched rate", "ESD-x", "MACE")
 CONCEPTS = ("cat", "car", "wizard")
 ATTACKS = {f"{steps} steps": {"steps": steps} for steps in (SEARCH_STEPS, 4 * SEARCH_STEPS)}
 COLUMNS = ("method", *ATTACKS)

@@ -18,7 +18,7 @@ from bench.concept_bench.report import read_results, tables, write_json, write_p
 from bench.concept_bench.run import DATABASE, add_arguments, parse_concepts, parse_methods, run_pending
 from bench.concept_bench.tasks import Task, tasks_of
 
-QUICK = (NOTHING, "closed form", "closed form, listed", "re-steering", "FMN as released", "UCE", "RECE")
+QUICK = (NOTHING, "closed form", "closed form, listed", "re-steering", "FMN, searched rate", "UCE", "RECE")
 QUICK_CONCEPTS, QUICK_DATABASE = (("cat",), ("noto",)), DATABASE.with_name("quick.sqlite")
 
 

@@ -6,11 +6,13 @@ else.
 
 Defaults are those of the released train-scripts/train-esd.py: 1000 iterations, Adam 1e-5, negative guidance 1, start
 guidance 3, 50 sampling steps. The release draws the loss's timestep from the interval that ends at x_t's timestep; here
-the loss is at x_t's timestep itself. Several concepts take turns.
+the loss is at x_t's timestep itself. Several concepts take turns. `our_contexts` is no part of the release, which trains
+on one prompt for each concept.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import torch
 
 from bench.peers.denoising import output_error, partly_sampled, predicted
-from bench.peers.peer_prompts import Forgotten, prompt_of
+from bench.peers.peer_prompts import Forgotten, phrase_in_templates, prompt_of
 from bench.peers.weights import in_training
 
 
@@ -36,6 +38,8 @@ class Settings:
         Learning rate.
     template
         Prompt of an object or identity, with `{}` for its phrase.
+    our_contexts
+        Trains on a prompt drawn at each step from fmn_core's templates for the phrase, in the place of `template`.
     """
 
     cross_attention: bool = True
@@ -45,6 +49,7 @@ class Settings:
     start_guidance: float = 3.0
     sampling_steps: int = 50
     template: str = "{}"
+    our_contexts: bool = False
 
 
 def steered(none: torch.Tensor, named: torch.Tensor, guidance: float) -> torch.Tensor:
@@ -57,16 +62,22 @@ def steered(none: torch.Tensor, named: torch.Tensor, guidance: float) -> torch.T
     return none - guidance * (named - none)
 
 
+def training_prompts(concept: Forgotten, settings: Settings) -> list[str]:
+    """The prompts that a concept's training draws from: one, or all of fmn_core's templates."""
+    return phrase_in_templates(concept) if settings.our_contexts else [prompt_of(concept, settings.template)]
+
+
 def forget(
     adapter: Any, concepts: Sequence[Forgotten], settings: Settings, seed: int = 0, preserve: Sequence[str] = ()
 ) -> dict[str, torch.Tensor]:
     """The trained weights by name; `preserve` has no effect."""
-    generator = torch.Generator().manual_seed(seed)
-    empty, *prompts = adapter.encode(["", *(prompt_of(c, settings.template) for c in concepts)])
+    generator, draw = torch.Generator().manual_seed(seed), random.Random(seed).choice
+    [empty] = adapter.encode([""])
+    prompts = [adapter.encode(training_prompts(c, settings)) for c in concepts]
     with in_training(adapter, lambda name: (".attn2." in name) == settings.cross_attention) as weights:
         optimiser = torch.optim.Adam(weights.parameters, lr=settings.rate)
         for step in range(settings.iterations * len(prompts)):
-            loss = _loss(adapter, weights, prompts[step % len(prompts)], empty, settings, generator)
+            loss = _loss(adapter, weights, draw(prompts[step % len(prompts)]), empty, settings, generator)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()

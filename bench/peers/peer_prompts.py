@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.names import MINIATURE_NAMES, names_of
-from fmn_core.concepts.templates import default_templates
+from fmn_core.concepts.concept import make_concept
+from fmn_core.concepts.preserve import IMAGINED_WORDS, encode_imagined, imagined_word_count, preserve_groups
+from fmn_core.concepts.templates import default_templates, fill_template, templates_for
 
 STYLE_PROMPT = "an image in the style of {}"
 _IN_STYLE = re.compile(r"(,| in)? (the style of \{\}|\{\} style)$")
@@ -49,6 +51,25 @@ def prompt_of(concept: Forgotten, template: str = "{}") -> str:
     return (STYLE_PROMPT if concept.kind == "style" else template).format(concept.phrase)
 
 
+def phrase_in_templates(concept: Forgotten) -> list[str]:
+    """The phrase in each of fmn_core's templates for it, as the closed form forgets it."""
+    return [fill_template(template, concept.phrase) for template in templates_for(concept.kind, [concept.phrase])]
+
+
+def default_preserve_set(adapter: Any, concepts: Sequence[Forgotten], excluded: Sequence[str] = ()) -> list[Any]:
+    """What the closed form preserves where nothing is listed, encoded: "", everyday captions and imagined words.
+
+    Parameters
+    ----------
+    excluded
+        Prompts to leave out, because they are preserved anyway.
+    """
+    described = [make_concept(adapter, c.phrase, c.kind) for c in concepts]
+    texts = [text for group in preserve_groups(adapter, described, [], True) for text in group if text not in excluded]
+    imagined = encode_imagined(adapter, described, imagined_word_count(IMAGINED_WORDS, len(described)))
+    return [*adapter.encode(texts), *imagined]
+
+
 def neighbour(adapter: Any, concept: Forgotten, excluded: Sequence[str] = ()) -> str:
     """The nearest concept of the same kind, which serves as an anchor where no superordinate is known.
 
@@ -70,7 +91,9 @@ def paired_prompts(concept: Forgotten, anchor: str, count: int) -> list[tuple[st
 
     Notes
     -----
-    The templates are fmn_core's, so that all methods have seen the same prompts.
+    The templates are fmn_core's defaults. Concept Ablation's prompts come from here, and MACE takes the first of the same
+    templates, so these two have this pack's contexts already; UCE, RECE and ESD have them where `our_contexts` is set.
+    FMN and SPM train on a single prompt.
     """
     templates = default_templates(concept.kind)
     if concept.kind != "style":

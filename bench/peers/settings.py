@@ -1,8 +1,9 @@
 """Settings of each peer: the published ones, and on the miniature those that bench.peers.tune chose.
 
 The published values are the defaults of each peer's Settings. They were made for SD 1.x, which has 100 times the
-weights. The miniature's settings run fewer steps at higher rates, so that a concept takes at most about 40 seconds on
-one thread; bench/results/peers.json holds them with their figures.
+weights. Rows with "our contexts" have the published values on this pack's prompts. The miniature's settings run fewer
+steps at higher rates, so that a concept takes at most about 40 seconds on one thread; bench/results/peers.json holds
+them with their figures.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from tools.comfy_host import REPOSITORY
 FILE = REPOSITORY / "bench" / "results" / "peers.json"
 
 PUBLISHED: dict[str, Any] = {
-    "FMN as released": fmn.Settings(),
+    "FMN, released rate": fmn.Settings(),
+    "FMN, searched rate": fmn.Settings(),
     "ESD-x": esd.Settings(),
+    "ESD-x, our contexts": esd.Settings(our_contexts=True),
     "ESD-u": esd.Settings(cross_attention=False),
     "UCE": uce.Settings(),
+    "UCE, our contexts": uce.Settings(our_contexts=True),
     "Concept Ablation": concept_ablation.Settings(),
     "SPM": spm.Settings(),
     "RECE": rece.Settings(),
+    "RECE, our contexts": rece.Settings(our_contexts=True),
     "MACE": mace.Settings(),
 }
 

@@ -1,10 +1,11 @@
-"""Searches each peer's settings on the miniature: python -m bench.peers.tune [--peers UCE,MACE] [--more]
+"""Searches each peer's settings on the miniature: python -m bench.peers.tune [--peers UCE MACE] [--more]
 
 The concepts, frog and umbrella, are in no table; one seed. Every candidate is tried on the first concept; the best is
 tried on both, and the second best, too, where its score is near. The chosen candidate has the highest mean score, which
 is the harmonic mean of 1 - forget_after, 1 - synonym_after and 1 - keep_drop, over a third of the other concepts and 8
-sampling steps. Writes all candidates with their figures to bench/results/peers.json, from which PEERS reads. `--more`
-keeps the candidates in the file and tries only new ones.
+sampling steps. "FMN, released rate" has one candidate, so that it is measured like the others and stays as released.
+Writes all candidates with their figures to bench/results/peers.json, from which PEERS reads. `--more` keeps the
+candidates in the file and tries only new ones.
 """
 
 from __future__ import annotations
@@ -39,14 +40,17 @@ _ESD = {"iterations": 80, "sampling_steps": 8}
 _PICTURE = "a picture of a {}"
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
     "ESD-x": _candidates(_ESD, {"rate": 1e-4}, {"rate": 3e-4}, {"rate": 3e-4, "template": _PICTURE}),
+    "ESD-x, our contexts": _candidates(_ESD, {"rate": 1e-4}, {"rate": 3e-4}),
     "MACE": _candidates(
         {"mapped_to": "house", "sampling_steps": 12, "guidance": 3.0},
         {"preserve_scale": 0.1},
         {"preserve_scale": 1.0},
         {"preserve_scale": 1.0, "rate": 1e-3},
     ),
-    "FMN as released": _candidates({}, {"rate": 6e-5}, {"rate": 1e-4}),
-    "RECE": _candidates({}, {}, {"rounds": 1}, {"regular_scale": 0.1}),
+    "FMN, released rate": _candidates({}, {}),
+    "FMN, searched rate": _candidates({}, {"rate": 6e-5}, {"rate": 1e-4}),
+    "RECE": _candidates({}, {}, {"rounds": 3}, {"regular_scale": 0.1}),
+    "RECE, our contexts": _candidates({}, {}, {"preserve_scale": 1.0}, {"regular_scale": 0.1}),
     "Concept Ablation": _candidates(
         {"steps": 50, "batch": 4, "pictures": 16, "sampling_steps": 12, "guidance": 3.0}, {"rate": 1e-4}, {"rate": 3e-4}
     ),
@@ -60,6 +64,7 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
         {"rate": 3e-2, "anchoring": 30.0},
     ),
     "UCE": _candidates({}, {}, {"preserve_scale": 1.0}),
+    "UCE, our contexts": _candidates({}, {}, {"preserve_scale": 1.0}),
 }
 
 
@@ -118,12 +123,12 @@ def choose(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peers", default=",".join(CANDIDATES))
+    parser.add_argument("--peers", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     parser.add_argument("--more", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     world = World(steps=8)
-    for name in args.peers.split(","):
+    for name in args.peers:
         page = json.loads(FILE.read_text()) if FILE.exists() else {"peers": {}}
         known_rows = page["peers"].get(name, {}).get("tried", []) if args.more else []
         page["peers"][name] = choose(name, try_candidates(world, name, known_rows))

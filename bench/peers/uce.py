@@ -5,7 +5,8 @@ preserved prompts act like themselves. Nothing is trained.
 
 Defaults are those of the code released with the paper (train-scripts/train_erase.py): erase_scale 1, preserve_scale
 0.1, lambda 0.5, the rows from the last word on, guide "" for all concepts, and all rows of preserved prompts.
-`last_row_only` is the later release (trainscripts/uce_sd_erase.py), with preserve_scale 1.
+`last_row_only` is the later release (trainscripts/uce_sd_erase.py), with preserve_scale 1. `our_contexts` is no part of
+any release: it gives UCE this pack's prompts, so that a difference from the closed form is one of its targets.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from bench.peers.peer_prompts import Forgotten
+from bench.peers.peer_prompts import Forgotten, default_preserve_set, phrase_in_templates
 from bench.peers.weights import keys_and_values
 from fmn_core.model.tokens import first_end
 
@@ -35,6 +36,8 @@ class Settings:
         Prompt that the concept's prompt should act like.
     last_row_only
         Uses the last word's row only, and not the rows after it.
+    our_contexts
+        Erases the phrase in each of fmn_core's templates, and preserves fmn_core's captions and imagined words as well.
     """
 
     erase_scale: float = 1.0
@@ -42,6 +45,7 @@ class Settings:
     ridge: float = 0.5
     guide: str = ""
     last_row_only: bool = False
+    our_contexts: bool = False
 
 
 Rows = tuple[float, torch.Tensor, torch.Tensor]  # weight, sources (n, dim), targets (n, dim)
@@ -74,23 +78,27 @@ def erased_rows(adapter: Any, prompt: Any, guide: Any, settings: Settings) -> Ro
     return settings.erase_scale, prompt.context[a : a + count], guide.context[b : b + count]
 
 
-def preserved_rows(adapter: Any, preserve: Sequence[str], settings: Settings) -> list[Rows]:
+def erased_prompts(concepts: Sequence[Forgotten], settings: Settings) -> list[str]:
+    """Prompts to erase: the phrases, or the phrases in all their templates."""
+    return [prompt for c in concepts for prompt in (phrase_in_templates(c) if settings.our_contexts else [c.phrase])]
+
+
+def preserved_rows(
+    adapter: Any, concepts: Sequence[Forgotten], preserve: Sequence[str], settings: Settings
+) -> list[Rows]:
     """Rows of the preserved prompts, which are their own targets."""
     prompts = adapter.encode(list(preserve))
+    if settings.our_contexts:
+        prompts = [*prompts, *default_preserve_set(adapter, concepts, preserve)]
     kept = [p.context[last_word(adapter, p)][None] if settings.last_row_only else p.context for p in prompts]
     return [(settings.preserve_scale, k, k) for k in kept]
-
-
-def edit_of(adapter: Any, concepts: Sequence[Forgotten], settings: Settings, preserve: Sequence[str]) -> torch.Tensor:
-    """The joint edit A of all concepts."""
-    guide, *prompts = adapter.encode([settings.guide, *(c.phrase for c in concepts)])
-    rows = [erased_rows(adapter, p, guide, settings) for p in prompts]
-    return input_edit(rows + preserved_rows(adapter, preserve, settings), settings.ridge)
 
 
 def forget(
     adapter: Any, concepts: Sequence[Forgotten], settings: Settings, seed: int = 0, preserve: Sequence[str] = ()
 ) -> dict[str, torch.Tensor]:
     """The changed weights by name; `seed` has no effect."""
-    edit = edit_of(adapter, concepts, settings, preserve)
+    guide, *prompts = adapter.encode([settings.guide, *erased_prompts(concepts, settings)])
+    erased = [erased_rows(adapter, p, guide, settings) for p in prompts]
+    edit = input_edit(erased + preserved_rows(adapter, concepts, preserve, settings), settings.ridge)
     return {name: (w @ edit).float() for name, w in keys_and_values(adapter).items()}

@@ -1,6 +1,7 @@
 """The peers' algebra against least squares and by hand; that they run on diffusers pipelines, and put weights back."""
 
 import itertools
+import json
 import math
 from types import SimpleNamespace
 
@@ -8,12 +9,15 @@ import pytest
 import tiny_pipelines
 import torch
 
-from bench.peers import concept_ablation, esd, fmn, mace, mace_attention, rece, spm, uce
+from bench.peers import PEERS, concept_ablation, esd, fmn, mace, mace_attention, rece, spm, tune, uce
 from bench.peers.adapters import Adapters
 from bench.peers.denoising import output_error, partly_sampled, predicted
-from bench.peers.peer_prompts import Forgotten, paired_prompts
+from bench.peers.peer_prompts import Forgotten, default_preserve_set, paired_prompts, phrase_in_templates
+from bench.peers.settings import FILE, PUBLISHED, miniature_settings
 from bench.peers.weights import in_place, in_training, keys_and_values
 from fmn_core.adapters.diffusers_model import DiffusersModel
+from fmn_core.concepts.preserve import IMAGINED_WORDS
+from fmn_core.concepts.templates import default_templates, everyday_captions
 from fmn_core.model.tokens import EncodedPrompt, Vocabulary
 from tools import comfy_host
 
@@ -103,6 +107,58 @@ def test_rece_without_rounds_is_uce_and_with_rounds_erases_the_revived(adapter):
     assert any(not torch.allclose(none[n], some[n], rtol=1e-3) for n in plain)
 
 
+def test_the_rounds_of_rece_have_a_ridge_of_their_own(adapter):
+    settings = rece.Settings(preserve_scale=0.3, regular_scale=0.02)
+    assert (settings.ridge, settings.round_ridge, settings.rounds) == (0.5, 0.1, 1)
+    changed = rece.forget(adapter, CONCEPTS[:1], settings, preserve=["owl"])
+    first = uce.forget(adapter, CONCEPTS[:1], uce.Settings(preserve_scale=0.3), preserve=["", "owl"])
+    weights = {n: w.double() for n, w in keys_and_values(adapter).items()}
+    cat, empty, owl = (p.context.double() for p in adapter.encode(["cat", "", "owl"]))
+    stacked, edited = (torch.cat([w[n].double() for n in weights]) for w in (weights, first))
+    system = edited.T @ edited + 0.02 * torch.eye(cat.shape[1]).double()
+    revived = torch.linalg.solve(system, edited.T @ stacked @ cat.T).T
+    for name, w in first.items():
+        w = w.double()
+        parts = [(1.0, revived, empty @ w.T), (0.3, empty, empty @ w.T), (0.3, owl, owl @ w.T)]
+        parts.append((0.1, torch.eye(w.shape[1]).double(), w.T))
+        torch.testing.assert_close(changed[name].double(), stacked_least_squares(parts), rtol=1e-3, atol=1e-4)
+
+
+def test_uce_in_our_contexts_erases_the_templates_and_keeps_the_words_too(adapter):
+    settings = uce.Settings(our_contexts=True, preserve_scale=0.3)
+    prompts = phrase_in_templates(CONCEPTS[0])
+    assert prompts == [t.replace("{}", "cat") for t in default_templates("object")]
+    assert uce.erased_prompts(CONCEPTS[:1], settings) == prompts and len(set(prompts)) == len(prompts) > 5
+    assert uce.erased_prompts(CONCEPTS[:1], uce.Settings()) == ["cat"]
+    changed = uce.forget(adapter, CONCEPTS[:1], settings, preserve=["owl"])
+    empty, owl, *named = adapter.encode(["", "owl", *prompts])
+    words = default_preserve_set(adapter, CONCEPTS[:1], ["owl"])
+    erased = [uce.erased_rows(adapter, prompt, empty, settings)[1:] for prompt in named]
+    name, w = next(iter(keys_and_values(adapter).items()))
+    parts = [(1.0, c.double(), t.double() @ w.T) for c, t in erased]
+    parts += [(0.3, p.context.double(), p.context.double() @ w.T) for p in (owl, *words)]
+    parts.append((0.5, torch.eye(w.shape[1]).double(), w.T))
+    torch.testing.assert_close(changed[name].double(), stacked_least_squares(parts), rtol=1e-3, atol=1e-4)
+
+
+def test_the_default_preserve_set_names_no_concept_and_no_prompt_twice(adapter):
+    caption = everyday_captions()[0]
+    concept = Forgotten(everyday_captions()[1].split()[-1], "object")
+    texts = [p.text for p in default_preserve_set(adapter, [concept], ["", caption])]
+    captions = texts[:-IMAGINED_WORDS]
+    assert captions and set(captions) < set(everyday_captions()) and "" not in captions and caption not in captions
+    assert not any(concept.phrase in c.split() for c in captions)
+
+
+def test_rece_in_our_contexts_starts_from_uce_in_them(adapter):
+    plain = uce.forget(adapter, CONCEPTS[:1], uce.Settings(our_contexts=True), preserve=["", "owl"])
+    none, some = (
+        rece.forget(adapter, CONCEPTS[:1], rece.Settings(our_contexts=True, rounds=n), preserve=["owl"]) for n in (0, 1)
+    )
+    assert all(torch.equal(plain[n], none[n]) for n in plain)
+    assert all(w.isfinite().all() and not torch.allclose(w, none[n], rtol=1e-3) for n, w in some.items())
+
+
 def test_mace_fuses_by_least_squares():
     w, changes, contexts = drawn(5, 8), drawn(2, 5, 8, seed=1), drawn(2, 12, 8, seed=2)
     kept = drawn(3, 8, seed=3)
@@ -121,6 +177,16 @@ def test_mace_refines_the_words_beside_the_concept(adapter):
         assert weight == 1.0
         torch.testing.assert_close(sources, torch.cat([named.context[:5], named.context[6:76]]))
         torch.testing.assert_close(targets, torch.cat([mapped.context[:5], mapped.context[7:77]]))
+
+
+def test_the_miniatures_settings_are_what_the_search_tries():
+    chosen = {name: peer["settings"] for name, peer in json.loads(FILE.read_text())["peers"].items()}
+    assert set(chosen) == set(tune.CANDIDATES) == set(PEERS) == set(PUBLISHED)
+    assert all(settings in tune.CANDIDATES[name] for name, settings in chosen.items())
+    assert miniature_settings("FMN, released rate") == fmn.Settings(steps=35, rate=2e-6)
+    assert miniature_settings("FMN, searched rate").rate > 2e-6
+    contexts = {name for name, published in PUBLISHED.items() if getattr(published, "our_contexts", False)}
+    assert contexts == {f"{name}, our contexts" for name in ("UCE", "RECE", "ESD-x")}
 
 
 def test_mace_draws_its_timesteps_between_200_and_400():
@@ -155,6 +221,20 @@ def test_the_error_is_that_of_the_networks_own_output(prediction):
     other = clean + 0.1 * drawn(2, 4, 3, 3, seed=2)
     wanted = ((output(other) - output(clean)) ** 2).mean()
     torch.testing.assert_close(output_error(model, other, clean, sigma), wanted)
+
+
+def test_esd_in_our_contexts_trains_on_every_template(adapter, monkeypatch):
+    trained, denoise = [], adapter.denoise
+    monkeypatch.setattr(adapter, "denoise", lambda x, s, prompts: trained.extend(prompts) or denoise(x, s, prompts))
+    settings = esd.Settings(iterations=12, sampling_steps=1, our_contexts=True)
+    first = esd.forget(adapter, CONCEPTS[:1], settings, seed=3)
+    texts = {p.text for p in trained} - {""}
+    assert texts <= set(phrase_in_templates(CONCEPTS[0])) and len(texts) > 5
+    again = esd.forget(adapter, CONCEPTS[:1], settings, seed=3)
+    assert all(torch.equal(w, again[n]) for n, w in first.items())
+    trained.clear()
+    esd.forget(adapter, CONCEPTS[:1], esd.Settings(iterations=3, sampling_steps=1))
+    assert {p.text for p in trained} == {"", "cat"}
 
 
 def test_a_partial_sampling_follows_the_whole_one(adapter):

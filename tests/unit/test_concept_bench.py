@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.concept_bench.asks import asks_of
+from bench.concept_bench.asks import asks_of, check_held_out, styles_in_templates
 from bench.concept_bench.cell import JudgedPictures, accuracies_of, attack_sources
 from bench.concept_bench.concepts import GROUPS, LISTS, load_list
 from bench.concept_bench.local import in_this_process
@@ -74,12 +74,13 @@ def test_nothing_asked_is_in_a_solve_or_seen_before(concepts, seed):
     group = load_list("miniature")[concepts[0]].group
     words = [concepts[0]] if group == "style" else [w for n in concepts for w in (n, *BY_NAME[n].synonyms)]
     solved = {t.format(w) for t in default_templates(group) for w in words}
-    for name in ("target", "synonym"):
+    for name in ("target", "synonym", "contexts"):
         assert not solved & set(asks[name].prompts)
     for ask in asks.values():
         assert min(ask.seeds) >= 70_000 + 1000 * seed and max(ask.seeds) < 71_000 + 1000 * seed
         assert len(set(zip(ask.prompts, ask.seeds))) == len(ask.prompts)
-        assert all(style in drawn_styles(concept) for concept, style in zip(ask.concepts, ask.styles))
+        styles = list(zip(ask.concepts, ask.styles))
+        assert all(style in drawn_styles(concept) for concept, style in styles if style or ask is not asks["contexts"])
     assert not set(concepts) & {*asks["others"].styles, *([] if group == "style" else asks["others"].concepts)}
 
 
@@ -89,6 +90,44 @@ def test_a_thing_is_asked_for_in_every_style_and_half_of_the_others_in_turn():
     assert all("kitten" in prompt for prompt in asks[0]["synonym"].prompts)
     assert {n for ask in asks for n in ask["others"].concepts} == set(BY_NAME) - {"cat"}
     assert all({"tiger", "dog"} <= set(ask["others"].concepts) for ask in asks)
+
+
+def test_contexts_are_in_no_form_of_the_table_or_of_a_template_and_half_of_a_things_name_a_style():
+    ask = asks_of(Task("miniature", "x", ("cat",), 0))["contexts"]
+    assert len(ask.prompts) == len(set(ask.prompts)) == 8 and set(ask.concepts) == {"cat"}
+    assert sorted(filter(None, ask.styles)) == sorted(STYLE_NAMES) and ask.styles.count("") == 4
+    assert all((style or "style") in prompt for prompt, style in zip(ask.prompts, ask.styles) if style)
+    assert not any(
+        style in prompt for prompt, mark in zip(ask.prompts, ask.styles) if not mark for style in STYLE_NAMES
+    )
+    styled = asks_of(Task("miniature", "x", ("noto",), 0))["contexts"]
+    assert len(styled.prompts) == 8 and set(styled.styles) == {"noto"} and all("noto" in p for p in styled.prompts)
+    several = asks_of(Task("miniature", "x", ("cat", "car"), 0))["contexts"]
+    assert several.concepts == ["cat", "cat", "car", "car"] and several.styles.count("") == 2
+    for concept in load_list("miniature").values():
+        taken = {
+            *concept.prompts,
+            *concept.paraphrases,
+            *(t.replace("a {}", "{x}") for t in default_templates(concept.group)),
+        }
+        assert concept.contexts and not taken & set(concept.contexts)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_prompt_of_a_template_is_refused_whatever_its_article(group):
+    form = next(t for t in default_templates(group) if "a {}" in t or group == "style")
+    check_held_out(["look at an owl"], [group])
+    with pytest.raises(ValueError, match="no default template"):
+        check_held_out(["look at an owl", form.replace("a {}", "an owl").replace("{}", "noto")], [group])
+
+
+def test_styles_that_templates_name_are_counted(monkeypatch):
+    monkeypatch.setattr(
+        "bench.concept_bench.asks.default_templates", lambda kind: ("a {}", "a {}, Noto", "{}, in fluent")
+    )
+    assert styles_in_templates("object") == 2
+    monkeypatch.setattr("bench.concept_bench.asks.default_templates", lambda kind: ("a {}", "a notorious {}"))
+    assert styles_in_templates("object") == 0
 
 
 @pytest.mark.parametrize("concepts", [(), ("nobody",), ("cat", "noto"), ("noto", "twemoji")])
@@ -208,8 +247,12 @@ def test_accuracies_of_a_thing_by_hand():
         "synonym": shown(["cat"] * 2, ["noto"] * 2, ["cat", "dog"], ["noto"] * 2),
         "others": shown(["dog", "tiger", "car", "owl", "fox"], ["noto"] * 5, ["dog", "tiger", "house", "owl", "fox"], ["noto"] * 4 + ["fluent"]),
     }  # fmt: skip
-    found = accuracies_of(Task("miniature", "x", ("cat",), 0), pictures)
+    task = Task("miniature", "x", ("cat",), 0)
+    assert "ua_contexts" not in accuracies_of(task, pictures)
+    pictures["contexts"] = shown(["cat"] * 4, ["", "noto"] * 2, ["cat", "dog", "dog", "dog"], ["noto"] * 4)
+    found = accuracies_of(task, pictures)
     assert (found["UA"], found["IRA"], found["CRA"], found["generality"]) == (0.75, 0.8, 0.8, 0.5)
+    assert (found["ua_contexts"], found["ua_contexts_before"]) == (0.75, 0)
     assert (found["context_kept"], found["neighbours"]) == (0.75, 1.0)
     assert found["H_o"] == pytest.approx(3 / (1 / 0.75 + 1 / 0.8 + 1 / 0.5), abs=1e-6)
     assert (found["UA_before"], found["H_o_before"], found["IRA_before"]) == (0, 0, 1)
@@ -280,6 +323,21 @@ def test_the_report_shows_scores_with_intervals_provenance_and_failures(database
     assert all(r["command"] and r["git_commit"] and r["torch_version"] for r in kept["results"])
     assert (tmp_path / "results" / "concept_bench.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "results" / "concept_bench.md").read_text() == text
+
+
+def test_rows_from_before_a_column_are_blank_in_it_and_held_out_styles_are_claimed_only_where_measured(tmp_path):
+    old, new = (Task("miniature", m, ("cat",), 0) for m in ("closed form", "UCE"))
+    residue = {"ua_contexts": 0.5, "residue_probability": 0.25, "residue_similarity": -0.125, "styles_in_templates": 0}
+    for styles, sentence in ((0, "so these are held-out styles"), (1, "so these are not held-out styles")):
+        path = tmp_path / f"{styles}.sqlite"
+        with Store(path) as store:
+            store.put(row(old))
+            assert "residue" not in page(read_results(path)) and "held-out" not in page(read_results(path))
+            store.put(row(new, **{**residue, "styles_in_templates": styles}))
+        text = page(read_results(path))
+        assert "| method | H_o | UA | ua_contexts | residue_probability | residue_similarity | IRA |" in text
+        assert "| UCE | 0.65 | 0.75 | 0.50 | 0.25 | -0.12 | 0.80 |" in text
+        assert "| closed form | 0.65 | 0.75 |  |  |  | 0.80 |" in text and sentence in text
 
 
 def test_columns_that_no_row_has_are_left_out():

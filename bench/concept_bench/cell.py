@@ -81,7 +81,7 @@ def measure_task(world: BenchWorld | CheckpointWorld, task: Task) -> dict[str, A
         figures = accuracies_of(task, judged) | _picture_scores(world, judged)
         if isinstance(world, CheckpointWorld):
             figures |= {"setting": world.setting}
-        else:
+        elif ablated is not None:
             figures |= _held_out_figures(world, task, judged["target"], ablated)
             if SIZES[task.ask].costly:
                 figures |= _attacks(world, task, applied.model) | m_scores(world, task, applied.model)

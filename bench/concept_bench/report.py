@@ -169,7 +169,7 @@ The row "nothing forgotten" is the model itself.
 
 _COLUMNS_OF_RESIDUE = """ua_contexts: not seen in prompts of forms that neither the table nor the pack has, such as "look
 at a cat" and "a small noto picture with a cat in it". residue_probability: the judge's mean probability of the concept in the target's pictures, where its first
-choice alone may hide a likeness; certainty is .95. residue_similarity: how much more similar they are to the untouched model's pictures of the same prompt and seed
+choice alone may hide a likeness. residue_similarity: how much more similar they are to the untouched model's pictures of the same prompt and seed
 (1) than its pictures without the concept's words are (0), in the judge's features. """
 _STYLES_HELD_OUT = "No template of the pack names a style of the miniature, so these are held-out styles. "
 _STYLES_NAMED = "Templates of the pack name some of the miniature's styles, so these are not held-out styles. "

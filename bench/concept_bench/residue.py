@@ -64,7 +64,8 @@ def mean_probability(judge: Judge, images: torch.Tensor, labels: Sequence[str], 
 
     Notes
     -----
-    The judge was trained with label smoothing of 0.05, so a certain picture has some 0.95 and not 1.
+    Label smoothing in the judge's training keeps the probability of a certain picture below 1. The measure is 0 for a
+    picture that looks like the concept and that the judge is sure to be something else; excess_similarity is not.
     """
     concepts, styles = probabilities(judge, images)
     names, given = (STYLE_NAMES, styles) if is_style else (CLASS_NAMES, concepts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from PIL import Image, ImageDraw
 
-_CELL, _LABEL, _GAP = 128, 22, 6
+_CELL, _LABEL, _GAP, _LINE = 128, 22, 6, 14
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:
@@ -32,15 +32,35 @@ def before_after_page(rows: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> Ima
 
 
 def grid_page(
-    images: torch.Tensor, rows: list[str], columns: list[str], cell: int = 64, left: int = 120
+    images: torch.Tensor,
+    rows: list[str],
+    columns: list[str],
+    cell: int = 64,
+    left: int = 120,
+    captions: list[tuple[str, str]] | None = None,
 ) -> Image.Image:
-    """Page of pictures (rows * columns, H, W, 3) in row-major order, with labels of rows and columns."""
-    page = Image.new("RGB", (left + len(columns) * cell, _LABEL + len(rows) * cell), "white")
+    """Page of pictures (rows * columns, H, W, 3) in row-major order, with labels of rows and columns.
+
+    Parameters
+    ----------
+    columns
+        Labels, which may have several lines.
+    cell
+        Width and height of a picture on the page, in pixels.
+    captions
+        A text and its colour below each picture.
+    """
+    top = _LABEL + _LINE * max(label.count("\n") for label in columns)
+    step = cell + (_LINE if captions else 0)
+    page = Image.new("RGB", (left + len(columns) * cell, top + len(rows) * step), "white")
     draw = ImageDraw.Draw(page)
     for c, label in enumerate(columns):
         draw.text((left + c * cell + 2, 4), label, fill="black")
     for r, label in enumerate(rows):
-        draw.text((4, _LABEL + r * cell + cell // 2 - 6), label, fill="black")
+        draw.text((4, top + r * step + cell // 2 - 6), label, fill="black")
         for c in range(len(columns)):
-            page.paste(to_pil(images[r * len(columns) + c]).resize((cell, cell)), (left + c * cell, _LABEL + r * cell))
+            n, x, y = r * len(columns) + c, left + c * cell, top + r * step
+            page.paste(to_pil(images[n]).resize((cell, cell)), (x, y))
+            if captions:
+                draw.text((x + 2, y + cell), captions[n][0], fill=captions[n][1])
     return page

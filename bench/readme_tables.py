@@ -77,9 +77,23 @@ def speed_table() -> str:
     return text_table(header, rows)
 
 
+# Columns of shares in the table of ConceptBench; those that no row has are left out.
+_SHARES = {
+    "H_o": "H_o",
+    "UA": "UA",
+    "ua_contexts": "UA, other contexts",
+    "residue_similarity": "residue",
+    "IRA": "IRA",
+    "CRA": "CRA",
+    "attacked": "attacked",
+}
+
+
 def peers_table() -> str:
     """The table of ConceptBench: every method, for one concept of each kind and for ten objects at once."""
-    header = ["forgotten", "method", "H_o", "UA", "IRA", "CRA", "attacked", "drift", "seconds", "file"]
+    measured = read_results(RESULTS / "concept_bench.sqlite")["rows"]
+    shares = [name for name in _SHARES if any(r.get(name) is not None for r in measured)]
+    header = ["forgotten", "method", *(_SHARES[name] for name in shares), "drift", "seconds", "file"]
 
     def rounded(row: dict, name: str, digits: int = 2) -> str:
         return "" if row.get(name) is None else f"{row[name]:.{digits}f}"
@@ -88,12 +102,12 @@ def peers_table() -> str:
         [
             f"{r['concepts']} {r['kind']}s at once" if r["concepts"] > 1 else r["kind"],
             r["method"],
-            *(rounded(r, name) for name in ("H_o", "UA", "IRA", "CRA", "attacked")),
+            *(rounded(r, name) for name in shares),
             rounded(r, "drift", 4),
             rounded(r, "cpu_seconds", 1),
             kilobytes(r["artefact_bytes"]),
         ]
-        for r in read_results(RESULTS / "concept_bench.sqlite")["rows"]
+        for r in measured
         if r["method"] != "nothing forgotten"
     ]
     return text_table(header, rows)

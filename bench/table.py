@@ -3,8 +3,9 @@
 Measures the concepts of bench/concept_bench/miniature.json with every method and three seeds, then writes the page
 bench/results/concept_bench.md (not with --methods, --concepts or --seeds). After an interruption the same command goes
 on. --quick: "cat" and "noto", one seed, fewer pictures, the methods in QUICK, from an empty database unless one is
-named, and no results page. --json FILE: rows of method, kind, concepts, H_o, UA, IRA, CRA, attacked, drift, seconds,
-artefact_bytes and other figures, see bench/concept_bench/report.py.
+named, and no results page. --json FILE: rows of method, kind, concepts, H_o, UA, ua_contexts, residue_probability,
+residue_similarity, IRA, CRA, attacked, drift, seconds, artefact_bytes and other figures, see
+bench/concept_bench/report.py.
 """
 
 from __future__ import annotations

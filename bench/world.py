@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,20 +56,27 @@ def target_ask(concept: str, words: str, solved: set[str], per_style: int, first
     """Pictures that call a concept by `words`, in each of its styles, with templates that no solve has used."""
     ask = Ask()
     for s, style in enumerate(drawn_styles(concept)):
-        forms = [t for t, form in enumerate(STYLED_TEMPLATES) if form.format(x="a {}", s=style) not in solved]
+        forms = _unsolved_forms(style, solved)
         for k in range(per_style):
             ask.add(words, concept, style, forms[(3 * s + k) % len(forms)], first_seed + k)
     return ask
 
 
-def others_ask(concepts: list[str], per_concept: int, first_seed: int) -> Ask:
-    """Pictures of the other concepts, with styles and templates in turn."""
+def others_ask(concepts: list[str], per_concept: int, first_seed: int, solved: Collection[str] = frozenset()) -> Ask:
+    """Pictures of the other concepts, with styles and templates in turn, without the templates in `solved`."""
     ask = Ask()
     for c, concept in enumerate(concepts):
         styles = drawn_styles(concept)
         for k in range(per_concept):
-            ask.add(concept, concept, styles[(c + k) % len(styles)], c + 3 * k, first_seed + k)
+            style = styles[(c + k) % len(styles)]
+            forms = _unsolved_forms(style, solved)
+            ask.add(concept, concept, style, forms[(c + 3 * k) % len(forms)], first_seed + k)
     return ask
+
+
+def _unsolved_forms(style: str, solved: Collection[str]) -> list[int]:
+    """Numbers of the styled templates that are not in `solved` once the style is filled in."""
+    return [t for t, form in enumerate(STYLED_TEMPLATES) if form.format(x="a {}", s=style) not in solved]
 
 
 class Pack:

@@ -16,6 +16,7 @@ from mini_sd.image_text import downsampling_blocks
 
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "judge.safetensors"
 OTHER = len(CONCEPT_NAMES)  # the class of everything that is none of the concepts
+CLASS_NAMES = (*CONCEPT_NAMES, "other")
 
 
 class Judge(nn.Module):
@@ -27,11 +28,15 @@ class Judge(nn.Module):
         self.concept = nn.Linear(width * 4 * 16, OTHER + 1)
         self.style = nn.Linear(width * 4 * 16, len(STYLE_NAMES))
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Penultimate layer (B, 16 * 4 * width), all values from 0, from which both heads read."""
         x = F.interpolate(images * 2 - 1, size=(64, 64), mode="area")
         for block in self.blocks:
             x = block(x)
-        x = F.dropout(x.flatten(1), 0.2, self.training)
+        return x.flatten(1)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = F.dropout(self.features(images), 0.2, self.training)
         return self.concept(x), self.style(x)
 
 
@@ -44,11 +49,27 @@ def load_judge(path: Path = WEIGHTS) -> Judge:
     return judge.eval()
 
 
+def _channels_first(images: torch.Tensor) -> torch.Tensor:
+    if images.shape[-1] == 3:
+        images = images.movedim(-1, 1)
+    return images.float().clamp(0, 1)
+
+
 @torch.inference_mode()
 def classify(judge: Judge, images: torch.Tensor) -> tuple[list[str], list[str]]:
     """Names what the judge sees: (B, 128, 128, 3) or (B, 3, 128, 128) in 0..1 -> concept names, style names."""
-    if images.shape[-1] == 3:
-        images = images.movedim(-1, 1)
-    concept, style = judge(images.float().clamp(0, 1))
-    names = (*CONCEPT_NAMES, "other")
-    return [names[i] for i in concept.argmax(1).tolist()], [STYLE_NAMES[i] for i in style.argmax(1).tolist()]
+    concept, style = judge(_channels_first(images))
+    return [CLASS_NAMES[i] for i in concept.argmax(1).tolist()], [STYLE_NAMES[i] for i in style.argmax(1).tolist()]
+
+
+@torch.inference_mode()
+def probabilities(judge: Judge, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax of both heads: (B, len(CLASS_NAMES)) over concepts, (B, len(STYLE_NAMES)) over styles; images as in classify."""
+    concept, style = judge(_channels_first(images))
+    return concept.softmax(1), style.softmax(1)
+
+
+@torch.inference_mode()
+def features(judge: Judge, images: torch.Tensor) -> torch.Tensor:
+    """Penultimate layer of the judge, (B, D); images as in classify."""
+    return judge.features(_channels_first(images))

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from bench.attack import one_attack
-from bench.concept_bench.asks import FIRST_SEED, SEED_STEP, SIZES
+from bench.concept_bench.asks import FIRST_SEED, SEED_STEP, SIZES, styles_in_templates
 from bench.concept_bench.checkpoint_world import CheckpointWorld
 from bench.concept_bench.concepts import BenchConcept, list_of, load_list
 from bench.concept_bench.method_registry import all_methods
 from bench.concept_bench.miniature_world import BenchWorld
 from bench.concept_bench.optional_scores import clip_scores, distances, m_scores
+from bench.concept_bench.residue import ablated_ask, residue_figures
 from bench.concept_bench.tasks import Task
 from bench.cost import measure_cost
 from bench.picture_figures import drift
@@ -54,6 +55,7 @@ def measure_task(world: BenchWorld | CheckpointWorld, task: Task) -> dict[str, A
         Shares are 0..1; `seconds` and `peak_mb` are those of forgetting alone. UA, IRA, CRA, H_o: see accuracies_of.
         `drift`: mean squared error of pictures that should stay. `attacked`, `attacked_base`: share of pictures that show
         the concept under an embedding searched on the patched and on the untouched model, for things of the miniature.
+        `residue_probability`, `residue_similarity`: see residue; `styles_in_templates`: see asks; of the miniature.
         `setting`: how a checkpoint was measured.
 
     Raises
@@ -68,6 +70,7 @@ def measure_task(world: BenchWorld | CheckpointWorld, task: Task) -> dict[str, A
     started, method = time.perf_counter(), all_methods()[task.method]
     asks = world.asks(task)
     before = {name: world.sample(ask) for name, ask in asks.items()}
+    ablated = None if isinstance(world, CheckpointWorld) else world.sample(ablated_ask(task, asks["target"]))
     with contextlib.ExitStack() as stack:
         cpu_started = time.process_time()
         with measure_cost() as cost:
@@ -78,8 +81,10 @@ def measure_task(world: BenchWorld | CheckpointWorld, task: Task) -> dict[str, A
         figures = accuracies_of(task, judged) | _picture_scores(world, judged)
         if isinstance(world, CheckpointWorld):
             figures |= {"setting": world.setting}
-        elif SIZES[task.ask].costly:
-            figures |= _attacks(world, task, applied.model) | m_scores(world, task, applied.model)
+        elif ablated is not None:
+            figures |= _held_out_figures(world, task, judged["target"], ablated)
+            if SIZES[task.ask].costly:
+                figures |= _attacks(world, task, applied.model) | m_scores(world, task, applied.model)
     figures |= {
         "seconds": cost.seconds,
         "own_seconds": applied.seconds,
@@ -93,22 +98,28 @@ def _judge(world: Any, task: Task, ask: Ask, before: torch.Tensor, after: torch.
     return JudgedPictures(ask, before, after, world.judged(task, before), world.judged(task, after))
 
 
+def _held_out_figures(world: BenchWorld, task: Task, target: JudgedPictures, ablated: torch.Tensor) -> dict[str, float]:
+    """Residue in the target's pictures, and how many of the miniature's styles the templates of the pack name."""
+    residue = residue_figures(world.judge, task, target.ask, target.before, target.after, ablated)
+    return residue | {"styles_in_templates": styles_in_templates(_first_concept(task).group)}
+
+
 def _first_concept(task: Task) -> BenchConcept:
     """The concept whose group and neighbours stand for the task's."""
     return load_list(list_of(task.model))[task.concepts[0]]
 
 
 def accuracies_of(task: Task, judged: dict[str, JudgedPictures]) -> dict[str, float]:
-    """UA, IRA, CRA, H_o and their terms, after and (with the suffix `_before`) before forgetting.
+    """UA, ua_contexts, IRA, CRA, H_o and their terms, after and (with the suffix `_before`) before forgetting.
 
     Notes
     -----
     For a thing, UA is measured on its pictures, IRA is the share of other things that are right, and CRA the share of
     their styles. For a style, UA is measured on pictures in it, IRA is the share of other styles that are right, and
-    CRA the share of the things in them. H_o takes IRA as specificity. `context_kept`: share of right styles in the
-    forgotten thing's pictures, or of right things in the forgotten style's. `neighbours`: share of right look-alikes,
-    where others are drawn besides them. Prompts of a checkpoint's things name no style, so they have no CRA and no
-    `context_kept`.
+    CRA the share of the things in them. `ua_contexts` is UA of the ask `contexts`, where there is one. H_o takes IRA as
+    specificity. `context_kept`: share of right styles in the forgotten thing's pictures, or of right things in the
+    forgotten style's. `neighbours`: share of right look-alikes, where others are drawn besides them. Prompts of a
+    checkpoint's things name no style, so they have no CRA and no `context_kept`.
     """
     subject, context = (1, 0) if _first_concept(task).group == "style" else (0, 1)
     accuracies = {}
@@ -118,6 +129,7 @@ def accuracies_of(task: Task, judged: dict[str, JudgedPictures]) -> dict[str, fl
         ira, cra = share["others"][subject], share["others"][context]
         figures = {"UA": 1 - erased, "erased": erased, "generality": generality, "IRA": ira, "CRA": cra}
         figures |= {"H_o": harmonic_mean_of_erasure(erased, ira, generality), "context_kept": share["target"][context]}
+        figures["ua_contexts"] = 1 - share["contexts"][subject] if "contexts" in share else None
         figures["neighbours"] = _neighbour_share(task, judged["others"], subject, when)
         rounded = {k: round(v, 6) for k, v in figures.items() if v is not None}
         accuracies |= {k if when == "after" else f"{k}_before": v for k, v in rounded.items()}

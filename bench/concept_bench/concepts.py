@@ -9,6 +9,7 @@ from typing import Any
 
 GROUPS = ("identity", "object", "style")
 MINIATURE, STABLE_DIFFUSION = LISTS = ("miniature", "stable_diffusion")
+_TEXTS = ("prompts", "contexts", "paraphrases", "subjects", "synonyms", "neighbours")
 _FOLDER = Path(__file__).resolve().parent
 
 
@@ -20,6 +21,8 @@ class BenchConcept:
     ----------
     prompts
         Prompts with {x} for the concept, or a style's subject, and {s} for the style.
+    contexts
+        Prompts in other forms, with {x} and, in some of them, {s}. Empty where the list has none.
     paraphrases
         Other wordings, which take the place of synonyms where there are none.
     subjects
@@ -33,6 +36,7 @@ class BenchConcept:
     name: str
     group: str
     prompts: tuple[str, ...]
+    contexts: tuple[str, ...]
     paraphrases: tuple[str, ...]
     subjects: tuple[str, ...]
     synonyms: tuple[str, ...]
@@ -59,5 +63,5 @@ def list_of(model: str) -> str:
 def _concept(name: str, group: str, fields: dict[str, Any]) -> BenchConcept:
     if group not in GROUPS or not fields.get("prompts") or not fields.get("neighbours"):
         raise ValueError(f"Expected a group of {', '.join(GROUPS)}, prompts and neighbours for {name!r}, got {fields}.")
-    texts = {k: tuple(fields.get(k, ())) for k in ("prompts", "paraphrases", "subjects", "synonyms", "neighbours")}
+    texts = {k: tuple(fields.get(k, ())) for k in _TEXTS}
     return BenchConcept(name, group, **texts, placeholder=bool(fields.get("placeholder")))

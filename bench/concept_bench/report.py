@@ -3,7 +3,8 @@
 A page has one model and one ask; --model and --ask choose where the database holds several ("full" of the miniature is
 the default). Writes bench/results/concept_bench.md and .png, for a checkpoint concept_bench-LABEL.md and .png; with
 --json FILE it writes that file only, and the tables go to the terminal. Rows: method, kind, concepts (number at once),
-H_o, UA, IRA, CRA, attacked, drift, seconds, artefact_bytes and other figures, means with `_low` and `_high` (95 %).
+H_o, UA, ua_contexts, residue_probability, residue_similarity, IRA, CRA, attacked, drift, seconds, artefact_bytes and
+other figures, means with `_low` and `_high` (95 %); cells that were measured before a figure existed do not count in it.
 `results` holds every cell as it was measured, with seed, command, version, commit and machine.
 """
 
@@ -22,10 +23,10 @@ from bench.concept_bench.summary import LEADING_COLUMNS, concept_rows, summaries
 from bench.results_page import RESULTS
 
 FULL = "full"
-BASE_COLUMNS = (*LEADING_COLUMNS, "generality", "neighbours", "context_kept", "peak_mb")
+BASE_COLUMNS = (*LEADING_COLUMNS, "generality", "neighbours", "context_kept")
 SCORE_COLUMNS = (
     "clip_target_before", "clip_target_after", "clip_others_before", "clip_others_after", "attacked_base", "m_score_before", "m_score_after",
-    "fid", "kid", "cmmd", "cpu_seconds",
+    "fid", "kid", "cmmd", "cpu_seconds", "peak_mb",
 )  # fmt: skip
 _ORIGIN = ("command", "pack_version", "git_commit", "machine")
 # A label may hold characters, such as spaces, that a link of the page must not.
@@ -150,7 +151,7 @@ def page(report: dict[str, Any]) -> str:
 {len(report["results"])} cells, seeds {", ".join(map(str, seeds))} (training seed n, evaluation seeds from 70000 + 1000 n); the commands are at the end. {_conditions(report)} In brackets
 95 % bootstrap intervals over cells (concept and seed).
 
-UA: target not seen. IRA, CRA: others of the same kind, and of the other kind, right. H_o: harmonic mean of erasure, specificity (IRA) and generality, of the
+UA: target not seen. {_held_out(report)}IRA, CRA: others of the same kind, and of the other kind, right. H_o: harmonic mean of erasure, specificity (IRA) and generality, of the
 mean accuracies. generality: still seen under synonyms, of a style in other words. neighbours: look-alikes right. context_kept: style (of a style: object) of the target's pictures right. attacked:
 still seen under an embedding searched on the patched model; of several concepts two are attacked. drift: mean squared error of pictures of what was
 not forgotten. seconds, peak_mb: of forgetting, the model included in memory. artefact_bytes: what a user would share. cpu_seconds: processor time of it.
@@ -164,6 +165,22 @@ The row "nothing forgotten" is the model itself.
 
 {_made_by(report["results"])}
 """
+
+
+_COLUMNS_OF_RESIDUE = """ua_contexts: not seen in prompts of forms that neither the table nor the pack has, such as "look
+at a cat" and "a small noto picture with a cat in it". residue_probability: the judge's mean probability of the concept in the target's pictures, where its first
+choice alone may hide a likeness. residue_similarity: how much more similar they are to the untouched model's pictures of the same prompt and seed
+(1) than its pictures without the concept's words are (0), in the judge's features. """
+_STYLES_HELD_OUT = "No template of the pack names a style of the miniature, so these are held-out styles. "
+_STYLES_NAMED = "Templates of the pack name some of the miniature's styles, so these are not held-out styles. "
+
+
+def _held_out(report: dict[str, Any]) -> str:
+    """Sentences on held-out styles and contexts and on residue; empty where no cell has these figures."""
+    counts = {r["figures"]["styles_in_templates"] for r in report["results"] if "styles_in_templates" in r["figures"]}
+    if not counts:
+        return ""
+    return (_STYLES_NAMED if any(counts) else _STYLES_HELD_OUT) + _COLUMNS_OF_RESIDUE
 
 
 def _made_by(results: list[dict[str, Any]]) -> str:

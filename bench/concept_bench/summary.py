@@ -11,7 +11,9 @@ from bench.concept_bench.concepts import list_of, load_list
 from fmn_core.scores.accuracies import harmonic_mean_of_erasure, interval
 
 RESAMPLES, LEVEL = 2000, 0.95
-LEADING_COLUMNS = ("H_o", "UA", "IRA", "CRA", "attacked", "drift", "seconds", "artefact_bytes")
+LEADING_COLUMNS = (
+    "H_o", "UA", "ua_contexts", "residue_probability", "residue_similarity", "IRA", "CRA", "attacked", "drift", "seconds", "artefact_bytes",
+)  # fmt: skip
 # Figures of the cells from which H_o is computed.
 TERMS = ("erased", "IRA", "generality")
 

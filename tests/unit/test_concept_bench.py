@@ -1,4 +1,4 @@
-"""ConceptBench: tasks, what is asked, the store, resumption, figures by hand, the report."""
+"""ConceptBench: tasks, the store, resumption, figures by hand, the report."""
 
 import json
 import sqlite3
@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.concept_bench.asks import asks_of
 from bench.concept_bench.cell import JudgedPictures, accuracies_of, attack_sources
 from bench.concept_bench.concepts import GROUPS, LISTS, load_list
 from bench.concept_bench.local import in_this_process
@@ -20,8 +19,7 @@ from bench.concept_bench.tasks import Task, tasks_of
 from bench.concept_bench.worker import Outcome
 from bench.results_page import RESULTS
 from bench.world import Ask
-from fmn_core.concepts.templates import default_templates
-from mini_sd.concepts import BY_NAME, STYLE_NAMES, drawn_styles
+from mini_sd.concepts import BY_NAME, STYLE_NAMES
 
 ABOUT = {"command": "python -m x", "pack_version": "1", "git_commit": "abc", "machine": "m", "torch_version": "2"}
 TASKS = tasks_of(["nothing forgotten", "closed form"], [("cat",), ("noto",)], 2)
@@ -65,36 +63,6 @@ def test_the_miniatures_list_is_the_miniatures():
         else:
             assert concept.group == BY_NAME[concept.name].kind and concept.synonyms == BY_NAME[concept.name].synonyms
     assert len(default_concepts()) == 16 and len(default_concepts()[-1]) == 10
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("concepts", default_concepts(), ids="+".join)
-def test_nothing_asked_is_in_a_solve_or_seen_before(concepts, seed):
-    asks = asks_of(Task("miniature", "closed form", concepts, seed))
-    group = load_list("miniature")[concepts[0]].group
-    words = [concepts[0]] if group == "style" else [w for n in concepts for w in (n, *BY_NAME[n].synonyms)]
-    solved = {t.format(w) for t in default_templates(group) for w in words}
-    for name in ("target", "synonym"):
-        assert not solved & set(asks[name].prompts)
-    for ask in asks.values():
-        assert min(ask.seeds) >= 70_000 + 1000 * seed and max(ask.seeds) < 71_000 + 1000 * seed
-        assert len(set(zip(ask.prompts, ask.seeds))) == len(ask.prompts)
-        assert all(style in drawn_styles(concept) for concept, style in zip(ask.concepts, ask.styles))
-    assert not set(concepts) & {*asks["others"].styles, *([] if group == "style" else asks["others"].concepts)}
-
-
-def test_a_thing_is_asked_for_in_every_style_and_half_of_the_others_in_turn():
-    asks = [asks_of(Task("miniature", "x", ("cat",), seed)) for seed in (0, 1)]
-    assert [len(asks[0][n].prompts) for n in ("target", "synonym")] == [8, 4]
-    assert all("kitten" in prompt for prompt in asks[0]["synonym"].prompts)
-    assert {n for ask in asks for n in ask["others"].concepts} == set(BY_NAME) - {"cat"}
-    assert all({"tiger", "dog"} <= set(ask["others"].concepts) for ask in asks)
-
-
-@pytest.mark.parametrize("concepts", [(), ("nobody",), ("cat", "noto"), ("noto", "twemoji")])
-def test_unknown_or_mixed_concepts_are_refused(concepts):
-    with pytest.raises(ValueError, match="Expected"):
-        asks_of(Task("miniature", "x", concepts, 0))
 
 
 def test_method_names_may_hold_commas():
@@ -208,8 +176,12 @@ def test_accuracies_of_a_thing_by_hand():
         "synonym": shown(["cat"] * 2, ["noto"] * 2, ["cat", "dog"], ["noto"] * 2),
         "others": shown(["dog", "tiger", "car", "owl", "fox"], ["noto"] * 5, ["dog", "tiger", "house", "owl", "fox"], ["noto"] * 4 + ["fluent"]),
     }  # fmt: skip
-    found = accuracies_of(Task("miniature", "x", ("cat",), 0), pictures)
+    task = Task("miniature", "x", ("cat",), 0)
+    assert "ua_contexts" not in accuracies_of(task, pictures)
+    pictures["contexts"] = shown(["cat"] * 4, ["", "noto"] * 2, ["cat", "dog", "dog", "dog"], ["noto"] * 4)
+    found = accuracies_of(task, pictures)
     assert (found["UA"], found["IRA"], found["CRA"], found["generality"]) == (0.75, 0.8, 0.8, 0.5)
+    assert (found["ua_contexts"], found["ua_contexts_before"]) == (0.75, 0)
     assert (found["context_kept"], found["neighbours"]) == (0.75, 1.0)
     assert found["H_o"] == pytest.approx(3 / (1 / 0.75 + 1 / 0.8 + 1 / 0.5), abs=1e-6)
     assert (found["UA_before"], found["H_o_before"], found["IRA_before"]) == (0, 0, 1)
@@ -280,6 +252,21 @@ def test_the_report_shows_scores_with_intervals_provenance_and_failures(database
     assert all(r["command"] and r["git_commit"] and r["torch_version"] for r in kept["results"])
     assert (tmp_path / "results" / "concept_bench.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "results" / "concept_bench.md").read_text() == text
+
+
+def test_rows_from_before_a_column_are_blank_in_it_and_held_out_styles_are_claimed_only_where_measured(tmp_path):
+    old, new = (Task("miniature", m, ("cat",), 0) for m in ("closed form", "UCE"))
+    residue = {"ua_contexts": 0.5, "residue_probability": 0.25, "residue_similarity": -0.125, "styles_in_templates": 0}
+    for styles, sentence in ((0, "so these are held-out styles"), (1, "so these are not held-out styles")):
+        path = tmp_path / f"{styles}.sqlite"
+        with Store(path) as store:
+            store.put(row(old))
+            assert "residue" not in page(read_results(path)) and "held-out" not in page(read_results(path))
+            store.put(row(new, **{**residue, "styles_in_templates": styles}))
+        text = page(read_results(path))
+        assert "| method | H_o | UA | ua_contexts | residue_probability | residue_similarity | IRA |" in text
+        assert "| UCE | 0.65 | 0.75 | 0.50 | 0.25 | -0.12 | 0.80 |" in text
+        assert "| closed form | 0.65 | 0.75 |  |  |  | 0.80 |" in text and sentence in text
 
 
 def test_columns_that_no_row_has_are_left_out():

@@ -10,8 +10,9 @@ from dataclasses import asdict, replace
 import torch
 
 from ..closed_form.forget import forget_closed_form
-from ..closed_form.settings import ClosedFormSettings
+from ..closed_form.settings import FORGOTTEN, ClosedFormSettings
 from ..closed_form.targets import template_pairs
+from ..closed_form.vocabulary import related_words, with_synonyms
 from ..concepts.concept import Concept
 from ..concepts.preserve import TEMPLATES_PER_NAME
 from ..concepts.templates import default_templates, spread_templates
@@ -76,6 +77,8 @@ def forget_hardened(
     settings, report_progress = settings or ClosedFormSettings(), progress or (lambda done, total, figures: None)
     started, attacks = time.perf_counter(), list[Concept]()
     total = hardening.rounds * hardening.searches * len(concepts) * hardening.budget.steps
+    if settings.synonyms == FORGOTTEN:
+        concepts = with_synonyms(concepts, related_words(model, concepts, settings.vocabulary_words))
     patch = _solve(model, concepts, [], settings)
     for number in range(hardening.rounds):
         with _patched(model, patch):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..concepts.concept import Concept
-from ..concepts.preserve import encode_imagined, encode_imagined_styles, imagined_word_count
+from ..concepts.concept import Concept, Name
+from ..concepts.preserve import encode_imagined, encode_imagined_styles, holds_phrase, imagined_word_count
 from ..model.protocol import TextModel
 from ..model.tokens import EncodedPrompt, LearnedEmbedding, row_weights
 from .moments import Moments, MomentSums
@@ -14,6 +14,8 @@ from .targets import ZERO, TargetPair, context_columns, pair_columns, steered_pa
 # Padding rows of a prompt are much alike, so that most prompts are encoded with PADDING of them, which stand for all. One prompt in
 # WHOLE keeps every row, so that the solve also sees padding at late positions.
 PADDING, WHOLE = 1, 19
+# Relative distance below which two rows are the same; prompts of another length are encoded with other roundings.
+_SAME_ROW = 1e-3
 
 
 def collect_moments(
@@ -64,8 +66,9 @@ def collect_moments(
     for pair, prompt in zip(pairs, encoded):
         for half in halves if single else (halves[pair.template % 2],):
             half.add_pair(*_moment_rows(model, pair, prompt, kept[pair.target]))
+    forgotten = _rows_of_phrases(model, pairs, encoded)
     for text, n in half_of.items():
-        halves[n].add_preserved(kept[text].context, row_weights(kept[text], model.vocabulary))
+        halves[n].add_preserved(kept[text].context, _preserved_weights(model, concepts, kept[text], forgotten))
     if imagined:
         drawn = imagined_word_count(imagined, len(concepts))
         # Half of the words name things, in the concepts' templates, and half name styles.
@@ -88,6 +91,27 @@ def _encode_with_short_padding(
             embeddings = None if words is None else [words[i] for i in indices]
             encoded |= zip(indices, model.encode([prompts[i] for i in indices], embeddings, padding))
     return [encoded[i] for i in range(len(prompts))]
+
+
+def _rows_of_phrases(model: TextModel, pairs: list[TargetPair], encoded: list[EncodedPrompt]) -> torch.Tensor:
+    """Rows (n, dim) of the phrases in the pairs' full prompts."""
+    return torch.cat([p.context[context_columns(model, p, pair.name)] for pair, p in zip(pairs, encoded)])
+
+
+def _preserved_weights(
+    model: TextModel, concepts: list[Concept], prompt: EncodedPrompt, forgotten: torch.Tensor
+) -> torch.Tensor:
+    """Weight of each row of a preserved prompt (l,); 0 for a row that a target pair forgets.
+
+    A longer name may begin with a phrase: the encoder is causal, so "a photo of a zebra crossing" has the row of "a photo of a zebra".
+    """
+    weights = row_weights(prompt, model.vocabulary)
+    held = [Name(p) for c in concepts for p in c.phrases if holds_phrase(model, prompt.text, p)]
+    for column in {c for name in held for c in context_columns(model, prompt, name)}:
+        row = prompt.context[column]
+        if float((forgotten - row).norm(dim=1).min()) < _SAME_ROW * float(row.norm()):
+            weights[column] = 0.0
+    return weights
 
 
 def _moment_rows(

@@ -17,6 +17,7 @@ from ..patch.figures import rounded
 from ..patch.patch import ForgetPatch, fingerprint
 from .collect import collect_moments
 from .settings import FORGOTTEN, IGNORED, PRECISIONS, ClosedFormSettings
+from .shortfall import unseen_contexts
 from .solve import solve_factors
 from .targets import TargetPair, check_target, template_pairs
 from .vocabulary import related_words, with_synonyms
@@ -66,8 +67,11 @@ def forget_closed_form(
     device = model.device if dtype == torch.float32 else "cpu"
     halves = collect_moments(text, concepts, preserve, settings.imagined_words, pairs, dtype, device)
     report_progress(1, 4, {})
+    unseen = unseen_contexts(text, concepts, settings.target, settings.overshoot, halves[0])
     rank = settings.rank * len(concepts)
-    factors, figures = solve_factors(model, halves, settings, rank, lambda figures: report_progress(2, 4, figures))
+    factors, figures = solve_factors(
+        model, halves, settings, rank, lambda figures: report_progress(2, 4, figures), unseen
+    )
     figures["seconds"] = time.perf_counter() - started
     if settings.synonyms != IGNORED:
         figures |= related.as_figures()

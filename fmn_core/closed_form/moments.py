@@ -87,6 +87,11 @@ class Moments:
         moved = self.distance(torch.eye(len(edit), dtype=edit.dtype, device=edit.device) + edit)
         return ratio(float((moved * metric).sum()), float((self.distance(None) * metric).sum()))
 
+    def reached(self, edit: torch.Tensor, metric: torch.Tensor) -> float:
+        """Share of the way to the target that an edit goes: the mean projection of W E C on W (C* - C), relative to its length."""
+        way = self.tc - self.cc
+        return float((edit @ way.T * metric).sum() / (self.distance(None) * metric).sum().clamp_min(1e-300))
+
     def distance(self, map_: torch.Tensor | None) -> torch.Tensor:
         """Sum of (A c - c*)(A c - c*)^T over the sources, with A = `map_`, by default the identity."""
         if map_ is None:

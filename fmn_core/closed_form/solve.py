@@ -11,6 +11,7 @@ from ..patch.patch import Factors
 from .layer_solutions import low_rank_ups, measured, on_the_cpu
 from .moments import Moments
 from .settings import ClosedFormSettings
+from .shortfall import overshoot_for
 from .weight_choice import check_condition, choose_weights
 
 
@@ -20,6 +21,7 @@ def solve_factors(
     settings: ClosedFormSettings,
     rank: int,
     on_weights: Callable[[dict], None],
+    unseen: Moments | None = None,
 ) -> tuple[dict[str, Factors], dict]:
     """Solves the ridge system and factorises its edit for every layer.
 
@@ -31,6 +33,8 @@ def solve_factors(
         Upper bound of the patch's rank.
     on_weights
         Called with the figures so far once ridge and preserve weight are chosen.
+    unseen
+        Moments of contexts that no template has. The edit is scaled so that it goes far enough there, see `overshoot_for`.
 
     Returns
     -------
@@ -52,6 +56,9 @@ def solve_factors(
     system = moments.second_moment(ridge, preserve_weight)
     figures["condition"] = check_condition(system)
     edit = moments.solve(ridge, preserve_weight)
+    if unseen is not None:
+        figures["overshoot"] = overshoot_for(unseen, edit, metric)
+        edit = edit * (1.0 + figures["overshoot"])
     basis, residual = weighted_range(edit, system, settings.tolerance, rank)
     down = basis.T @ edit
     ups, layers = low_rank_ups(names, model.weights(names, basis.device), moments, norms, basis, down)

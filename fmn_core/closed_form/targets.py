@@ -17,10 +17,9 @@ Target = Literal["ablated prompt", "zero", "empty prompt", "substitute"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 ABLATED, ZERO, EMPTY, SUBSTITUTE = TARGETS
 # Overshoot by kind. A prompt without its style is still drawn in some style, at times in the forgotten one; with half an overshoot seldom.
-# In contexts that no template has, a solve falls short of the target: without an overshoot traces of things remain there, with more than
-# this the style of some prompts is lost.
+# Other kinds get the overshoot of the module `shortfall`.
 BY_KIND = -1.0
-OVERSHOOTS = {"style": 0.5, "object": 0.15, "identity": 0.15, "unsafe": 0.15}
+OVERSHOOTS = {"style": 0.5}
 
 
 @dataclass

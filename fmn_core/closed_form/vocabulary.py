@@ -11,7 +11,6 @@ from ..concepts.concept import Concept
 from ..concepts.templates import fill_template
 from ..model.protocol import ForgetModel, TextModel
 from ..model.token_table import mean_embedding, token_rows
-from ..model.tokens import SHORTEST_WORD
 from .collect import PADDING
 from .targets import ablated
 
@@ -23,6 +22,8 @@ _SPREAD = 1 / 3
 # Layers whose values are compared. More of them cost memory for SDXL and change little.
 _LAYERS = 8
 _ROWS = 4096
+# Of the words that contain a phrase, such as its plural and its compounds, so many are compared.
+_HOLDING = 16
 
 
 @dataclass
@@ -85,7 +86,7 @@ def related_words(model: ForgetModel, concepts: Sequence[Concept], count: int) -
     for number, concept in named:
         near = _nearest(model, concept, words, count - len(spread))
         for word, similarity in _similarities(model, concept, list(dict.fromkeys([*near, *spread])), spread).items():
-            if _is_form_of(word, concept.phrases):
+            if _is_plural_of(word, concept.phrases):
                 similarity = max(similarity, SYNONYM)
             if word not in compared or similarity > compared[word][1]:
                 compared[word] = number, similarity
@@ -128,13 +129,13 @@ def _nearest(model: TextModel, concept: Concept, words: dict[int, str], count: i
         units = torch.nn.functional.normalize(rows - centre, dim=1)
         cosines.append(torch.where(trained, (units @ anchors.T).amax(1), -torch.inf))
     values, order = torch.cat(cosines).sort(descending=True, stable=True)
-    forms = [word for word in words.values() if _is_form_of(word, concept.phrases)]
-    return [*forms, *(words[ids[i]] for i in order[values > -torch.inf][:count])][:count]
+    near = [words[ids[i]] for i in order[values > -torch.inf]]
+    holding = [word for word in near if any(p.strip().lower() in word for p in concept.phrases)]
+    return list(dict.fromkeys([*holding[:_HOLDING], *near]))[:count]
 
 
-def _is_form_of(word: str, phrases: Sequence[str]) -> bool:
-    """Whether a word is a phrase with an ending: its plural, its genitive, a kind of it."""
-    return any(len(p) > SHORTEST_WORD and word.startswith(p.lower()) for p in phrases if " " not in p.strip())
+def _is_plural_of(word: str, phrases: Sequence[str]) -> bool:
+    return any(word == p.strip().lower() + ending for p in phrases for ending in ("s", "es"))
 
 
 def _similarities(model: ForgetModel, concept: Concept, words: list[str], spread: list[str]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from ..concepts.preserve import encode_imagined
 from ..concepts.templates import everyday_captions, fill_template, spread_templates
 from ..errors import ForgetError
 from ..model.protocol import EncodedPrompt, TextModel
-from ..model.tokens import CHUNK, strip_special
+from ..model.tokens import CHUNK, find_subsequence, strip_special
 from ..options import option, options
 
 Curve = Literal["step", "linear", "smooth"]
@@ -31,6 +31,8 @@ _QUANTILE = 0.99
 # Chosen on the miniature: with 0.03 the gate misses synonyms, with 1 prompts for styles.
 _SHRINKAGE = 0.3
 AUTOMATIC = 0.0
+# Stands where a kept name was, so that the words around it do not become a phrase.
+_GAP = -(2**62)
 
 
 @options
@@ -101,6 +103,8 @@ class ConceptGate:
         Background prompts of these and perhaps further concepts, which several gates can share; made here if not given.
     on_name
         Called after each name of a concept is encoded, for progress bars.
+    kept_names
+        Longer names that contain a phrase and are no concept, such as "zebra crossing"; see preserve.longer_names.
 
     Raises
     ------
@@ -118,12 +122,15 @@ class ConceptGate:
         concepts: Sequence[Concept],
         background: BackgroundPrompts | None = None,
         on_name: Callable[[], None] = lambda: None,
+        kept_names: Sequence[str] = (),
     ):
         if not concepts:
             raise ForgetError("Expected a patch that says what it forgets, got none. Gate a patch with metadata.")
         check_concepts(text, concepts)
         names = [(c, name) for c in concepts for name in c.names()]
         self.vocabulary = text.vocabulary
+        self._phrase_ids = [name_tokens(text, name) for _, name in names]
+        self._kept_ids = [text.phrase_tokens(name) for name in kept_names]
         self.phrases = [{k: set(ids) for k, ids in name_tokens(text, name).items()} for _, name in names]
         self.background = background or BackgroundPrompts(text, concepts)
         concept_units = []
@@ -165,9 +172,32 @@ class ConceptGate:
                 largest = max(largest, len(shared) / max(1, len(ids)))
         return largest
 
+    def _only_in_kept_names(self, tokens: dict[str, list[list[int]]]) -> bool:
+        """Whether a prompt holds phrases, all of them inside of kept names."""
+        encoder, chunks = next(iter(tokens.items()))
+        ids = strip_special(chunks, self.vocabulary)
+        rest = ids
+        for name in self._kept_ids:
+            rest = _without(rest, name[encoder])
+        held, left = ([p for p in self._phrase_ids if find_subsequence(i, p[encoder])] for i in (ids, rest))
+        return bool(held) and not left
+
     def similarity(self, context: torch.Tensor, tokens: dict[str, list[list[int]]] | None = None) -> float:
-        """The larger of cosine and token overlap, or the cosine alone where the prompt's tokens are unknown."""
+        """The larger of cosine and token overlap, or the cosine alone where the prompt's tokens are unknown.
+
+        It is 0 where phrases stand in kept names only.
+        """
+        if tokens and self._kept_ids and self._only_in_kept_names(tokens):
+            return 0.0
         return max(self.cosine(context), self.overlap(tokens) if tokens else 0.0)
+
+
+def _without(ids: list[int], part: list[int]) -> list[int]:
+    """Token ids without the occurrences of a part, each of which leaves a token that is none."""
+    rest, end = list[int](), 0
+    for start in find_subsequence(ids, part):
+        rest, end = [*rest, *ids[end:start], _GAP], start + len(part)
+    return [*rest, *ids[end:]]
 
 
 def _gate_templates(concept: Concept) -> list[str]:

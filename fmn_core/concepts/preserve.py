@@ -8,9 +8,9 @@ import torch
 
 from ..model.protocol import TextModel
 from ..model.token_table import token_rows, trained_tokens
-from ..model.tokens import PLACEHOLDER, EncodedPrompt
+from ..model.tokens import PLACEHOLDER, EncodedPrompt, find_subsequence
 from .concept import Concept, Name
-from .templates import default_templates, everyday_captions, fill_template, spread_templates
+from .templates import everyday_captions, fill_template, spread_templates, style_slots
 
 # A preserve line of up to this many words is a name ("horse", "green apple"), a longer one is a prompt.
 NAME_WORDS = 3
@@ -19,6 +19,7 @@ TEMPLATES_PER_NAME = 8
 IMAGINED_WORDS, MOST_IMAGINED = 200, 1000
 _ROWS_PER_DRAW = 4096
 _STYLE_SEED = 1
+_ARTICLES = ("a", "an", "the")
 
 
 def preserve_groups(
@@ -35,7 +36,8 @@ def preserve_groups(
     model
         Tokenizes the lines.
     concepts
-        The concepts to forget. Lines and captions that contain one of their phrases are dropped: they ask for the opposite.
+        The concepts to forget. Lines and captions that contain one of their phrases are dropped, because they ask for the opposite,
+        except those of `longer_names`.
     lines
         Prompts, and names of up to NAME_WORDS words.
     use_everyday_captions
@@ -50,7 +52,8 @@ def preserve_groups(
     templates = _templates_of(concepts)
     captions = everyday_captions() if use_everyday_captions else ()
     groups = [[""]]
-    for line in without_concepts(model, concepts, [*lines, *captions]):
+    kept = {*without_concepts(model, concepts, [*lines, *captions]), *longer_names(model, concepts, lines)}
+    for line in (line for line in dict.fromkeys([*lines, *captions]) if line in kept):
         is_name = line in lines and len(line.split()) <= NAME_WORDS
         groups.append([line, *(fill_template(t, line) for t in templates)] if is_name else [line])
     return groups + [[fill_template(templates[0], word)] for word in words]
@@ -96,12 +99,12 @@ def encode_imagined(
 
 
 def encode_imagined_styles(model: TextModel, count: int, padding: int | None = None) -> list[EncodedPrompt]:
-    """Encodes imagined words as the styles of everyday subjects; `padding` as in TextModel.encode.
+    """Encodes imagined words as styles, of everyday subjects and of none; `padding` as in TextModel.encode.
 
     A user's prompt names styles that are in no list. Rows after a style vary with it, and a solve that has seen no style takes some of
     that variation for the concept.
     """
-    return _encode_words(model, imagined_words(model, count, _STYLE_SEED), default_templates("style"), padding)
+    return _encode_words(model, imagined_words(model, count, _STYLE_SEED), style_slots(), padding)
 
 
 def _encode_words(
@@ -109,6 +112,32 @@ def _encode_words(
 ) -> list[EncodedPrompt]:
     texts = [fill_template(templates[k % len(templates)], name.text) for k, name in enumerate(names)]
     return model.encode(texts, [name.embedding for name in names], padding)
+
+
+def longer_names(model: TextModel, concepts: Sequence[Concept], lines: Sequence[str]) -> list[str]:
+    """The lines that are longer names with a phrase of the concepts in them, such as "zebra crossing" for "zebra".
+
+    A longer name has at most NAME_WORDS words, articles not counted, and at least one word more than the phrase.
+    """
+    phrases = [phrase for concept in concepts for phrase in concept.phrases]
+
+    def is_longer_name(line: str) -> bool:
+        words = [word for word in line.lower().split() if word not in _ARTICLES]
+        held = [phrase for phrase in phrases if holds_phrase(model, line, phrase)]
+        return len(words) <= NAME_WORDS and any(len(words) > len(phrase.split()) for phrase in held)
+
+    forgotten = {" ".join(phrase.lower().split()) for phrase in phrases}
+    return [
+        line
+        for line in dict.fromkeys(lines)
+        if " ".join(line.lower().split()) not in forgotten and is_longer_name(line)
+    ]
+
+
+def holds_phrase(model: TextModel, text: str, phrase: str) -> bool:
+    """Whether a text contains a phrase, compared by the tokens of the first text encoder."""
+    ids, wanted = (next(iter(model.phrase_tokens(t).values()), []) for t in (text, phrase))
+    return bool(find_subsequence(ids, wanted))
 
 
 def without_concepts(model: TextModel, concepts: list[Concept], prompts: list[str]) -> list[str]:

@@ -62,6 +62,8 @@ _SUBJECTS = (
     "a castle", "a lamp", "a shoe", "a cloud", "a bear", "a sandwich", "a bridge", "a clock", "a garden",
 )  # fmt: skip
 _FORMS_PER_SUBJECT = (0, 2, 4)
+# Prompts that name a style and no subject: what is left of a prompt whose subject is forgotten.
+_BARE_STYLE_FORMS = ("a picture in {} style", "{} style", "an image in the style of {}", "a {} picture", "{}")
 # Words after the phrase. No list holds every style: imagined words in the style templates stand for those that users will name, see
 # preserve.encode_imagined.
 _ENDINGS = ("", " in the style of art", " on a table", ", highly detailed")
@@ -80,6 +82,16 @@ def default_templates(kind: str) -> tuple[str, ...]:
         )
         return ("a photo in the style of {}", "{}", *(form.replace("X", subject) for form, subject in forms))
     return tuple(opening + ending for ending in _ENDINGS for opening in _OPENINGS[kind])
+
+
+@cache
+def style_slots() -> tuple[str, ...]:
+    """Prompts with `{}` where a style is named: everyday subjects in it, and in every third one no subject."""
+    with_subject = default_templates("style")[2:]
+    prompts = []
+    for n in range(len(with_subject) // 2):
+        prompts += [*with_subject[2 * n : 2 * n + 2], _BARE_STYLE_FORMS[n % len(_BARE_STYLE_FORMS)]]
+    return tuple(prompts)
 
 
 def templates_for(kind: str, phrases: Sequence[str]) -> tuple[str, ...]:

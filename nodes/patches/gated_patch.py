@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from ...fmn_core.compose.gate import BackgroundPrompts, ConceptGate, GateSettings
-from ...fmn_core.compose.recorded import recorded_concepts
+from ...fmn_core.compose.recorded import recorded_concepts, recorded_settings
+from ...fmn_core.concepts.preserve import longer_names
 from ...fmn_core.model.encoding_cache import MemoizedEncoding
 from ...fmn_core.model.tokens import CHUNK
 from ...fmn_core.patch.parts import parts_of
@@ -86,7 +87,8 @@ class _PartGates:
         background = BackgroundPrompts(text, concepts)
         report_progress()
         self.gates = [
-            ConceptGate(text, part_concepts, background, report_progress) for part_concepts in concepts_by_part
+            ConceptGate(text, concepts, background, report_progress, longer_names(text, concepts, lines))
+            for concepts, lines in zip(concepts_by_part, (recorded_settings(part).preserve_prompts for part in parts))
         ]
         self.settings = [settings.resolved(gate) for gate in self.gates]
 

@@ -64,7 +64,13 @@ def test_pairs_align_with_the_prompt_without_the_phrase(model):
 
 def test_factors_equal_the_dense_edit_at_full_rank(model, zebra):
     settings = ClosedFormSettings(
-        train="keys and values", ridge=1e-3, preserve_weight=1.0, rank=24, tolerance=0.0, vocabulary_words=0
+        train="keys and values",
+        ridge=1e-3,
+        preserve_weight=1.0,
+        rank=24,
+        tolerance=0.0,
+        vocabulary_words=0,
+        overshoot=0.0,
     )
     patch = forget_closed_form(model, [zebra], settings)
 

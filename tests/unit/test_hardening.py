@@ -14,7 +14,7 @@ from fmn_core.errors import ForgetError
 from fmn_core.patch.patch import kohya_name
 
 TEMPLATES = ["a photo of a {}", "a {} in the park", "{} on a table"]
-SETTINGS = ClosedFormSettings(imagined_words=8, preserve_prompts=["teapot"], use_everyday_captions=False)
+SETTINGS = ClosedFormSettings(overshoot=0.0, imagined_words=8, preserve_prompts=["teapot"], use_everyday_captions=False)
 BUDGET = Budget(steps=3, batch=2, seed=5)
 
 

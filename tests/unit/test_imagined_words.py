@@ -16,7 +16,7 @@ from fmn_core.concepts.preserve import (
     imagined_word_count,
     imagined_words,
 )
-from fmn_core.concepts.templates import default_templates
+from fmn_core.concepts.templates import style_slots
 from fmn_core.model.tokens import row_weights
 
 pytestmark = pytest.mark.usefixtures("whole_prompts")
@@ -53,7 +53,7 @@ def test_imagined_words_stand_where_the_phrase_would(model, zebra):
 
 def test_imagined_words_stand_where_a_style_would(model):
     prompts = encode_imagined_styles(model, 8)
-    assert {prompt.text.replace("<concept>", "{}") for prompt in prompts} == set(default_templates("style")[:8])
+    assert {prompt.text.replace("<concept>", "{}") for prompt in prompts} == set(style_slots()[:8])
     assert (
         len({prompt.tokens["l"][0][prompt.tokens["l"][0].index(min(prompt.tokens["l"][0]))] for prompt in prompts}) == 8
     )

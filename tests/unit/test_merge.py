@@ -36,7 +36,9 @@ def concept(name):
 @pytest.fixture(scope="module")
 def alone(model):
     """Patches that forget one concept each."""
-    settings = ClosedFormSettings(preserve_prompts=["a red barn"], imagined_words=40, vocabulary_words=0, **EXACT)
+    settings = ClosedFormSettings(
+        preserve_prompts=["a red barn"], imagined_words=40, vocabulary_words=0, overshoot=0.0, **EXACT
+    )
     return [forget_closed_form(model, [concept(n)], settings) for n in ("zebra", "teapot", "wizard")]
 
 
@@ -53,6 +55,7 @@ def test_fusion_is_the_joint_solve(model, alone):
         preserve_prompts=["a red barn"],
         imagined_words=40,
         vocabulary_words=0,
+        overshoot=0.0,
         **EXACT,
     )
     joint = forget_closed_form(model, [concept(n) for n in ("zebra", "teapot", "wizard")], settings)
@@ -164,7 +167,9 @@ def test_patches_for_another_text_encoder_and_the_same_concept_twice(alone):
 def test_an_inverted_concept_travels_in_the_metadata_and_is_fused(model, alone, tmp_path):
     word = {"l": torch.randn(2, model.dim, generator=torch.Generator().manual_seed(3))}
     inverted = Concept([], "object", TEMPLATES, word)
-    settings = ClosedFormSettings(preserve_prompts=["a red barn"], imagined_words=40, vocabulary_words=0, **EXACT)
+    settings = ClosedFormSettings(
+        preserve_prompts=["a red barn"], imagined_words=40, vocabulary_words=0, overshoot=0.0, **EXACT
+    )
     patch = forget_closed_form(model, [inverted], settings)
     save_patch(patch, tmp_path / "a.safetensors", torch.float32)
     read = load_patch(tmp_path / "a.safetensors")
@@ -179,7 +184,7 @@ def test_an_inverted_concept_travels_in_the_metadata_and_is_fused(model, alone, 
 
 def test_a_correction_is_fused_as_a_correction(model, alone):
     word = {"l": torch.randn(1, model.dim, generator=torch.Generator().manual_seed(3))}
-    settings = ClosedFormSettings(imagined_words=40, vocabulary_words=0, **EXACT)
+    settings = ClosedFormSettings(imagined_words=40, vocabulary_words=0, overshoot=0.0, **EXACT)
     inverted = Concept([], "object", TEMPLATES, word)
     patch = correct_concept(model, "apple", ["green apple"], inverted, settings)
     fused = fuse_patches(model, [alone[0], patch], MergeSettings(**EXACT))

@@ -38,3 +38,15 @@ def test_on_the_cpu_the_sums_have_the_same_bits():
         plain.add_pair(*pair)
         sums.add_pair(*pair)
     assert torch.equal(plain.cc, sums.result().cc) and torch.equal(plain.tc, sums.result().tc)
+
+
+def test_the_share_of_the_way_that_an_edit_goes():
+    """Against the rows themselves: the projection of each row's change on its way to the target."""
+    g = torch.Generator().manual_seed(4)
+    source, target = torch.randn(2, 12, 6, dtype=torch.float64, generator=g)
+    edit, w = torch.randn(2, 6, 6, dtype=torch.float64, generator=g)
+    moments = Moments.empty(6)
+    moments.add_pair(source, target)
+    change, way = source @ edit.T @ w.T, (target - source) @ w.T
+    assert moments.reached(edit, w.T @ w) == pytest.approx(float((change * way).sum() / (way**2).sum()))
+    assert moments.reached(edit * 2, w.T @ w) == pytest.approx(2 * moments.reached(edit, w.T @ w))

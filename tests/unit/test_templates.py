@@ -48,11 +48,8 @@ EVERYDAY_NOUNS = {
 def test_nothing_that_ships_knows_the_words_of_the_test_world():
     """What is measured on the miniature would say little of other models if templates, captions or presets knew its words."""
     world = {*STYLE_NAMES, *(w for c in CONCEPTS for w in (c.name, *c.synonyms, c.shared_word) if w)}
-    presets = [
-        c
-        for file in sorted((Path(templates.__file__).parent / "data" / "presets").glob("*.json"))
-        for c in load_preset(file.stem).concepts
-    ]
+    folder = Path(templates.__file__).parent / "data" / "presets"
+    presets = [c for file in sorted(folder.glob("*.json")) for c in load_preset(file.stem, [folder]).concepts]
     prompts = [t for kind in KINDS for t in default_templates(kind)] + [
         t for c in presets for t in (*c.phrases, *c.templates)
     ]

@@ -1,0 +1,81 @@
+"""How far an edit goes in contexts that no template has, and the overshoot that makes up for what is missing there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..concepts.concept import Concept
+from ..concepts.preserve import imagined_words
+from ..concepts.templates import fill_template
+from ..model.protocol import TextModel
+from ..model.tokens import PLACEHOLDER
+from .collect import PADDING
+from .moments import Moments
+from .targets import ABLATED, BY_KIND, OVERSHOOTS, ablated, context_columns, steered_pair
+
+# A context is the phrase in an imagined style, because users name styles that are in no list.
+_FORMS = tuple(
+    form.replace("STYLE", PLACEHOLDER)
+    for form in (
+        "a picture of a {} in STYLE style",
+        "a {} in STYLE style",
+        "a drawing of a {} in the style of STYLE",
+        "a {}, STYLE style",
+        "a photo of a {}, STYLE",
+        "an image of a {}, STYLE",
+    )
+)
+_CONTEXTS, _LEAST_PER_NAME, _SEED = 48, 2, 2
+# Share of the way to the target that suffices in an imagined style, and the largest overshoot. On zebra, dog, frog and umbrella of the
+# miniature, less leaves traces in styles of no template, more loses the style of some prompts.
+SUFFICIENT, LARGEST = 0.85, 0.3
+
+
+def unseen_contexts(
+    model: TextModel, concepts: Sequence[Concept], target: str, overshoot: float, moments: Moments
+) -> Moments | None:
+    """Moments of the phrases in imagined styles, rows after the phrase alone.
+
+    Parameters
+    ----------
+    target, overshoot
+        As in ClosedFormSettings.
+    moments
+        Moments of the solve, for width, precision and device.
+
+    Returns
+    -------
+    The moments, or None where the overshoot is chosen otherwise: by the user, by the kind, or for another target.
+    """
+    names = [n for c in concepts if c.kind not in OVERSHOOTS for n in c.names() if n.embedding is None]
+    if target != ABLATED or overshoot != BY_KIND or not names:
+        return None
+    count = max(_CONTEXTS, _LEAST_PER_NAME * len(names))
+    styles = [word.embedding for word in imagined_words(model, count, _SEED)]
+    chosen = [(names[k % len(names)], _FORMS[(k // len(names)) % len(_FORMS)]) for k in range(count)]
+    full = model.encode([fill_template(form, name.text) for name, form in chosen], styles, PADDING)
+    bare = model.encode([ablated(form) for _, form in chosen], styles, PADDING)
+    unseen = Moments.empty(len(moments.cc), moments.cc.dtype, moments.cc.device)
+    for (name, _), prompt, without in zip(chosen, full, bare):
+        columns = context_columns(model, prompt, name)
+        source, aim = steered_pair(prompt, without, columns, [])
+        unseen.add_pair(source[len(columns) :], aim[len(columns) :])
+    return unseen
+
+
+def overshoot_for(unseen: Moments, edit: torch.Tensor, metric: torch.Tensor) -> float:
+    """The overshoot with which an edit goes far enough in unseen contexts, 0..LARGEST.
+
+    Parameters
+    ----------
+    unseen
+        Moments of `unseen_contexts`.
+    edit
+        The edit (dim, dim) without overshoot.
+    metric
+        W^T W over the layers (dim, dim), see `measured`.
+    """
+    reached = unseen.reached(edit, metric)
+    return min(LARGEST, max(0.0, SUFFICIENT / max(reached, 1e-6) - 1.0))

@@ -9,8 +9,16 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.names import MINIATURE_NAMES, names_of
+from fmn_core.closed_form.settings import VOCABULARY_WORDS
+from fmn_core.closed_form.vocabulary import related_words
 from fmn_core.concepts.concept import make_concept
-from fmn_core.concepts.preserve import IMAGINED_WORDS, encode_imagined, imagined_word_count, preserve_groups
+from fmn_core.concepts.preserve import (
+    IMAGINED_WORDS,
+    encode_imagined,
+    encode_imagined_styles,
+    imagined_word_count,
+    preserve_groups,
+)
 from fmn_core.concepts.templates import default_templates, fill_template, templates_for
 
 STYLE_PROMPT = "an image in the style of {}"
@@ -57,7 +65,7 @@ def phrase_in_templates(concept: Forgotten) -> list[str]:
 
 
 def default_preserve_set(adapter: Any, concepts: Sequence[Forgotten], excluded: Sequence[str] = ()) -> list[Any]:
-    """What the closed form preserves where nothing is listed, encoded: "", everyday captions and imagined words.
+    """What the closed form preserves where nothing is listed, encoded: "", everyday captions, words of the vocabulary and imagined words.
 
     Parameters
     ----------
@@ -65,9 +73,11 @@ def default_preserve_set(adapter: Any, concepts: Sequence[Forgotten], excluded: 
         Prompts to leave out, because they are preserved anyway.
     """
     described = [make_concept(adapter, c.phrase, c.kind) for c in concepts]
-    texts = [text for group in preserve_groups(adapter, described, [], True) for text in group if text not in excluded]
-    imagined = encode_imagined(adapter, described, imagined_word_count(IMAGINED_WORDS, len(described)))
-    return [*adapter.encode(texts), *imagined]
+    words = related_words(adapter, described, VOCABULARY_WORDS).kept()
+    groups = preserve_groups(adapter, described, [], True, words)
+    texts = [text for group in groups for text in group if text not in excluded]
+    half = imagined_word_count(IMAGINED_WORDS, len(described)) // 2
+    return [*adapter.encode(texts), *encode_imagined(adapter, described, half), *encode_imagined_styles(adapter, half)]
 
 
 def neighbour(adapter: Any, concept: Forgotten, excluded: Sequence[str] = ()) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ..concepts.concept import Concept, Name
-from ..concepts.preserve import encode_imagined, encode_imagined_styles, holds_phrase, imagined_word_count
+from ..concepts.concept import Concept
+from ..concepts.preserve import encode_imagined, encode_imagined_styles, imagined_word_count
 from ..model.protocol import TextModel
-from ..model.tokens import EncodedPrompt, LearnedEmbedding, row_weights
+from ..model.tokens import EncodedPrompt, LearnedEmbedding, concept_columns, row_weights
 from .moments import Moments, MomentSums
 from .targets import ZERO, TargetPair, context_columns, pair_columns, steered_pair, template_pairs
 
@@ -66,9 +66,9 @@ def collect_moments(
     for pair, prompt in zip(pairs, encoded):
         for half in halves if single else (halves[pair.template % 2],):
             half.add_pair(*_moment_rows(model, pair, prompt, kept[pair.target]))
-    forgotten = _rows_of_phrases(model, pairs, encoded)
+    forgotten = _ForgottenRows(model, pairs, encoded)
     for text, n in half_of.items():
-        halves[n].add_preserved(kept[text].context, _preserved_weights(model, concepts, kept[text], forgotten))
+        halves[n].add_preserved(kept[text].context, forgotten.preserved_weights(kept[text]))
     if imagined:
         drawn = imagined_word_count(imagined, len(concepts))
         # Half of the words name things, in the concepts' templates, and half name styles.
@@ -93,25 +93,28 @@ def _encode_with_short_padding(
     return [encoded[i] for i in range(len(prompts))]
 
 
-def _rows_of_phrases(model: TextModel, pairs: list[TargetPair], encoded: list[EncodedPrompt]) -> torch.Tensor:
-    """Rows (n, dim) of the phrases in the pairs' full prompts."""
-    return torch.cat([p.context[context_columns(model, p, pair.name)] for pair, p in zip(pairs, encoded)])
+class _ForgottenRows:
+    """Rows (n, dim) of the phrases in the pairs' full prompts, and the phrases' tokens per text encoder."""
 
+    def __init__(self, model: TextModel, pairs: list[TargetPair], encoded: list[EncodedPrompt]):
+        self.model = model
+        self.phrases: dict[str, list[list[int]]] = {}
+        for name in dict.fromkeys(pair.name.text for pair in pairs if pair.name.embedding is None):
+            for encoder, ids in model.phrase_tokens(name).items():
+                self.phrases.setdefault(encoder, []).append(ids)
+        self.rows = torch.cat([p.context[context_columns(model, p, pair.name)] for pair, p in zip(pairs, encoded)])
 
-def _preserved_weights(
-    model: TextModel, concepts: list[Concept], prompt: EncodedPrompt, forgotten: torch.Tensor
-) -> torch.Tensor:
-    """Weight of each row of a preserved prompt (l,); 0 for a row that a target pair forgets.
+    def preserved_weights(self, prompt: EncodedPrompt) -> torch.Tensor:
+        """Weight of each row of a preserved prompt (l,); 0 for a row that a target pair forgets.
 
-    A longer name may begin with a phrase: the encoder is causal, so "a photo of a zebra crossing" has the row of "a photo of a zebra".
-    """
-    weights = row_weights(prompt, model.vocabulary)
-    held = [Name(p) for c in concepts for p in c.phrases if holds_phrase(model, prompt.text, p)]
-    for column in {c for name in held for c in context_columns(model, prompt, name)}:
-        row = prompt.context[column]
-        if float((forgotten - row).norm(dim=1).min()) < _SAME_ROW * float(row.norm()):
-            weights[column] = 0.0
-    return weights
+        A longer name may begin with a phrase. The encoder is causal, so "a photo of a zebra crossing" has the row of "a photo of a zebra".
+        """
+        weights = row_weights(prompt, self.model.vocabulary)
+        for column in concept_columns(prompt.tokens, self.phrases, self.model.vocabulary, "none"):
+            row = prompt.context[column]
+            if float((self.rows - row).norm(dim=1).min()) < _SAME_ROW * float(row.norm()):
+                weights[column] = 0.0
+        return weights
 
 
 def _moment_rows(

@@ -41,7 +41,7 @@ class ClosedFormSettings:
     overshoot: float = option(
         default=BY_KIND,
         help="How much further than the target, away from the concept: 0 ends at the target, 0.5 goes half as far again. -1: 0.5 for a "
-        "style, whose fallback may be drawn in that very style; for everything else as much as is missing in imagined styles, at most 0.3.",
+        "style, whose fallback may be drawn in that very style; for everything else as much as is missing in imagined styles, at most 0.4.",
         minimum=BY_KIND,
         maximum=3.0,
         step=0.05,

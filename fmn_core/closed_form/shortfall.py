@@ -30,7 +30,7 @@ _FORMS = tuple(
 _CONTEXTS, _LEAST_PER_NAME, _SEED = 48, 2, 2
 # Share of the way to the target that suffices in an imagined style, and the largest overshoot. On zebra, dog, frog and umbrella of the
 # miniature, less leaves traces in styles of no template, more loses the style of some prompts.
-SUFFICIENT, LARGEST = 0.85, 0.3
+SUFFICIENT, LARGEST = 1.0, 0.4
 
 
 def unseen_contexts(

@@ -52,8 +52,7 @@ def preserve_groups(
     templates = _templates_of(concepts)
     captions = everyday_captions() if use_everyday_captions else ()
     groups = [[""]]
-    kept = {*without_concepts(model, concepts, [*lines, *captions]), *longer_names(model, concepts, lines)}
-    for line in (line for line in dict.fromkeys([*lines, *captions]) if line in kept):
+    for line in without_concepts(model, concepts, [*lines, *captions], lines):
         is_name = line in lines and len(line.split()) <= NAME_WORDS
         groups.append([line, *(fill_template(t, line) for t in templates)] if is_name else [line])
     return groups + [[fill_template(templates[0], word)] for word in words]
@@ -119,33 +118,29 @@ def longer_names(model: TextModel, concepts: Sequence[Concept], lines: Sequence[
 
     A longer name has at most NAME_WORDS words, articles not counted, and at least one word more than the phrase.
     """
-    phrases = [phrase for concept in concepts for phrase in concept.phrases]
-
-    def is_longer_name(line: str) -> bool:
-        words = [word for word in line.lower().split() if word not in _ARTICLES]
-        held = [phrase for phrase in phrases if holds_phrase(model, line, phrase)]
-        return len(words) <= NAME_WORDS and any(len(words) > len(phrase.split()) for phrase in held)
-
-    forgotten = {" ".join(phrase.lower().split()) for phrase in phrases}
-    return [
-        line
-        for line in dict.fromkeys(lines)
-        if " ".join(line.lower().split()) not in forgotten and is_longer_name(line)
-    ]
+    held = _held_phrases(model, concepts, lines)
+    return [line for line, phrases in held.items() if _is_longer_name(line, phrases)]
 
 
-def holds_phrase(model: TextModel, text: str, phrase: str) -> bool:
-    """Whether a text contains a phrase, compared by the tokens of the first text encoder."""
-    ids, wanted = (next(iter(model.phrase_tokens(t).values()), []) for t in (text, phrase))
-    return bool(find_subsequence(ids, wanted))
+def without_concepts(
+    model: TextModel, concepts: Sequence[Concept], prompts: Sequence[str], names: Sequence[str] = ()
+) -> list[str]:
+    """The distinct prompts that contain no phrase of the concepts, and those of `names` that are longer names with one."""
+    held, may_be_names = _held_phrases(model, concepts, prompts), set(names)
+    return [p for p, phrases in held.items() if not phrases or (p in may_be_names and _is_longer_name(p, phrases))]
 
 
-def without_concepts(model: TextModel, concepts: list[Concept], prompts: list[str]) -> list[str]:
-    """The distinct prompts that contain no phrase of the concepts, compared by their tokens."""
-    forgotten = [ids for c in concepts for p in c.phrases for ids in model.phrase_tokens(p).values()]
+def _held_phrases(model: TextModel, concepts: Sequence[Concept], texts: Sequence[str]) -> dict[str, list[str]]:
+    """The phrases that each distinct text contains, compared by the tokens of any text encoder with those of the first."""
+    ids_of = {phrase: list(model.phrase_tokens(phrase).values()) for concept in concepts for phrase in concept.phrases}
+    held = {}
+    for text in dict.fromkeys(texts):
+        ids = next(iter(model.phrase_tokens(text).values()), [])
+        held[text] = [p for p, wanted in ids_of.items() if any(find_subsequence(ids, w) for w in wanted)]
+    return held
 
-    def names_concept(prompt: str) -> bool:
-        ids = next(iter(model.phrase_tokens(prompt).values()), [])
-        return any(phrase == ids[i : i + len(phrase)] for phrase in forgotten for i in range(len(ids)))
 
-    return [p for p in dict.fromkeys(prompts) if not names_concept(p)]
+def _is_longer_name(line: str, phrases: Sequence[str]) -> bool:
+    words = [word for word in line.lower().split() if word not in _ARTICLES]
+    forgotten = any(words == phrase.lower().split() for phrase in phrases)
+    return not forgotten and len(words) <= NAME_WORDS and any(len(words) > len(phrase.split()) for phrase in phrases)

@@ -144,7 +144,10 @@ class ComfyText:
             marker_id = self._marker_ids[marker][name][0]
             count = itertools.count()
             tokens[name] = [
-                [(word[name][next(count) % length], *t[1:]) if t[0] == marker_id else t for t in chunk]
+                [
+                    (word[name][next(count) % length], *t[1:]) if isinstance(t[0], int) and t[0] == marker_id else t
+                    for t in chunk
+                ]
                 for chunk in chunks
             ]
         return tokens

@@ -26,7 +26,7 @@ class ClosedFormOptions(io.ComfyNode):
                 option_input(ClosedFormSettings, "use_everyday_captions", "everyday_captions"),
                 option_input(ClosedFormSettings, "overshoot"),
                 option_input(Hardening, "rounds", "attack_rounds", default=0, min=0),
-                *option_inputs(ClosedFormSettings, "vocabulary_words", "synonyms"),
+                *option_inputs(ClosedFormSettings, "vocabulary_words", "synonyms", optional=True),
                 TrainingOptionsType.Input(
                     "options", optional=True, tooltip="From Training Options, to have both on one wire."
                 ),

@@ -126,3 +126,18 @@ def test_unknown_tokens_leave_the_cosine(model, gate):
 def test_a_patch_without_concepts_is_refused(model):
     with pytest.raises(ForgetError, match="Expected a patch that says what it forgets"):
         ConceptGate(model, [])
+
+
+def test_a_phrase_inside_of_a_kept_name_does_not_open_the_gate(model):
+    zebra = Concept(["zebra"], "object", TEMPLATES)
+    shut, opened = (ConceptGate(model, [zebra], kept_names=names) for names in (["zebra crossing"], []))
+    for prompt, at_rest in (
+        ("a zebra crossing in the park", True),
+        ("a zebra on a zebra crossing", False),
+        ("a zebra in the park", False),
+        ("a horse in the park", False),
+    ):
+        encoded = model.encode([prompt])[0]
+        similarity = shut.similarity(encoded.context, encoded.tokens)
+        assert (similarity == 0.0) == at_rest
+        assert at_rest or similarity == opened.similarity(encoded.context, encoded.tokens)

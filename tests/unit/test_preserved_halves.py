@@ -6,7 +6,7 @@ import torch
 from fmn_core.closed_form.collect import collect_moments
 from fmn_core.closed_form.weight_choice import DRIFT_PRICE, PRESERVE_WEIGHTS, RIDGES, choose_weights
 from fmn_core.concepts.concept import make_concept
-from fmn_core.concepts.preserve import TEMPLATES_PER_NAME, preserve_groups, without_concepts
+from fmn_core.concepts.preserve import TEMPLATES_PER_NAME, longer_names, preserve_groups, without_concepts
 
 pytestmark = pytest.mark.usefixtures("whole_prompts")
 
@@ -63,3 +63,24 @@ def test_weights_that_are_given_are_kept(model, zebra):
     assert choose_weights(*halves, metric, 2e-4, 7.0)[:2] == (2e-4, 7.0)
     ridge, weight, _ = choose_weights(*halves, metric, preserve_weight=7.0)
     assert ridge in RIDGES and weight == 7.0
+
+
+def test_a_longer_name_that_holds_the_phrase_is_kept(model, zebra):
+    lines = ["zebra crossing", "the zebra", "a zebra", "zebra", "a photo of a zebra in the park", "red zebra crossing"]
+    assert longer_names(model, [zebra], lines) == ["zebra crossing", "red zebra crossing"]
+    texts = [text for group in preserve_groups(model, [zebra], lines, use_everyday_captions=False) for text in group]
+    assert "zebra crossing" in texts and not any(text.endswith("zebra") for text in texts)
+
+
+def test_what_a_longer_name_shares_with_the_phrase_is_forgotten_all_the_same(model, zebra):
+    """The encoder is causal: the row of "zebra" does not know that "crossing" follows. The rows after it are preserved."""
+    groups = [["a zebra crossing"], []]
+    zebra.templates = ["a {}"]
+    with_name, without = (sum_of(collect_moments(model, [zebra], g)) for g in (groups, [[], []]))
+    rows = model.encode(["a zebra crossing"])[0].context.double()
+    rows = torch.cat([rows[:2], rows[3:]])
+    torch.testing.assert_close(with_name.pp - without.pp, rows.T @ rows, atol=1e-6, rtol=1e-6)
+
+
+def sum_of(halves):
+    return halves[0] + halves[1]

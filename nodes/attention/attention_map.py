@@ -40,7 +40,7 @@ class ConceptAttentionMap(io.ComfyNode):
                 io.String.Input(
                     "prompt",
                     multiline=True,
-                    default="a photo of a zebra",
+                    default="a picture of a zebra",
                     tooltip="The prompt to sample; it must hold the phrase.",
                 ),
                 io.String.Input("phrase", default="zebra", tooltip="The phrase whose attention is shown."),

@@ -92,7 +92,7 @@ def test_every_score_is_in_the_report(server, patches, embeddings):
         *("CLIP score, before", "CLIP score, after", "UA", "UA of synonyms", "IRA", "H_o", "CMMD"),
         *("M-Score before", "M-Score after", "CLIP score, attacked"),
     ]
-    assert found["CLIP score, after"] < found["CLIP score, before"] - 0.3 and found["CMMD"] > 0
+    assert found["CLIP score, after"] < found["CLIP score, before"] - 0.25 and found["CMMD"] > 0
     assert found["UA"] == found["IRA"] == 1
     assert found["H_o"] == pytest.approx(3 / (2 + 1 / found["UA of synonyms"]))
     assert all(math.isfinite(value) and row["note"] for value, row in zip(found.values(), rows))

@@ -11,7 +11,7 @@ from .moments import Moments
 
 AUTO = 0.0
 # Candidates of the automatic choice: ridges relative to the mean eigenvalue, and weights of the preserve set.
-RIDGES = (1e-6, 1e-5, 1e-4, 1e-3)
+RIDGES = (1e-3, 3e-3, 1e-2, 3e-2)
 PRESERVE_WEIGHTS = (0.3, 1.0, 3.0, 10.0, 30.0)
 # Weight of the drift against the missed share of the target, both relative errors on held-out rows. On three concepts of the
 # miniature, mostly with half of the others listed, 0.7 kept less, 1.4 and 2.0 lost the style of some prompts, and 2.8 left traces

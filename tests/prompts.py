@@ -68,7 +68,7 @@ def closed_form_options(**changes) -> dict:
     """Closed Form Options as node "options", with the node's own defaults but for `changes`."""
     inputs = {
         "target": "ablated prompt", "substitute": "", "precision": "float64 on the CPU",
-        "ridge": 0.0, "preserve_weight": 0.0, "imagined_words": 200, "everyday_captions": True, "overshoot": -1.0, "attack_rounds": 0,
+        "ridge": 0.0, "preserve_weight": 0.0, "imagined_words": 400, "everyday_captions": True, "overshoot": -1.0, "attack_rounds": 0,
         "vocabulary_words": 96, "synonyms": "name them",
     }  # fmt: skip
     return {"options": {"class_type": "FMN_ClosedFormOptions", "inputs": inputs | changes}}

@@ -16,7 +16,7 @@ from .templates import everyday_captions, fill_template, spread_templates, style
 NAME_WORDS = 3
 TEMPLATES_PER_NAME = 8
 # Imagined words for one concept, and for several at once.
-IMAGINED_WORDS, MOST_IMAGINED = 200, 1000
+IMAGINED_WORDS, MOST_IMAGINED = 400, 1000
 _ROWS_PER_DRAW = 4096
 _STYLE_SEED = 1
 _ARTICLES = ("a", "an", "the")

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import tiny_pipelines
 import torch
+from least_squares import drawn, stacked_least_squares
 
 from bench.peers import PEERS, concept_ablation, esd, fmn, mace, mace_attention, rece, spm, tune, uce
 from bench.peers.adapters import Adapters
@@ -51,17 +52,6 @@ def assert_as_before(adapter, before):
     for name, p in adapter.unet.named_parameters():
         assert torch.equal(p, before[name]), name
         assert p.grad is None
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def stacked_least_squares(parts):
-    """W' of min sum_i w_i |W' C_i - V_i|^2 over parts (w, C (n, dim), V (n, out)), by a QR of all rows."""
-    rows = torch.cat([math.sqrt(w) * c for w, c, _ in parts])
-    values = torch.cat([math.sqrt(w) * v for w, _, v in parts])
-    return torch.linalg.lstsq(rows, values).solution.T
 
 
 # --- closed forms ---

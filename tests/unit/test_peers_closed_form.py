@@ -5,58 +5,23 @@ import math
 import pytest
 import tiny_pipelines
 import torch
+from least_squares import drawn, stacked_least_squares
 
-from bench.peers import concept_ablation, esd, fmn, mace, rece, spm, uce
+from bench.peers import rece, uce
 from bench.peers.peer_prompts import Forgotten, default_preserve_set, phrase_in_templates
 from bench.peers.weights import keys_and_values
 from fmn_core.adapters.diffusers_model import DiffusersModel
 from fmn_core.concepts.preserve import IMAGINED_WORDS
 from fmn_core.concepts.templates import default_templates, everyday_captions
-from fmn_core.model.tokens import EncodedPrompt
 from tools import comfy_host
 
 CONCEPTS = [Forgotten("cat", "object"), Forgotten("noto", "style")]
-QUICK = {
-    fmn: fmn.Settings(steps=1, rate=1e-3),
-    esd: esd.Settings(iterations=1, rate=1e-3, sampling_steps=3),
-    concept_ablation: concept_ablation.Settings(steps=1, batch=2, rate=1e-3, pictures=2, sampling_steps=2),
-    mace: mace.Settings(steps=2, rate=1e-2, prompts=3, pictures=1, sampling_steps=2),
-    uce: uce.Settings(),
-    rece: rece.Settings(rounds=2),
-}
-QUICK_SPM = spm.Settings(iterations=2, rate=1e-2, sampling_steps=3, warm_up=0.0, anchors=2)
 
 
 @pytest.fixture(scope="module")
 def adapter():
     comfy_host.activate()  # diffusers needs its shims where only CPU builds of torch exist
     return DiffusersModel(tiny_pipelines.sd2())
-
-
-def state_of(adapter):
-    return {n: p.detach().clone() for n, p in adapter.unet.named_parameters()}
-
-
-def assert_as_before(adapter, before):
-    for name, p in adapter.unet.named_parameters():
-        assert torch.equal(p, before[name]), name
-        assert p.grad is None
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def stacked_least_squares(parts):
-    """W' of min sum_i w_i |W' C_i - V_i|^2 over parts (w, C (n, dim), V (n, out)), by a QR of all rows."""
-    rows = torch.cat([math.sqrt(w) * c for w, c, _ in parts])
-    values = torch.cat([math.sqrt(w) * v for w, _, v in parts])
-    return torch.linalg.lstsq(rows, values).solution.T
-
-
-def prompt_with(ids, *rows):
-    chunk = [49406, *ids, *[49407] * (7 - len(ids))]
-    return EncodedPrompt("", {"l": [chunk]}, torch.tensor(rows))
 
 
 def test_an_input_edit_is_the_least_squares_solution():

@@ -15,6 +15,7 @@ def device():
 
 
 @pytest.fixture(scope="session")
-def dynamic_host(device):
+def dynamic_host(request):
     if not (comfy_host.root() / "comfy" / "memory_management.py").exists():
         pytest.skip("this ComfyUI has no DynamicVRAM: name a newer one in FMN_COMFYUI")
+    request.getfixturevalue("device")

@@ -23,15 +23,24 @@ MUTATIONS = 1000
 SLOWEST = 2.0
 
 
-def outcome(path: Path) -> ForgetPatch | None:
-    """The patch that a file holds, or None where it is refused as it should be."""
-    started, found, message = time.process_time(), None, ""
+def timed_outcome(path: Path) -> tuple[ForgetPatch | None, float]:
+    """The patch that a file holds, or None where it is refused as it should be, and this thread's seconds."""
+    started, found, message = time.thread_time(), None, ""
     try:
         found = load_patch(path)
     except ForgetError as error:
         message = str(error)
-    assert time.process_time() - started < SLOWEST
     assert "\n" not in message and len(message) < 800
+    return found, time.thread_time() - started
+
+
+def outcome(path: Path) -> ForgetPatch | None:
+    """The patch that a file holds, or None where it is refused as it should be, in SLOWEST seconds at most."""
+    found, seconds = timed_outcome(path)
+    if seconds >= SLOWEST:
+        # Garbage of the tests before may have been collected meanwhile; a file that is slow by itself is slow again.
+        found, seconds = timed_outcome(path)
+    assert seconds < SLOWEST
     return found
 
 

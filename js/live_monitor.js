@@ -67,6 +67,7 @@ function show(node, state) {
   monitor.panel.replaceChildren(...picture, line, plot(state), stop);
   if (!monitor.seen) {
     monitor.seen = true;
+    monitor.panel.hidden = false;
     refit(node);
   }
 }

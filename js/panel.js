@@ -8,8 +8,11 @@ const STYLE = `
   background: var(--comfy-menu-bg, #353535); border: 1px solid var(--border-color, #4e4e4e); padding: 2px 8px; }
 .fmn-panel button:disabled { opacity: 0.5; cursor: default; }
 .fmn-chip { display: inline-block; margin: 1px; padding: 0 5px; border-radius: 8px; border: 1px solid var(--border-color, #4e4e4e); }
+.fmn-panel[hidden] { display: none; }
+.fmn-panel button.fmn-add { border-radius: 8px; margin: 1px; padding: 0 6px; }
 .fmn-chip.lit { background: #2f5fa8; color: #fff; }
 .fmn-chip.end { font-style: italic; opacity: 0.75; }
+.fmn-report { white-space: pre-wrap; user-select: text; }
 .fmn-warning { color: #f0b429; }
 .fmn-quiet { opacity: 0.65; }
 `;
@@ -27,7 +30,8 @@ export function element(tag, className = "", children = [], properties = {}) {
 }
 
 /**
- * A panel under a node's widgets, in the classic canvas and in Nodes 2.0. It is not saved with the workflow.
+ * A panel under a node's widgets, in the classic canvas and in Nodes 2.0. It is not saved with the workflow. A panel that needs no
+ * height is hidden: some hosts give an element of height 0 the height of the window. Its owner shows it once it needs some.
  * @param {any} node @param {string} name @param {() => number} height pixels that it needs now
  * @returns {HTMLElement}
  */
@@ -46,6 +50,7 @@ export function addPanel(node, name, height) {
     setValue: () => {},
   });
   widget.serialize = false;
+  panel.hidden = height() === 0;
   return panel;
 }
 
@@ -60,7 +65,7 @@ export function refit(node) {
 }
 
 /**
- * A panel that is there once the node has run: shown and given what the node's output holds for the page.
+ * A panel that is there once the node has run and as long as its output holds something for the page.
  * @param {any} node @param {string} name @param {number} height
  * @param {(panel: HTMLElement, output: any) => boolean} show whether the output held something
  */
@@ -70,9 +75,9 @@ export function addResultPanel(node, name, height, show) {
   const executed = node.onExecuted;
   node.onExecuted = function (/** @type {any} */ output) {
     executed?.apply(this, arguments);
-    if (!show(panel, output ?? {})) return;
-    seen = true;
-    refit(node);
+    seen = show(panel, output ?? {});
+    panel.hidden = !seen;
+    if (seen) refit(node);
   };
 }
 

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 
 from ..concepts.concept import Concept, check_concepts
-from ..concepts.preserve import preserve_groups
+from ..concepts.preserve import longer_names, preserve_groups
 from ..model.encoding_cache import MemoizedEncoding
 from ..model.protocol import ForgetModel
 from ..patch.figures import rounded
@@ -75,6 +75,8 @@ def forget_closed_form(
     figures["seconds"] = time.perf_counter() - started
     if settings.synonyms != IGNORED:
         figures |= related.as_figures()
+    if kept_names := longer_names(model, concepts, settings.preserve_prompts):
+        figures["kept_names"] = kept_names
     report_progress(4, 4, figures)
     described = {"method": "closed form", **asdict(settings), "kept_words": words}
     return ForgetPatch(factors, [c.as_dict() for c in concepts], fingerprint(model), described, rounded(figures))

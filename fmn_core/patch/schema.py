@@ -89,6 +89,7 @@ _FIGURES = {
     **dict.fromkeys(
         ("synonyms", "neighbours"), TypeAdapter(Annotated[dict[Phrase, Number], Field(max_length=MOST_LINES)])
     ),
+    "kept_names": TypeAdapter(Annotated[list[Phrase], Field(max_length=MOST_LINES)]),
     **dict.fromkeys(("losses", "mass"), TypeAdapter(list[Number])),
     "drift": TypeAdapter(list[Annotated[list[Number], Field(min_length=2, max_length=2)]]),
 }

@@ -65,7 +65,9 @@ class TrainForgetPatch(io.ComfyNode):
         saved = file.save_patch(patch)
         report = "\n".join([*saved.warning, reports.training_report(patch, matched, saved)])
         plot = pictures.training_plot(patch.figures, f"{inputs.method}: {training.title}")
-        return io.NodeOutput(patched, patch, plot, report, ui={"text": (report,)})
+        return io.NodeOutput(
+            patched, patch, plot, report, ui={"text": (report,), "fmn_related": (reports.related_names(patch),)}
+        )
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...fmn_core.closed_form.targets import ABLATED
+from ...fmn_core.concepts.compounds import compounds_of
 from ...fmn_core.errors import plain_text
 from ...fmn_core.patch.patch import ForgetPatch
 from ...fmn_core.training.inversion import Inversion
 from .destination import SaveResult
+
+# Compounds that a report names at most.
+MOST_COMPOUNDS = 12
 
 
 def training_report(patch: ForgetPatch, matched: int, saved: SaveResult) -> str:
@@ -26,7 +30,7 @@ def training_report(patch: ForgetPatch, matched: int, saved: SaveResult) -> str:
         searches = f"{attack['searches']} searches of {attack['budget']['steps']} steps for each concept"
         rounds = f"{attack['rounds']} round{'s' if attack['rounds'] > 1 else ''}"
         lines.append(f"attacked in {rounds} by {searches}; the patch also forgets the embeddings that they found")
-    lines += _style_advice(patch) + _synonym_lines(figures)
+    lines += _style_advice(patch) + _related_lines(patch)
     lines += [f"matched {matched} layers in {figures['seconds']:.1f} s", *saved_lines(saved)]
     return "\n".join(lines)
 
@@ -53,12 +57,29 @@ def _style_advice(patch: ForgetPatch) -> list[str]:
     return ["without a style the model may draw any, seldom the forgotten one: Closed Form Options takes a substitute"]
 
 
-def _synonym_lines(figures: dict) -> list[str]:
-    """The words that act like the concept, and what to do with them."""
-    words = ", ".join(f"{word} ({similarity:.2f})" for word, similarity in figures.get("synonyms", {}).items())
-    if not words:
-        return []
-    return [plain_text(f"words of this model that act like it: {words}; to forget one too, add it below the phrase")]
+def related_names(patch: ForgetPatch) -> dict[str, list[str]]:
+    """What the page offers beside a report: `synonyms` to forget too, and `compounds` to keep that are not kept yet."""
+    phrases = [phrase for concept in patch.concepts for phrase in concept.get("phrases", ())]
+    listed = {line.lower() for line in patch.settings.get("preserve_prompts", ())}
+    forgotten_too = {phrase.lower() for phrase in phrases}
+    return {
+        "synonyms": [word for word in patch.figures.get("synonyms", {}) if word not in forgotten_too],
+        "compounds": [name for name in compounds_of(phrases) if name not in listed | forgotten_too][:MOST_COMPOUNDS],
+    }
+
+
+def _related_lines(patch: ForgetPatch) -> list[str]:
+    """The words that act like the concept and the names that hold its name, and what to do with them."""
+    related, lines = related_names(patch), []
+    if related["synonyms"]:
+        words = ", ".join(f"{word} ({patch.figures['synonyms'][word]:.2f})" for word in related["synonyms"])
+        lines.append(f"words of this model that act like it: {words}; to forget one too, add it below the phrase")
+    if kept := patch.figures.get("kept_names"):
+        lines.append(f"kept, although the phrase is in it: {', '.join(kept)}")
+    if related["compounds"]:
+        names = ", ".join(related["compounds"])
+        lines.append(f"other things named with it change too: {names}; to keep one, add it to the prompts to preserve")
+    return [plain_text(line) for line in lines]
 
 
 def loss_trend(name: str, losses: Sequence[float]) -> str:

@@ -163,6 +163,30 @@ def test_what_a_stranger_wrote_into_a_patch_is_never_run(page, patches, graph, s
     assert page.evaluate("() => window.hacked === undefined && document.querySelectorAll('.fmn-card img').length === 0")
 
 
+LINES = "([id, name]) => app.graph.getNodeById(id).widgets.find(w => w.name === name).value.split('\\n')"
+CLICK = "name => [...document.querySelectorAll('[data-fmn=related] button')].find(b => b.textContent.includes(name)).click()"
+
+
+@VUE
+def test_synonyms_and_compounds_are_added_with_a_click(page, graph, patches, screenshot, vue):
+    graph.use(vue)
+    node = graph.train(phrase="dog", file_name="", seed=30 + int(vue))
+    assert page.locator("[data-fmn=related]:visible, [data-fmn=report]:visible").count() == 0
+    graph.queue()
+    page.wait_for_selector("[data-fmn=related] button:has-text('puppy')")
+    assert "forgets: dog" in texts(page, "[data-fmn=report]")[0]
+    page.evaluate(CLICK, "puppy")
+    page.evaluate(CLICK, "hot dog")
+    assert page.evaluate(LINES, [node, "phrase"]) == ["dog", "puppy"]
+    assert page.evaluate(LINES, [node, "preserve_prompts"])[-1] == "hot dog"
+    assert page.locator("[data-fmn=related] button:disabled").count() == 2
+    screenshot(" added")
+    graph.queue()
+    page.wait_for_function("() => document.querySelector('[data-fmn=report]').innerText.includes('dog, puppy')")
+    assert "kept, although the phrase is in it: hot dog" in texts(page, "[data-fmn=report]")[0]
+    assert not [t for t in texts(page, "[data-fmn=related] button") if "puppy" in t or "hot dog" in t]
+
+
 @VUE
 def test_attention_of_any_token_and_the_slider(page, graph, screenshot, vue):
     graph.use(vue)

@@ -91,3 +91,11 @@ def test_synonyms_are_named_forgotten_or_ignored(model, zebra, tmp_path):
 def test_a_known_synonym_is_not_added_twice(model):
     concept = Concept(["zebra", "Horse"], "object", TEMPLATES)
     assert with_synonyms([concept], related_words(model, [concept], 30))[0].phrases == ["zebra", "Horse", "zebras"]
+
+
+def test_longer_names_that_are_kept_are_in_the_patchs_file(model, zebra, tmp_path):
+    settings = ClosedFormSettings(preserve_prompts=["red zebra", "park"], imagined_words=8)
+    patch = forget_closed_form(model, [zebra], settings)
+    save_patch(patch, tmp_path / "a.safetensors")
+    assert load_patch(tmp_path / "a.safetensors").figures["kept_names"] == ["red zebra"]
+    assert "kept_names" not in forget_closed_form(model, [zebra], ClosedFormSettings(imagined_words=8)).figures

@@ -14,6 +14,7 @@ from .nodes.concepts.concept_preset import ConceptPreset
 from .nodes.concepts.encode_prompt import EncodePrompt
 from .nodes.forget.closed_form_options import ClosedFormOptions
 from .nodes.forget.concept_correction import ConceptCorrection
+from .nodes.forget.forget_concept import ForgetConcept
 from .nodes.forget.train_patch import TrainForgetPatch
 from .nodes.loaders.load_image_text import LoadImageTextModel
 from .nodes.loaders.load_miniature import LoadMiniature
@@ -27,6 +28,7 @@ from .nodes.patches.schedule_patch import ScheduleForgetPatch
 from .nodes.patches.shrink_patch import ShrinkForgetPatch
 from .nodes.scores.attack_patch import AttackForgetPatch
 from .nodes.scores.clip_score import ClipScore
+from .nodes.scores.compare import Compare
 from .nodes.scores.forget_accuracies import ForgetAccuracies
 from .nodes.scores.forget_report import ForgetReport
 from .nodes.scores.m_score import MScoreNode
@@ -39,6 +41,7 @@ from .nodes.web import routes as web_routes
 
 WEB_DIRECTORY = "./js"
 NODES = [
+    ForgetConcept,
     LoadMiniature,
     EncodePrompt,
     ZeroConceptAttention,
@@ -61,6 +64,7 @@ NODES = [
     ConceptAttentionMap,
     AttentionMask,
     FaceMask,
+    Compare,
     LoadImageTextModel,
     ClipScore,
     ForgetAccuracies,

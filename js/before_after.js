@@ -1,10 +1,11 @@
-// A slider between two pictures, under Forget Report.
+// A slider between pictures before and after, under the nodes that draw both.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { addResultPanel, element } from "./panel.js";
 
 const HEIGHT = 310;
 const WIDTH = 320;
+const NODES = new Set(["FMN_ForgetConcept", "FMN_Compare", "FMN_ForgetReport"]);
 
 /** @param {{filename: string, subfolder: string, type: string}} file */
 export function viewUrl(file) {
@@ -38,7 +39,7 @@ function show(panel, before, after) {
 app.registerExtension({
   name: "forget-me-not.before-after",
   nodeCreated(/** @type {any} */ node) {
-    if (node.comfyClass !== "FMN_ForgetReport") return;
+    if (!NODES.has(node.comfyClass)) return;
     addResultPanel(node, "before-after", HEIGHT, (panel, output) => {
       const [before, after] = [output.fmn_before ?? [], output.fmn_after ?? []];
       if (!before.length || before.length !== after.length) return false;

@@ -3,10 +3,17 @@ import { app } from "../../scripts/app.js";
 import { addResultPanel, element, onChange, widgetOf } from "./panel.js";
 
 const HEIGHT = 112;
-// Group of the node's output -> the widget that a click adds a line to, and what the group is called.
+// Node -> its widgets that a click adds a line to: one for what is forgotten, one for what is kept.
+/** @type {Record<string, {forget: string, keep: string}>} */
+const NODES = {
+  FMN_ForgetConcept: { forget: "forget", keep: "keep" },
+  FMN_TrainForgetPatch: { forget: "phrase", keep: "preserve_prompts" },
+};
+// Group of the node's output, the widget that its names go to, and what the group is called.
+/** @type {{group: string, target: "forget" | "keep", title: string}[]} */
 const GROUPS = [
-  { group: "synonyms", widget: "phrase", title: "Acts like it. Click to forget it too:" },
-  { group: "compounds", widget: "preserve_prompts", title: "Named with it, but another thing. Click to keep it:" },
+  { group: "synonyms", target: "forget", title: "Acts like it. Click to forget it too:" },
+  { group: "compounds", target: "keep", title: "Named with it, but another thing. Click to keep it:" },
 ];
 
 /** @param {any} widget @returns {string[]} its lines, trimmed and in lower case */
@@ -44,19 +51,20 @@ function mark(button, widget, name) {
 app.registerExtension({
   name: "forget-me-not.related-names",
   nodeCreated(/** @type {any} */ node) {
-    if (node.comfyClass !== "FMN_TrainForgetPatch") return;
+    const widgets = NODES[node.comfyClass];
+    if (!widgets) return;
     /** @type {(() => void)[]} */
     let marks = [];
-    for (const { widget } of GROUPS) onChange(widgetOf(node, widget), () => marks.forEach((again) => again()));
+    for (const name of Object.values(widgets)) onChange(widgetOf(node, name), () => marks.forEach((again) => again()));
     addResultPanel(node, "related", HEIGHT, (panel, output) => {
       const offered = output.fmn_related?.[0];
       if (!offered) return false;
       marks = [];
-      const rows = GROUPS.filter(({ group }) => offered[group]?.length).map(({ group, widget, title }) => {
-        const target = widgetOf(node, widget);
+      const rows = GROUPS.filter(({ group }) => offered[group]?.length).map(({ group, target, title }) => {
+        const widget = widgetOf(node, widgets[target]);
         const chips = offered[group].map((/** @type {string} */ name) => {
-          const button = chip(target, name);
-          marks.push(() => mark(button, target, name));
+          const button = chip(widget, name);
+          marks.push(() => mark(button, widget, name));
           return button;
         });
         return element("div", "", [element("div", "fmn-quiet", [title]), ...chips]);

@@ -4,6 +4,7 @@ import { addResultPanel, element } from "./panel.js";
 
 const HEIGHT = 120;
 const NODES = new Set([
+  "FMN_ForgetConcept",
   "FMN_TrainForgetPatch",
   "FMN_ConceptCorrection",
   "FMN_InvertConcept",
@@ -22,7 +23,11 @@ app.registerExtension({
     if (!NODES.has(node.comfyClass)) return;
     addResultPanel(node, "report", HEIGHT, (panel, output) => {
       const text = (output.text ?? []).join("\n");
-      panel.replaceChildren(element("div", "fmn-report", [text]));
+      // A verdict ends with an empty line; the figures below it are folded.
+      const [verdict, ...figures] = text.split("\n\n");
+      const rest = figures.join("\n\n");
+      const folded = rest ? [element("details", "fmn-report fmn-quiet", [element("summary", "", ["figures"]), rest])] : [];
+      panel.replaceChildren(element("div", "fmn-report", [verdict]), ...folded);
       return text !== "";
     });
   },

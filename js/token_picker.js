@@ -6,6 +6,7 @@ import { addPanel, afterPause, ask, element, onChange, widgetOf } from "./panel.
 /** @type {Record<string, {prompt?: string, phrase?: string}>} */
 const NODES = {
   FMN_EncodePrompt: { prompt: "text" },
+  FMN_ForgetConcept: { phrase: "forget" },
   FMN_TrainForgetPatch: { phrase: "phrase" },
   FMN_Concept: { phrase: "phrases" },
   FMN_VisualDenoisingPairs: { phrase: "phrase" },

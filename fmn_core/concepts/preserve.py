@@ -142,5 +142,7 @@ def _held_phrases(model: TextModel, concepts: Sequence[Concept], texts: Sequence
 
 def _is_longer_name(line: str, phrases: Sequence[str]) -> bool:
     words = [word for word in line.lower().split() if word not in _ARTICLES]
-    forgotten = any(words == phrase.lower().split() for phrase in phrases)
+    named = [phrase.lower().split() for phrase in phrases]
+    # "a photo of a zebra" is no name of another thing.
+    forgotten = any(words == name or words[-len(name) - 1 :] == ["of", *name] for name in named)
     return not forgotten and len(words) <= NAME_WORDS and any(len(words) > len(phrase.split()) for phrase in phrases)

@@ -17,12 +17,14 @@ from ..ui import shared_inputs
 from ..ui.forget_options import ForgetOptions
 from ..ui.option_inputs import fine_input, option_input
 
-CLOSED_FORM, RESTEERING, VISUAL, BOTH = METHODS = (
-    "closed form",
+RESTEERING, VISUAL, BOTH = GRADIENT_METHODS = (
     "attention re-steering",
     "visual denoising",
     "re-steering and visual denoising",
 )
+# Graphs saved before Forget Concept existed solve in closed form with this node.
+CLOSED_FORM = "closed form"
+METHODS = (*GRADIENT_METHODS, CLOSED_FORM)
 AUTO = "auto"
 
 
@@ -59,6 +61,15 @@ class TrainInputs:
             self.phrase, self.kind, self.templates or "", self.end_token, images=self.images, masks=self.mask
         )
 
+    def unused(self) -> list[str]:
+        """Lines of the report on what is connected and has no effect with the chosen method."""
+        without = {
+            CLOSED_FORM: {"pairs": self.pairs},
+            RESTEERING: {"pairs": self.pairs},
+        }.get(self.method, {"images": self.images, "mask": self.mask})
+        names = [name for name, value in without.items() if value is not None]
+        return [f"connected, but not used by {self.method}: {', '.join(names)}"] if names else []
+
     def trained_weights(self) -> str:
         """Which weights change; the method decides where the user chose auto."""
         if self.train != AUTO:
@@ -85,10 +96,10 @@ def _required_inputs() -> list[Any]:
         shared_inputs.kind(),
         io.Combo.Input(
             "method",
-            options=list(METHODS),
-            default=METHODS[0],
-            tooltip="Closed form: seconds, no images, no tuning. Attention re-steering: the paper's Algorithm 1, by gradient. "
-            "Visual denoising: by gradient, on pairs the model makes itself.",
+            options=list(GRADIENT_METHODS),
+            default=RESTEERING,
+            tooltip="Attention re-steering: the paper's Algorithm 1. Visual denoising: on pairs that the model makes itself. "
+            "Forget Concept solves in closed form, in seconds.",
         ),
         *shared_inputs.preserve(),
     ]
@@ -103,7 +114,7 @@ def _gradient_inputs() -> list[Any]:
             "train",
             options=[AUTO, *TRAIN_CHOICES],
             default=AUTO,
-            tooltip="Which weights change. Auto: attn2 values for closed form, attn2 keys and values by gradient.",
+            tooltip="Which weights change. Auto: keys and values of the cross-attention.",
         ),
         option_input(GradientSettings, "loss"),
         io.Combo.Input(
@@ -114,7 +125,7 @@ def _gradient_inputs() -> list[Any]:
         ),
         option_input(GradientSettings, "target_mass"),
         shared_inputs.seed(),
-        shared_inputs.patch_file("forget_zebra"),
+        shared_inputs.patch_file(shared_inputs.FILE_OF_PHRASE),
     ]
 
 

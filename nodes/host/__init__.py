@@ -1,5 +1,6 @@
 """The only package that imports comfy.* and the server: all that the pack needs of its host."""
 
+from .drawing import Drawing, check_vae, draw, samplers, schedulers
 from .execution import (
     PRECISIONS,
     Progress,
@@ -68,6 +69,7 @@ __all__ = [
     "MINIATURE",
     "PATCH_FOLDER",
     "PRECISIONS",
+    "Drawing",
     "LoadedModels",
     "MiniatureConfig",
     "MiniatureTokenizer",
@@ -79,10 +81,12 @@ __all__ = [
     "attention_blocks",
     "check_context_width",
     "check_interrupted",
+    "check_vae",
     "clear_file_lists",
     "compute_dtype",
     "computing_in",
     "diffusers_names",
+    "draw",
     "effective_weights",
     "embedding_files",
     "embedding_path",
@@ -113,7 +117,9 @@ __all__ = [
     "require_floats",
     "require_unet",
     "running_node",
+    "samplers",
     "sampling_options",
+    "schedulers",
     "send_event",
     "server",
     "size_warnings",

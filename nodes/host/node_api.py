@@ -1,4 +1,7 @@
-"""The host's V3 node API, and the socket types that the pack adds to it."""
+"""The host's V3 node API, and the socket types and menu groups that the pack adds to it."""
+
+import dataclasses
+from typing import Any
 
 try:
     from comfy_api.v0_0_2 import io, ui
@@ -13,6 +16,13 @@ ForgetScoresType = io.Custom("FORGET_SCORES")
 ImageTextType = io.Custom("FMN_IMAGE_TEXT")
 TrainingOptionsType = io.Custom("FORGET_OPTIONS")
 
+
+def schema(**fields: Any) -> Any:
+    """A node's schema, without fields that older hosts do not know, such as `search_aliases`."""
+    known = {field.name for field in dataclasses.fields(io.Schema)}
+    return io.Schema(**{name: value for name, value in fields.items() if name in known})
+
+
 __all__ = [
     "CATEGORY",
     "ForgetConceptType",
@@ -22,5 +32,6 @@ __all__ = [
     "ImageTextType",
     "TrainingOptionsType",
     "io",
+    "schema",
     "ui",
 ]

@@ -11,6 +11,13 @@ from ...fmn_core.patch.patch import ForgetPatch
 from ...fmn_core.training.inversion import Inversion
 from .destination import SaveResult
 
+# Verdicts by the share of the target that is missed, and by the drift of preserve prompts, on what the solve has held out.
+MISSED_WORDS = ((0.25, "gone"), (0.5, "mostly gone"), (float("inf"), "still there in part"))
+MOVED_WORDS = (
+    (0.25, "hardly moved"),
+    (0.5, "moved a little"),
+    (float("inf"), "moved; keep more of them, or forget less"),
+)
 # Compounds that a report names at most.
 MOST_COMPOUNDS = 12
 
@@ -33,6 +40,17 @@ def training_report(patch: ForgetPatch, matched: int, saved: SaveResult) -> str:
     lines += _style_advice(patch) + _related_lines(patch)
     lines += [f"matched {matched} layers in {figures['seconds']:.1f} s", *saved_lines(saved)]
     return "\n".join(lines)
+
+
+def verdict(patch: ForgetPatch) -> str:
+    """Two sentences on a closed-form patch: how far the concepts are gone, and how far other prompts moved.
+
+    Judged on templates and prompts that the solve has held out, by what the cross-attention makes of them, and not on pictures.
+    """
+    missed, moved = patch.figures["held_out_missed"], patch.figures["held_out_drift"]
+    gone = next(word for limit, word in MISSED_WORDS if missed <= limit)
+    others = next(word for limit, word in MOVED_WORDS if moved <= limit)
+    return plain_text(f"{forgotten(patch)}: {gone}. Other prompts: {others}.")
 
 
 def inversion_report(inversion: Inversion, saved: SaveResult) -> str:

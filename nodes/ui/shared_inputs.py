@@ -9,8 +9,16 @@ from ...fmn_core.concepts.templates import KINDS
 from ...fmn_core.training.settings import GradientSettings
 from ..host.node_api import ForgetConceptType, ForgetPatchType, io
 from .option_inputs import option_input
+from .phrases import PHRASE
 
 NEVER_OVERWRITTEN = "empty: no file. An existing file is never overwritten."
+FILE_OF_PHRASE = f"forget_{PHRASE}"
+
+
+def advanced(made: Any) -> Any:
+    """Marks an input as one that the page shows after a click on "advanced" only; older pages have it in the node's menu."""
+    made.extra_dict = {**(made.extra_dict or {}), "advanced": True}
+    return made
 
 
 def kind() -> Any:
@@ -46,11 +54,11 @@ def templates() -> Any:
     )
 
 
-def patch_file(default: str) -> Any:
-    """The name of the file that a patch is saved to."""
-    return io.String.Input(
-        "file_name", default=default, tooltip=f"File under models/loras/forget_me_not; {NEVER_OVERWRITTEN}"
-    )
+def patch_file(default: str, input_name: str = "file_name", **changes: Any) -> Any:
+    """The name of the file that a patch is saved to; `changes` are further arguments of the input."""
+    phrase = f" {PHRASE} is what is forgotten." if PHRASE in default else ""
+    tooltip = f"File under models/loras/forget_me_not; {NEVER_OVERWRITTEN}{phrase}"
+    return io.String.Input(input_name, default=default, tooltip=tooltip, **changes)
 
 
 def patch_outputs(plot: str) -> list[Any]:

@@ -66,7 +66,15 @@ def test_weights_that_are_given_are_kept(model, zebra):
 
 
 def test_a_longer_name_that_holds_the_phrase_is_kept(model, zebra):
-    lines = ["zebra crossing", "the zebra", "a zebra", "zebra", "a photo of a zebra in the park", "red zebra crossing"]
+    lines = [
+        "zebra crossing",
+        "the zebra",
+        "a zebra",
+        "zebra",
+        "a photo of a zebra",
+        "a photo of a zebra in the park",
+        "red zebra crossing",
+    ]
     assert longer_names(model, [zebra], lines) == ["zebra crossing", "red zebra crossing"]
     texts = [text for group in preserve_groups(model, [zebra], lines, use_everyday_captions=False) for text in group]
     assert "zebra crossing" in texts and not any(text.endswith("zebra") for text in texts)

@@ -66,12 +66,14 @@ export function refit(node) {
 
 /**
  * A panel that is there once the node has run and as long as its output holds something for the page.
- * @param {any} node @param {string} name @param {number} height
+ * @param {any} node @param {string} name @param {number | ((panel: HTMLElement) => number)} height
  * @param {(panel: HTMLElement, output: any) => boolean} show whether the output held something
  */
 export function addResultPanel(node, name, height, show) {
   let seen = false;
-  const panel = addPanel(node, name, () => (seen ? height : 0));
+  const needed = () => (typeof height === "number" ? height : height(panel));
+  /** @type {HTMLElement} */
+  const panel = addPanel(node, name, () => (seen ? needed() : 0));
   const executed = node.onExecuted;
   node.onExecuted = function (/** @type {any} */ output) {
     executed?.apply(this, arguments);

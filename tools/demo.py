@@ -23,7 +23,7 @@ from tools.comfy_host import REPOSITORY
 from tools.comfy_server import ComfyServer
 from tools.workflow import to_api
 
-WORKFLOW = REPOSITORY / "workflows" / "forget_a_concept.json"
+WORKFLOW = REPOSITORY / "workflows" / "01 Forget a concept.json"
 LOOK_ALIKE = {
     "zebra": "horse",
     "horse": "zebra",
@@ -32,12 +32,8 @@ LOOK_ALIKE = {
     "red apple": "green apple",
     "green apple": "red apple",
 }
-TARGET_SEEDS, OTHER_SEEDS = (1, 2, 3, 4), (1,)
-
-
-def inputs_by_title(prompt: dict, title: str) -> dict:
-    """The inputs of the node with this title."""
-    return next(n["inputs"] for n in prompt.values() if n["_meta"]["title"] == title)
+# Pictures of the concept in each caption.
+PICTURES = 4
 
 
 def node_by_type(prompt: dict, node_type: str) -> tuple[str, dict]:
@@ -54,20 +50,22 @@ def neighbours(concept: str) -> tuple[str, str]:
 
 
 def with_concept(prompt: dict, concept: str) -> dict:
-    """Puts a concept and its neighbours into the template workflow."""
-    _, train = node_by_type(prompt, "FMN_TrainForgetPatch")
-    train["phrase"], train["kind"] = concept, BY_NAME[concept].kind
-    train["file_name"] = "forget_" + concept.replace(" ", "_")
-    train["preserve_prompts"] = "\n".join(n for n in CONCEPT_NAMES if n != concept)
-    for title, name in zip(("target", "look-alike", "unrelated"), (concept, *neighbours(concept))):
-        inputs_by_title(prompt, title)["text"] = caption_of(name, "noto")
+    """Puts a concept and its neighbours into the starter workflow."""
+    _, forget = node_by_type(prompt, "FMN_ForgetConcept")
+    forget["forget"], forget["kind"] = concept, BY_NAME[concept].kind
+    _, compare = node_by_type(prompt, "FMN_Compare")
+    compare["prompts"] = "\n".join(caption_of(name, "noto") for name in (concept, *neighbours(concept)))
+    compare["pictures"] = PICTURES
     return prompt
 
 
-def measuring_prompt(patch_file: str, jobs: list[tuple[str, int]]) -> dict:
-    """A prompt of ComfyUI's own nodes that draws each (caption, seed) job without and with the patch.
+def measuring_prompt(patch_file: str, asks: dict[str, tuple[list[str], int]]) -> dict:
+    """A prompt that draws captions, several seeds of each, without the patch and with the stock loader of LoRA files.
 
-    The pictures of job k are at the nodes "before{k}" and "after{k}".
+    Parameters
+    ----------
+    asks
+        For each node of the prompt: captions, and the number of pictures of each.
     """
     prompt = {
         "model": {"class_type": "FMN_LoadMiniature", "inputs": {}},
@@ -75,27 +73,20 @@ def measuring_prompt(patch_file: str, jobs: list[tuple[str, int]]) -> dict:
             "class_type": "LoraLoaderModelOnly",
             "inputs": {"model": ["model", 0], "lora_name": patch_file, "strength_model": 1.0},
         },
-        "negative": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["model", 1], "text": ""}},
-        "latent": {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}},
     }
-    sampler = {"steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
-    for k, (caption, seed) in enumerate(jobs):
-        prompt[f"text{k}"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": ["model", 1], "text": caption}}
-        for when, model in (("before", ["model", 0]), ("after", ["patched", 0])):
-            inputs = {
-                "model": model,
-                "seed": seed,
-                "positive": [f"text{k}", 0],
-                "negative": ["negative", 0],
-                "latent_image": ["latent", 0],
-                **sampler,
-            }
-            prompt[f"sample_{when}{k}"] = {"class_type": "KSampler", "inputs": inputs}
-            prompt[f"decode_{when}{k}"] = {
-                "class_type": "VAEDecode",
-                "inputs": {"samples": [f"sample_{when}{k}", 0], "vae": ["model", 2]},
-            }
-            prompt[f"{when}{k}"] = {"class_type": "PreviewImage", "inputs": {"images": [f"decode_{when}{k}", 0]}}
+    wires = {"before": ["model", 0], "after": ["patched", 0], "clip": ["model", 1], "vae": ["model", 2]}
+    sampling = {
+        "seed": 1,
+        "steps": 20,
+        "cfg": 3.0,
+        "sampler_name": "euler",
+        "scheduler": "simple",
+        "width": 0,
+        "height": 0,
+    }
+    for name, (captions, pictures) in asks.items():
+        inputs = {**wires, **sampling, "prompts": "\n".join(captions), "pictures": pictures}
+        prompt[name] = {"class_type": "FMN_Compare", "inputs": inputs}
     return prompt
 
 
@@ -126,43 +117,42 @@ def run_with_progress(server: ComfyServer, prompt: dict, label: str) -> dict:
     return outputs
 
 
-def download_images(server: ComfyServer, outputs: dict, names: list[str]) -> torch.Tensor:
-    """Downloads the images of some nodes, (N, H, W, 3) in 0..1."""
+def pictures_of(server: ComfyServer, output: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pictures (N, H, W, 3) in 0..1 before and after of a Compare node's output."""
     import numpy as np
 
-    images = [server.image(entry) for name in names for entry in outputs[name]["images"]]
-    return torch.stack([torch.from_numpy(np.array(i)).float() / 255 for i in images])
+    before, after = (
+        torch.stack(
+            [torch.from_numpy(np.array(server.image(e).convert("RGB"))).float() / 255 for e in output[f"fmn_{when}"]]
+        )
+        for when in ("before", "after")
+    )
+    return before, after
 
 
 def measure(server: ComfyServer, concept: str, patch_file: str) -> dict:
     """Measures, before and after, how often the judge recognises the concept in every style and each other concept in one."""
     rng = random.Random(0)
     others = [n for n in CONCEPT_NAMES if n != concept]
-    target_jobs = [(caption_of(concept, s), seed) for s in drawn_styles(concept) for seed in TARGET_SEEDS]
-    other_jobs = [(caption_of(n, rng.choice(STYLE_NAMES[:3])), seed) for n in others for seed in OTHER_SEEDS]
-    jobs = target_jobs + other_jobs
-    outputs = run_with_progress(server, measuring_prompt(patch_file, jobs), "measuring")
-    judge, targets = load_judge(), len(target_jobs)
-    images = {
-        when: download_images(server, outputs, [f"{when}{k}" for k in range(len(jobs))]) for when in ("before", "after")
+    asks = {
+        "target": ([caption_of(concept, s) for s in drawn_styles(concept)], PICTURES),
+        "others": ([caption_of(n, rng.choice(STYLE_NAMES[:3])) for n in others], 1),
     }
+    outputs = run_with_progress(server, measuring_prompt(patch_file, asks), "measuring")
+    judge = load_judge()
+    target, kept = (pictures_of(server, outputs[name]) for name in asks)
     figures = {}
-    for when, batch in images.items():
-        seen, _ = classify(judge, batch)
-        figures[f"forget_{when}"] = share(seen[:targets], [concept] * targets)
-        figures[f"keep_{when}"] = share(seen[targets:], [name for name in others for _ in OTHER_SEEDS])
-    return figures | {"drift": drift(images["before"][targets:], images["after"][targets:]), "images": 2 * len(jobs)}
+    for when, wanted, rest in zip(("before", "after"), target, kept):
+        figures[f"forget_{when}"] = share(classify(judge, wanted)[0], [concept] * len(wanted))
+        figures[f"keep_{when}"] = share(classify(judge, rest)[0], others)
+    return figures | {"drift": drift(*kept), "images": 2 * (len(target[0]) + len(kept[0]))}
 
 
-def before_after_rows(server: ComfyServer, prompt: dict, outputs: dict) -> dict[str, tuple[torch.Tensor, ...]]:
-    """The workflow's pictures without and with the patch, by caption."""
-    saved = {n["_meta"]["title"]: name for name, n in prompt.items() if n["class_type"] == "SaveImage"}
-    return {
-        inputs_by_title(prompt, title)["text"]: tuple(
-            download_images(server, outputs, [saved[f"{title} {when}"]]) for when in ("before", "after")
-        )
-        for title in ("target", "look-alike", "unrelated")
-    }
+def before_after_rows(server: ComfyServer, prompt: dict, outputs: dict) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """The starter's pictures before and after, by caption."""
+    node, inputs = node_by_type(prompt, "FMN_Compare")
+    before, after = (batch.split(PICTURES) for batch in pictures_of(server, outputs[node]))
+    return dict(zip(inputs["prompts"].splitlines(), zip(before, after)))
 
 
 def main() -> None:
@@ -182,12 +172,12 @@ def main() -> None:
     print(f"starting ComfyUI, its log is {server.log_path} ...", flush=True)
     with server:
         prompt = with_concept(to_api(json.loads(WORKFLOW.read_text()), server.object_info()), concept)
-        train_id, train = node_by_type(prompt, "FMN_TrainForgetPatch")
+        forget_id, _ = node_by_type(prompt, "FMN_ForgetConcept")
         outputs = run_with_progress(server, prompt, f"forgetting {concept}")
-        patch = server.loras / "forget_me_not" / f"{train['file_name']}.safetensors"
+        patch = server.loras / "forget_me_not" / f"forget_{concept.replace(' ', '_')}.safetensors"
         report = measure(server, concept, f"forget_me_not/{patch.name}")
         rows = before_after_rows(server, prompt, outputs)
-    node_report = "\n".join(outputs[train_id]["text"])
+    node_report = "\n".join(outputs[forget_id]["text"])
     shutil.copy(patch, args.out / patch.name)
     before_after_page(rows).save(args.out / "before_after.png")
     report = {

@@ -30,10 +30,11 @@ def node_defs() -> dict[str, Any]:
 
 
 def main_texts() -> dict[str, Any]:
-    """Content of main.json: the category, and the names of types, which the front end shows for outputs named as their type."""
+    """Content of main.json: the groups of the menu, and the names of types, which the front end shows for outputs named as their type."""
     api = importlib.import_module(f"{load_pack().__name__}.nodes.host.node_api")
     types = sorted(getattr(api, name).io_type for name in api.__all__ if name.endswith("Type"))
-    return {"nodeCategories": {api.CATEGORY: api.CATEGORY}, "dataTypes": {t: t for t in types}}
+    groups = [group for name, text in vars(api.Menu).items() if name.isupper() for group in text.split("/")]
+    return {"nodeCategories": {group: group for group in groups}, "dataTypes": {t: t for t in types}}
 
 
 def load(language: str, name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ...fmn_core.model.tokens import END_TOKEN_CHOICES
 from .. import host
 from ..adapter.concept_columns import require_columns
 from ..adapter.effective_attention import SampledModel
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 from ..ui import pictures
 from ..ui.temporary_images import save_images
 
@@ -27,7 +27,7 @@ class ConceptAttentionMap(io.ComfyNode):
         return io.Schema(
             node_id="FMN_ConceptAttentionMap",
             display_name="Concept Attention Map",
-            category=CATEGORY,
+            category=Menu.MEASURE,
             description="Samples a quick picture of the prompt, without a VAE, and shows where the phrase attends: red is most. "
             "Click any token under the node to see where that one attends.",
             is_output_node=True,

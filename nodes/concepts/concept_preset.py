@@ -11,7 +11,7 @@ from ...fmn_core.concepts.concept import chain
 from ...fmn_core.concepts.presets import SHIPPED, find_preset, list_presets, load_preset
 from ...fmn_core.errors import ForgetError
 from .. import host
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 from ..ui import shared_inputs
 from ..ui.listed_file import file_stamp, validation_result
 
@@ -26,7 +26,7 @@ class ConceptPreset(io.ComfyNode):
         return io.Schema(
             node_id="FMN_ConceptPreset",
             display_name="Concept Preset",
-            category=CATEGORY,
+            category=Menu.CONCEPTS,
             description="Concepts from a file: unsafe content that ships with the pack, and your own lists in "
             "user/default/forget_me_not/presets.",
             inputs=inputs,

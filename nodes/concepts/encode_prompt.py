@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...fmn_core.errors import ForgetError
 from ..adapter.chunk_memory import TOKENS_KEY, encoded_chunks
 from ..adapter.text import token_ids
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 
 
 class EncodePrompt(io.ComfyNode):
@@ -16,7 +16,7 @@ class EncodePrompt(io.ComfyNode):
         return io.Schema(
             node_id="FMN_EncodePrompt",
             display_name="Encode Prompt (Forget-Me-Not)",
-            category=CATEGORY,
+            category=Menu.WHILE_SAMPLING,
             description="CLIP Text Encode that also remembers its tokens, so that Zero Concept Attention finds the phrase in it. "
             "The conditioning is otherwise the same.",
             inputs=[

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ...fmn_core.attacks.hardening import Hardening
 from ...fmn_core.closed_form.settings import ClosedFormSettings
-from ..host.node_api import CATEGORY, TrainingOptionsType, io
+from ..host.node_api import Menu, TrainingOptionsType, io
 from ..ui.forget_options import DEFAULTS, ForgetOptions
 from ..ui.option_inputs import fine_input, option_input, option_inputs
 
@@ -17,7 +17,7 @@ class ClosedFormOptions(io.ComfyNode):
         return io.Schema(
             node_id="FMN_ClosedFormOptions",
             display_name="Closed Form Options (Forget-Me-Not)",
-            category=CATEGORY,
+            category=Menu.TRAINING,
             description="Target, attack rounds and precision for Train Forget Patch's closed form.",
             inputs=[
                 *option_inputs(ClosedFormSettings, "target", "substitute", "precision"),

@@ -16,7 +16,7 @@ from ...fmn_core.training.inversion import InversionSettings
 from .. import host
 from ..adapter.inversion import invert_images
 from ..adapter.model import ComfyModel
-from ..host.node_api import CATEGORY, ForgetConceptType, io
+from ..host.node_api import ForgetConceptType, Menu, io
 from ..ui import destination, pictures, reports, shared_inputs
 from ..ui.inversion_inputs import inversion_inputs, inversion_settings
 from ..ui.option_inputs import option_input
@@ -31,7 +31,7 @@ class ConceptCorrection(io.ComfyNode):
         return io.Schema(
             node_id="FMN_ConceptCorrection",
             display_name="Concept Correction",
-            category=CATEGORY,
+            category=Menu.TRAINING,
             description="One word, several meanings, one of them dominates: inverts pictures of the dominant meaning, forgets what it "
             "learned, and lets the word mean what it means in its other contexts.",
             is_output_node=True,

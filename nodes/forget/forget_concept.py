@@ -17,7 +17,7 @@ from ...fmn_core.patch.patch import ForgetPatch
 from .. import host
 from ..adapter import references
 from ..adapter.model import ComfyModel
-from ..host.node_api import CATEGORY, ForgetConceptType, ForgetPatchType, TrainingOptionsType, io, schema
+from ..host.node_api import ForgetConceptType, ForgetPatchType, Menu, TrainingOptionsType, io, schema
 from ..ui import destination, phrases, preview_picture, reports, shared_inputs
 from ..ui.forget_options import DEFAULTS, ForgetOptions
 from ..ui.option_inputs import option_input
@@ -73,7 +73,7 @@ class ForgetConcept(io.ComfyNode):
         return schema(
             node_id="FMN_ForgetConcept",
             display_name="Forget Concept",
-            category=CATEGORY,
+            category=Menu.MAIN,
             description="Makes a model forget a concept in seconds, without pictures, and saves what it learned as a small patch, an ordinary "
             "LoRA file. With a VAE connected it shows the test prompt before and after.",
             search_aliases=ALIASES,

@@ -15,7 +15,7 @@ from ...fmn_core.training.settings import GradientSettings
 from .. import host
 from ..adapter import references
 from ..adapter.model import ComfyModel
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 from ..ui import destination, phrases, pictures, reports, shared_inputs
 from ..ui.forget_options import DEFAULTS
 from .train_patch_inputs import BOTH, CLOSED_FORM, METHODS, RESTEERING, VISUAL, TrainInputs, train_inputs
@@ -30,7 +30,7 @@ class TrainForgetPatch(io.ComfyNode):
         return io.Schema(
             node_id="FMN_TrainForgetPatch",
             display_name="Train Forget Patch",
-            category=CATEGORY,
+            category=Menu.TRAINING,
             description="Makes a model forget a concept by gradient, with the losses of the Forget-Me-Not paper, and saves what it learned as "
             "a small patch, an ordinary LoRA file. Forget Concept does the same in seconds.",
             is_output_node=True,

@@ -8,7 +8,19 @@ try:
 except ImportError:
     from comfy_api.latest import io, ui
 
-CATEGORY = "Forget-Me-Not"
+
+class Menu:
+    """Groups of nodes in the host's menu."""
+
+    MAIN = "Forget-Me-Not"
+    CONCEPTS = f"{MAIN}/concepts"
+    PATCHES = f"{MAIN}/patches"
+    TRAINING = f"{MAIN}/training"
+    MASKS = f"{MAIN}/masks"
+    WHILE_SAMPLING = f"{MAIN}/while sampling"
+    MEASURE = f"{MAIN}/measure"
+
+
 ForgetConceptType = io.Custom("FORGET_CONCEPT")
 ForgetPatchType = io.Custom("FORGET_PATCH")
 ForgetPairsType = io.Custom("FORGET_PAIRS")
@@ -24,12 +36,12 @@ def schema(**fields: Any) -> Any:
 
 
 __all__ = [
-    "CATEGORY",
     "ForgetConceptType",
     "ForgetPairsType",
     "ForgetPatchType",
     "ForgetScoresType",
     "ImageTextType",
+    "Menu",
     "TrainingOptionsType",
     "io",
     "schema",

@@ -7,7 +7,7 @@ from pathlib import Path
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.scores.transformers_clip import TransformersClip
 from .. import host
-from ..host.node_api import CATEGORY, ImageTextType, io
+from ..host.node_api import ImageTextType, Menu, io
 
 MINIATURE = "miniature"
 
@@ -20,7 +20,7 @@ class LoadImageTextModel(io.ComfyNode):
         return io.Schema(
             node_id="FMN_LoadImageTextModel",
             display_name="Load Image-Text Model",
-            category=CATEGORY,
+            category=Menu.MEASURE,
             description="A CLIP for the score nodes: pictures and texts in one space. From a folder in models/clip_score as transformers "
             "saves it, or the small one that belongs to the miniature.",
             inputs=[

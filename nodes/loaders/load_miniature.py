@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import host
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 
 
 class LoadMiniature(io.ComfyNode):
@@ -14,7 +14,7 @@ class LoadMiniature(io.ComfyNode):
         return io.Schema(
             node_id="FMN_LoadMiniature",
             display_name="Load Miniature SD",
-            category=CATEGORY,
+            category=Menu.MAIN,
             description="A complete Stable Diffusion in small (128 px, emoji art, 25 MB), shipped with the pack: try every node "
             "without any other file. Prompts: 'a picture of a zebra in noto style'; styles twemoji, noto, fluent, emojione.",
             inputs=[],

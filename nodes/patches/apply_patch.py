@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...fmn_core.patch.patch import base_difference, fingerprint_of_weights
 from .. import host
 from ..adapter import connected
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 from ..ui import patch_source, reports
 
 
@@ -17,7 +17,7 @@ class ApplyForgetPatch(patch_source.PatchFileNode):
         return io.Schema(
             node_id="FMN_ApplyForgetPatch",
             display_name="Apply Forget Patch",
-            category=CATEGORY,
+            category=Menu.MAIN,
             description="Applies a forget patch to a MODEL. Patches are ordinary LoRA files: the stock Load LoRA gives the same result.",
             inputs=[
                 io.Model.Input(

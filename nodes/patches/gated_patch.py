@@ -17,7 +17,7 @@ from .. import host
 from ..adapter.chunk_memory import TOKENS_KEY, encoded_chunks
 from ..adapter.references import with_cache
 from ..adapter.text import ComfyText
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 from ..ui import patch_source, reports
 from ..ui.option_inputs import option_inputs
 from . import conditioning_patch
@@ -32,7 +32,7 @@ class GatedForgetPatch(patch_source.PatchFileNode):
         return io.Schema(
             node_id="FMN_GatedForgetPatch",
             display_name="Gated Forget Patch",
-            category=CATEGORY,
+            category=Menu.WHILE_SAMPLING,
             description="Applies a patch only to prompts that are near what it forgets: other prompts give the very same "
             "picture as without it. Of patches merged side by side it applies those that a prompt is near. Works on conditionings; the MODEL stays as it is.",
             inputs=[

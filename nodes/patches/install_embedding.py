@@ -12,7 +12,7 @@ from ...fmn_core.concepts.embedding_file import SUFFIX, Embedding, check_embeddi
 from ...fmn_core.errors import ForgetError
 from .. import host
 from ..host import saving
-from ..host.node_api import CATEGORY, ForgetConceptType, io
+from ..host.node_api import ForgetConceptType, Menu, io
 from ..ui import patch_source, shared_inputs
 
 
@@ -24,7 +24,7 @@ class InstallPatchEmbedding(patch_source.PatchFileNode):
         return io.Schema(
             node_id="FMN_InstallPatchEmbedding",
             display_name="Install Patch Embedding",
-            category=CATEGORY,
+            category=Menu.PATCHES,
             description="Puts the inverted concept that a patch carries into models/embeddings, so that prompts can name it: "
             "to see what the patch forgets, or to forget it on another model.",
             is_output_node=True,

@@ -20,7 +20,7 @@ from ...fmn_core.patch.patch import ForgetPatch, base_difference
 from .. import host
 from ..adapter.references import with_cache
 from ..adapter.text import ComfyText
-from ..host.node_api import CATEGORY, ForgetPatchType, io
+from ..host.node_api import ForgetPatchType, Menu, io
 from ..ui import destination, reports, shared_inputs
 from ..ui.option_inputs import option_input
 from ..ui.patch_source import PATCH_SUFFIX
@@ -37,7 +37,7 @@ class MergeForgetPatches(io.ComfyNode):
         return io.Schema(
             node_id="FMN_MergeForgetPatches",
             display_name="Merge Forget Patches",
-            category=CATEGORY,
+            category=Menu.PATCHES,
             description="Makes one patch of 2 to 100. Fusion does to every concept what its own patch does and keeps the rest as a joint training would; "
             "a sum adds up what the patches do to everything else; side by side they stay apart for Gated Forget Patch, which applies those that a prompt is near.",
             is_output_node=True,

@@ -9,7 +9,7 @@ from ...fmn_core.errors import plain_text
 from ...fmn_core.patch.patch import ForgetPatch, base_difference, fingerprint_of_weights
 from .. import host
 from ..adapter import connected
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 from ..ui import patch_source, preview_picture, reports
 
 
@@ -21,7 +21,7 @@ class ForgetPatchInfo(patch_source.PatchFileNode):
         return io.Schema(
             node_id="FMN_ForgetPatchInfo",
             display_name="Forget Patch Info",
-            category=CATEGORY,
+            category=Menu.PATCHES,
             description="Shows what a patch forgets, on which model and how it was made, by whom, and what was measured.",
             is_output_node=True,
             inputs=[

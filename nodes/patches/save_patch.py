@@ -7,7 +7,7 @@ from dataclasses import replace
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.patch.shrink import DTYPES, ShrinkSettings
 from ..host import saving
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 from ..ui import patch_source, preview_picture, reports, shared_inputs
 from ..ui.destination import SaveResult
 from ..ui.option_inputs import option_input
@@ -21,7 +21,7 @@ class SaveForgetPatch(patch_source.PatchFileNode):
         return io.Schema(
             node_id="FMN_SaveForgetPatch",
             display_name="Save Forget Patch",
-            category=CATEGORY,
+            category=Menu.PATCHES,
             description="Saves a patch with what you want to say of it: title, author, licence, notes, a preview picture.",
             is_output_node=True,
             inputs=[

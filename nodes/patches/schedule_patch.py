@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 from ..ui import patch_source, reports
 from . import conditioning_patch
 
@@ -17,7 +17,7 @@ class ScheduleForgetPatch(patch_source.PatchFileNode):
         return io.Schema(
             node_id="FMN_ScheduleForgetPatch",
             display_name="Schedule Forget Patch",
-            category=CATEGORY,
+            category=Menu.WHILE_SAMPLING,
             description="Applies a patch to conditionings for a part of the sampling, or with strengths from keyframes, on the positive "
             "prompt only or on both. The MODEL stays as it is.",
             inputs=[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...fmn_core.patch.shrink import ShrinkSettings, shrink_patch
-from ..host.node_api import CATEGORY, ForgetPatchType, io
+from ..host.node_api import ForgetPatchType, Menu, io
 from ..ui import destination, patch_source, reports, shared_inputs
 from ..ui.option_inputs import option_inputs
 
@@ -16,7 +16,7 @@ class ShrinkForgetPatch(patch_source.PatchFileNode):
         return io.Schema(
             node_id="FMN_ShrinkForgetPatch",
             display_name="Shrink Forget Patch",
-            category=CATEGORY,
+            category=Menu.PATCHES,
             description="Lowers the LoRA rank of a patch by SVD, or its precision, and tells what that leaves behind.",
             is_output_node=True,
             inputs=[

@@ -18,7 +18,7 @@ from ...fmn_core.training.augmentation import AugmentSettings
 from .. import host
 from ..adapter import references
 from ..adapter.model import ComfyModel
-from ..host.node_api import CATEGORY, ForgetConceptType, io
+from ..host.node_api import ForgetConceptType, Menu, io
 from ..ui import destination, pictures, reports, shared_inputs
 from ..ui.option_inputs import option_input, option_inputs
 from ..web.progress import search_progress
@@ -60,7 +60,7 @@ class AttackForgetPatch(io.ComfyNode):
         return io.Schema(
             node_id="FMN_AttackForgetPatch",
             display_name="Attack Forget Patch",
-            category=CATEGORY,
+            category=Menu.MEASURE,
             description="A test of your own patch: searches, within a budget of steps, an embedding or a text that brings the forgotten concept "
             "back. Sample with what it found and look, or score the pictures.",
             is_output_node=True,

@@ -6,7 +6,7 @@ from ...fmn_core.concepts.templates import split_lines
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.scores.clip_score import similarities
 from ..adapter.references import checked_images
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 from . import score_rows
 
 
@@ -18,7 +18,7 @@ class ClipScore(io.ComfyNode):
         return io.Schema(
             node_id="FMN_ClipScore",
             display_name="CLIP Score",
-            category=CATEGORY,
+            category=Menu.MEASURE,
             description="The mean cosine of pictures with their prompts, as an image-text model sees them. For a forgotten concept it should "
             "fall, for everything else it should stay.",
             inputs=[

@@ -9,7 +9,7 @@ from ...fmn_core.concepts.templates import parse_lines
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.patch.patch import ForgetPatch
 from .. import host
-from ..host.node_api import CATEGORY, ForgetPatchType, io, schema
+from ..host.node_api import ForgetPatchType, Menu, io, schema
 from ..ui import phrases, shared_inputs
 from ..ui.pictures import to_image
 from ..ui.temporary_images import save_images
@@ -26,7 +26,7 @@ class Compare(io.ComfyNode):
         return schema(
             node_id="FMN_Compare",
             display_name="Compare",
-            category=CATEGORY,
+            category=Menu.MAIN,
             description="Draws the same prompts and seeds with two models, before and after forgetting, and shows them under a slider.",
             search_aliases=["before and after", "side by side", "forget test"],
             is_output_node=True,

@@ -10,7 +10,7 @@ from ...fmn_core.errors import ForgetError
 from ...fmn_core.scores.accuracies import harmonic_mean_of_erasure, retain_accuracy, unlearning_accuracy
 from ...fmn_core.scores.clip_score import zero_shot
 from ..adapter.references import checked_images
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 from . import score_rows
 
 
@@ -75,7 +75,7 @@ class ForgetAccuracies(io.ComfyNode):
         return io.Schema(
             node_id="FMN_ForgetAccuracies",
             display_name="Forget Accuracies",
-            category=CATEGORY,
+            category=Menu.MEASURE,
             description="How often a classifier no longer sees the concept (UA), still sees other concepts (IRA) and what is of another kind (CRA), and "
             "the harmonic mean with synonyms (H_o). The judge is a zero-shot classifier: the label whose text is nearest to the picture.",
             inputs=_inputs(),

@@ -11,7 +11,7 @@ from ...fmn_core import __version__
 from ...fmn_core.errors import ForgetError, plain_text
 from ...fmn_core.patch.patch import ForgetPatch
 from .. import host
-from ..host.node_api import CATEGORY, ForgetPatchType, ForgetScoresType, io
+from ..host.node_api import ForgetPatchType, ForgetScoresType, Menu, io
 from ..ui import pictures, reports
 from ..ui.mask_overlay import check_images
 from ..ui.temporary_images import save_images
@@ -31,7 +31,7 @@ class ForgetReport(io.ComfyNode):
         return io.Schema(
             node_id="FMN_ForgetReport",
             display_name="Forget Report",
-            category=CATEGORY,
+            category=Menu.MAIN,
             description="Compares pictures of the same prompts and seeds before and after forgetting: a slider in the node, and one "
             "figure with all of them, the scores, the attention and the curves of the training, saved as PNG and JSON.",
             is_output_node=True,

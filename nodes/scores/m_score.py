@@ -15,7 +15,7 @@ from .. import host
 from ..adapter import references
 from ..adapter.model import ComfyModel
 from ..adapter.text import ComfyText
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 from ..ui import pictures, reports, shared_inputs
 from ..ui.inversion_inputs import inversion_inputs, inversion_settings
 from . import score_rows
@@ -55,7 +55,7 @@ class MScoreNode(io.ComfyNode):
         return io.Schema(
             node_id="FMN_MScore",
             display_name="M-Score",
-            category=CATEGORY,
+            category=Menu.MEASURE,
             description="Memorization score: inverts pictures of the concept on the model before and after forgetting, from the same noise, "
             "and compares what is found with the concept's name. Lower after than before means forgotten.",
             inputs=_inputs(),

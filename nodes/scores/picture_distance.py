@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...fmn_core.scores.distances import MEASURES, distance
 from ..adapter.references import checked_images
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 from . import score_rows
 
 
@@ -16,7 +16,7 @@ class PictureDistance(io.ComfyNode):
         return io.Schema(
             node_id="FMN_PictureDistance",
             display_name="Picture Distance",
-            category=CATEGORY,
+            category=Menu.MEASURE,
             description="FID, KID or CMMD between two batches of pictures, over the features of an image-text model, or the drift (mean squared "
             "error) of pictures of the same prompts and seeds. For what was to be kept it should be small.",
             inputs=[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..adapter import references
-from ..host.node_api import CATEGORY, io
+from ..host.node_api import Menu, io
 
 
 class ClearForgetCache(io.ComfyNode):
@@ -14,7 +14,7 @@ class ClearForgetCache(io.ComfyNode):
         return io.Schema(
             node_id="FMN_ClearForgetCache",
             display_name="Clear Forget Cache",
-            category=CATEGORY,
+            category=Menu.TRAINING,
             description="Frees the memory of what this pack's nodes keep to be faster the next time. Nothing else is lost.",
             is_output_node=True,
             inputs=[],

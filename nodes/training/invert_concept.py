@@ -14,7 +14,7 @@ from .. import host
 from ..adapter import references
 from ..adapter.inversion import invert_images
 from ..adapter.model import ComfyModel
-from ..host.node_api import CATEGORY, ForgetConceptType, io
+from ..host.node_api import ForgetConceptType, Menu, io
 from ..ui import destination, pictures, reports, shared_inputs
 from ..ui.inversion_inputs import inversion_inputs, inversion_settings
 from ..ui.option_inputs import option_input
@@ -59,7 +59,7 @@ class InvertConcept(io.ComfyNode):
         return io.Schema(
             node_id="FMN_InvertConcept",
             display_name="Invert Concept",
-            category=CATEGORY,
+            category=Menu.TRAINING,
             description="Textual inversion: learns token embeddings from pictures, with the model and its text encoder unchanged, "
             "and saves them as an embedding that any prompt names as embedding:NAME.",
             is_output_node=True,

@@ -7,7 +7,7 @@ from typing import Any
 from ...fmn_core.training.augmentation import AugmentSettings
 from ...fmn_core.training.settings import GradientSettings
 from ..host import PRECISIONS
-from ..host.node_api import CATEGORY, TrainingOptionsType, io
+from ..host.node_api import Menu, TrainingOptionsType, io
 from ..ui.forget_options import DEFAULTS, ForgetOptions
 from ..ui.option_inputs import fine_input, option_input, option_inputs
 
@@ -80,7 +80,7 @@ class TrainingOptions(io.ComfyNode):
         return io.Schema(
             node_id="FMN_TrainingOptions",
             display_name="Training Options (Forget-Me-Not)",
-            category=CATEGORY,
+            category=Menu.TRAINING,
             description="Optimiser, precision, losses, drift monitor and image augmentation for Train Forget Patch's gradient methods.",
             inputs=[*_weight_inputs(), *_loss_inputs(), *_image_inputs(), _preview_input()],
             outputs=[

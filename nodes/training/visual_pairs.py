@@ -10,7 +10,7 @@ from ...fmn_core.training.references import PAIR_GUIDANCE, PAIR_STEPS, ImagePair
 from .. import host
 from ..adapter import references
 from ..adapter.model import ComfyModel
-from ..host.node_api import CATEGORY, ForgetConceptType, ForgetPairsType, io
+from ..host.node_api import ForgetConceptType, ForgetPairsType, Menu, io
 from ..ui import pictures, shared_inputs
 from ..ui.forget_options import DEFAULTS
 
@@ -23,7 +23,7 @@ class VisualDenoisingPairs(io.ComfyNode):
         return io.Schema(
             node_id="FMN_VisualDenoisingPairs",
             display_name="Visual Denoising Pairs",
-            category=CATEGORY,
+            category=Menu.TRAINING,
             description="Samples pictures of a concept twice, same seed and prompt, with the model's attention and with the "
             "concept's attention zeroed: what the visual denoising loss steers to. Look at them before training.",
             inputs=[

@@ -7,6 +7,8 @@ from prompts import HORSE, ZEBRA, apply, attention_map, miniature, pictures, sam
 from mini_sd.judge import classify, load_judge
 
 NODES = {
+    "FMN_ForgetConcept",
+    "FMN_Compare",
     "FMN_LoadMiniature",
     "FMN_EncodePrompt",
     "FMN_ZeroConceptAttention",
@@ -40,6 +42,9 @@ NODES = {
 }
 
 
+MAIN = {"FMN_ForgetConcept", "FMN_ApplyForgetPatch", "FMN_Compare", "FMN_ForgetReport", "FMN_LoadMiniature"}
+
+
 def judged(images):
     return classify(load_judge(), images.float() / 255)
 
@@ -53,11 +58,12 @@ def test_all_nodes_are_there_with_tooltips(info):
     mine = {k: v for k, v in info.items() if k.startswith("FMN_")}
     assert set(mine) == NODES
     for name, node in mine.items():
-        assert node["category"] == "Forget-Me-Not" and node["description"], name
+        assert node["category"].split("/")[0] == "Forget-Me-Not" and node["description"], name
         inputs = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
         assert [i for i, spec in inputs.items() if not (len(spec) > 1 and spec[1].get("tooltip"))] == [], name
         assert len(node["output_tooltips"]) == len(node["output"]) and all(node["output_tooltips"]), name
         assert not node["display_name"].startswith("FMN")
+    assert {name for name, node in mine.items() if "/" not in node["category"]} == MAIN
 
 
 def test_miniature_draws_with_the_stock_sampler(server):

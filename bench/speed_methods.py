@@ -65,7 +65,7 @@ def _patched(subject: Pack, patch: Any, cost: Cost, note: str = "") -> Run:
 
 
 def closed_form(warm: bool = False, listed: bool = False, **settings) -> TimedMethod:
-    """The default of Train Forget Patch.
+    """The default of Forget Concept.
 
     Parameters
     ----------

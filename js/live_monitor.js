@@ -1,14 +1,14 @@
 // A training while it runs: curves, time left, a preview, and a button that ends it and keeps what it has learned.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { addPanel, ask, element, refit } from "./panel.js";
+import { addPanel, ask, element } from "./panel.js";
 
-const NODES = ["FMN_TrainForgetPatch", "FMN_InvertConcept", "FMN_ConceptCorrection"];
+const NODES = ["FMN_TrainForgetPatch", "FMN_InvertConcept", "FMN_ConceptCorrection", "FMN_AttackForgetPatch"];
 const EVENT = "forget_me_not.monitor";
 const HEIGHT = 190;
 const COLOURS = ["#d64541", "#3478c8", "#2f9e63", "#b9770e"];
 const SVG = "http://www.w3.org/2000/svg";
-/** @type {WeakMap<any, {panel: HTMLElement, seen: boolean}>} */
+/** @type {WeakMap<any, HTMLElement>} */
 const monitors = new WeakMap();
 
 /** @param {string} tag @param {Record<string, any>} attributes */
@@ -49,8 +49,8 @@ function duration(seconds) {
 
 /** @param {any} node @param {any} state */
 function show(node, state) {
-  const monitor = monitors.get(node);
-  if (!monitor) return;
+  const panel = monitors.get(node);
+  if (!panel) return;
   const left = state.running && state.step ? `, ${duration(state.left)} left` : "";
   const line = element("div", "fmn-status", [`${state.title}: step ${state.step} of ${state.total}${left}${state.running ? "" : ", ended"}`]);
   const stop = element("button", "fmn-stop", ["Stop and keep"], {
@@ -64,12 +64,7 @@ function show(node, state) {
   const picture = String(state.preview ?? "").startsWith("data:image/jpeg;base64,")
     ? [element("img", "fmn-preview", [], { src: state.preview, alt: "what the model still draws", style: "height:48px;float:right" })]
     : [];
-  monitor.panel.replaceChildren(...picture, line, plot(state), stop);
-  if (!monitor.seen) {
-    monitor.seen = true;
-    monitor.panel.hidden = false;
-    refit(node);
-  }
+  panel.replaceChildren(...picture, line, plot(state), stop);
 }
 
 /** The node that a message is about, also inside subgraphs, whose nodes have ids such as "3:7".
@@ -99,9 +94,10 @@ app.registerExtension({
   },
   nodeCreated(/** @type {any} */ node) {
     if (!NODES.includes(node.comfyClass)) return;
-    const monitor = { panel: /** @type {any} */ (null), seen: false };
-    monitor.panel = addPanel(node, "monitor", () => (monitor.seen ? HEIGHT : 0));
-    monitors.set(node, monitor);
+    // Its height is there before a run: a node that grew over its neighbour would take the button out of reach.
+    const panel = addPanel(node, "monitor", () => HEIGHT);
+    panel.append(element("div", "fmn-quiet", ["Curves, time left and Stop and keep, while it runs."]));
+    monitors.set(node, panel);
   },
   async afterConfigureGraph() {
     await restore().catch((error) => console.warn("Forget-Me-Not: no monitor yet.", error));

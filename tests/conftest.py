@@ -41,6 +41,6 @@ def embeddings(server):
 
 @pytest.fixture(scope="session")
 def face(server):
-    """face.png, which a workflow expects of its user: from scikit-image's public-domain pictures."""
+    """example.png, which ComfyUI ships and a workflow loads; a face from scikit-image's public-domain pictures."""
     folder = Path(importlib.util.find_spec("skimage").origin).parent / "data"
-    Image.open(folder / "astronaut.png").resize((256, 256)).save(server.base / "input" / "face.png")
+    Image.open(folder / "astronaut.png").resize((160, 160)).save(server.base / "input" / "example.png")

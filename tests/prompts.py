@@ -143,7 +143,16 @@ def sampled(
 
 
 # What makes a shipped workflow quick; what its pictures show is then not looked at.
-FEWER = {"steps": 2, "inversion_steps": 2, "warmup": 1, "batch": 1, "count": 1, "batch_size": 1, "report_samples": 0}
+FEWER = {
+    "steps": 2,
+    "inversion_steps": 2,
+    "warmup": 1,
+    "batch": 1,
+    "count": 1,
+    "batch_size": 1,
+    "report_samples": 0,
+    "pictures": 1,
+}
 
 
 def uncached(prompt: dict) -> dict:

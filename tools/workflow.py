@@ -60,7 +60,7 @@ def on_miniature(prompt: dict) -> dict:
     for name, node in prompt.items():
         if node["class_type"] == "CheckpointLoaderSimple":
             node = {**node, "class_type": "FMN_LoadMiniature", "inputs": {}}
-        elif node["class_type"] == "EmptyLatentImage":
+        elif node["class_type"] in ("EmptyLatentImage", "FMN_Compare"):
             node = {**node, "inputs": {**node["inputs"], "width": 128, "height": 128}}
         replaced[name] = node
     return replaced

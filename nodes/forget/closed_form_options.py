@@ -18,7 +18,7 @@ class ClosedFormOptions(io.ComfyNode):
             node_id="FMN_ClosedFormOptions",
             display_name="Closed Form Options (Forget-Me-Not)",
             category=Menu.TRAINING,
-            description="Target, attack rounds and precision for Train Forget Patch's closed form.",
+            description="Target, attack rounds and precision for Forget Concept.",
             inputs=[
                 *option_inputs(ClosedFormSettings, "target", "substitute", "precision"),
                 fine_input(ClosedFormSettings, "ridge"),
@@ -32,9 +32,7 @@ class ClosedFormOptions(io.ComfyNode):
                 ),
             ],
             outputs=[
-                TrainingOptionsType.Output(
-                    display_name="options", tooltip="For the options input of Train Forget Patch."
-                )
+                TrainingOptionsType.Output(display_name="options", tooltip="For the options input of Forget Concept.")
             ],
         )
 

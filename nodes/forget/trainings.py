@@ -73,7 +73,7 @@ def _hardened(training: Training, settings: ClosedFormSettings, hardening: Harde
     total = hardening.rounds * hardening.searches * hardening.budget.steps * len(concepts)
     title = f"attacks on {training.title}"
     with Monitor(title, total) as monitor, adapter.ready_for_gradients(text=True):
-        progress = progress_callback(monitor, adapter, title)
+        progress = progress_callback(monitor, adapter)
         model = references.with_cache(adapter)
         return forget_hardened(model, concepts, attacked, settings, hardening, progress)
 
@@ -95,7 +95,7 @@ def by_gradient(training: Training, settings: GradientSettings) -> ForgetPatch:
         adapter.ready_for_gradients(),
         host.computing_in(adapter.patcher, options.precision),
     ):
-        progress = progress_callback(monitor, adapter, training.title)
+        progress = progress_callback(monitor, adapter)
         settings = replace(settings, checkpointing=settings.checkpointing or bool(adapter.recomputed_blocks()))
         return forget_by_gradient(model, training.concepts, latents, settings, progress, pairs)
 

@@ -81,7 +81,7 @@ class TrainingOptions(io.ComfyNode):
             node_id="FMN_TrainingOptions",
             display_name="Training Options (Forget-Me-Not)",
             category=Menu.TRAINING,
-            description="Optimiser, precision, losses, drift monitor and image augmentation for Train Forget Patch's gradient methods.",
+            description="Optimiser, precision, losses, drift monitor and image augmentation for Train Forget Patch.",
             inputs=[*_weight_inputs(), *_loss_inputs(), *_image_inputs(), _preview_input()],
             outputs=[
                 TrainingOptionsType.Output(

@@ -1,4 +1,4 @@
-"""Options that the option nodes send to Train Forget Patch on the type FORGET_OPTIONS."""
+"""Options that the option nodes send to Forget Concept and Train Forget Patch on the type FORGET_OPTIONS."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ForgetOptions:
     Parameters
     ----------
     closed_form
-        Settings of the closed form. Train Forget Patch replaces train, rank, preservation and preserve prompts by its inputs.
+        Settings of the closed form. Forget Concept replaces rank, preservation and preserve prompts by its inputs.
     attack_rounds
         Attack rounds on a closed form; 0: no attack.
     gradient

@@ -37,7 +37,7 @@ def chosen_patch(patch_file: str, forget_patch: ForgetPatch | None) -> ForgetPat
         return forget_patch
     if patch_file == FROM_INPUT:
         raise ForgetError(
-            "Expected a patch, got neither a file nor a connection. Choose a file or connect Train Forget Patch."
+            "Expected a patch, got neither a file nor a connection. Choose a file or connect Forget Concept."
         )
     return load_patch(host.patch_path(patch_file))
 

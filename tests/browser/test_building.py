@@ -69,9 +69,13 @@ def test_a_graph_is_built_by_hand_and_run(page, server, patches, screenshot):
 
 
 MISSING = {
-    "a patch": ("merge_and_gate", "FMN_MergeForgetPatches", "nobody_has_this"),
-    "a checkpoint": ("forget_sd15", "CheckpointLoaderSimple", "v1-5-pruned-emaonly-fp16.safetensors"),
-    "an image": ("forget_a_face", "LoadImage", "nobody_has_this.png"),
+    "a patch": ("12 Merge patches behind a gate", "FMN_MergeForgetPatches", "nobody_has_this"),
+    "a checkpoint": (
+        "02 Forget a concept in Stable Diffusion",
+        "CheckpointLoaderSimple",
+        "v1-5-pruned-emaonly-fp16.safetensors",
+    ),
+    "an image": ("03 Forget a person by the face", "LoadImage", "nobody_has_this.png"),
 }
 NAMED = """([kind, value]) => {
     const node = app.graph.nodes.find(n => n.type === kind);
@@ -97,8 +101,8 @@ def test_a_shared_workflow_that_names_what_is_missing_says_so(page, case):
 
 
 def test_a_node_of_a_later_version_is_named_and_the_rest_opens(page):
-    graph = json.loads((REPOSITORY / "workflows" / "forget_a_concept.json").read_text())
-    graph["nodes"][1]["type"] = "FMN_FromTheFuture"
+    graph = json.loads((REPOSITORY / "workflows" / "01 Forget a concept.json").read_text())
+    next(n for n in graph["nodes"] if n["type"] == "FMN_Compare")["type"] = "FMN_FromTheFuture"
     assert "FMN_FromTheFuture" not in page.evaluate("() => document.body.innerText")
     page.evaluate("graph => { app.loadGraphData(graph); }", graph)
     page.wait_for_function("() => document.body.innerText.includes('FMN_FromTheFuture')")

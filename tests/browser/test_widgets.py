@@ -163,6 +163,25 @@ def test_what_a_stranger_wrote_into_a_patch_is_never_run(page, patches, graph, s
     assert page.evaluate("() => window.hacked === undefined && document.querySelectorAll('.fmn-card img').length === 0")
 
 
+HIDDEN = "id => app.graph.getNodeById(id).widgets.filter(w => w.hidden).map(w => w.name)"
+
+
+@VUE
+def test_only_widgets_of_the_chosen_method_are_shown(page, graph, screenshot, vue):
+    graph.use(vue)
+    node = graph.add("FMN_TrainForgetPatch")
+    assert page.evaluate(HIDDEN, node) == []
+    graph.set(node, "method", "visual denoising")
+    page.wait_for_timeout(500)
+    assert page.evaluate(HIDDEN, node) == ["loss", "target_mass"]
+    if vue:
+        assert page.get_by_text("target_mass").count() == 0 and page.get_by_text("learning_rate").count() > 0
+    screenshot(" visual denoising")
+    graph.set(node, "method", "attention re-steering")
+    page.wait_for_timeout(500)
+    assert page.evaluate(HIDDEN, node) == []
+
+
 LINES = "([id, name]) => app.graph.getNodeById(id).widgets.find(w => w.name === name).value.split('\\n')"
 CLICK = "name => [...document.querySelectorAll('[data-fmn=related] button')].find(b => b.textContent.includes(name)).click()"
 
@@ -170,19 +189,26 @@ CLICK = "name => [...document.querySelectorAll('[data-fmn=related] button')].fin
 @VUE
 def test_synonyms_and_compounds_are_added_with_a_click(page, graph, patches, screenshot, vue):
     graph.use(vue)
-    node = graph.train(phrase="dog", file_name="", seed=30 + int(vue))
+    mini, node = graph.add("FMN_LoadMiniature"), graph.add("FMN_ForgetConcept", 320)
+    graph.link(mini, 0, node, "model")
+    graph.link(mini, 1, node, "clip")
+    for name, value in (("forget", "dog"), ("save_as", ""), ("rank", 14 + int(vue))):
+        graph.set(node, name, value)
     assert page.locator("[data-fmn=related]:visible, [data-fmn=report]:visible").count() == 0
     graph.queue()
     page.wait_for_selector("[data-fmn=related] button:has-text('puppy')")
-    assert "forgets: dog" in texts(page, "[data-fmn=report]")[0]
+    assert texts(page, "[data-fmn=report]")[0].startswith("dog: gone.")
     page.evaluate(CLICK, "puppy")
     page.evaluate(CLICK, "hot dog")
-    assert page.evaluate(LINES, [node, "phrase"]) == ["dog", "puppy"]
-    assert page.evaluate(LINES, [node, "preserve_prompts"])[-1] == "hot dog"
+    assert page.evaluate(LINES, [node, "forget"]) == ["dog", "puppy"]
+    assert page.evaluate(LINES, [node, "keep"]) == ["hot dog"]
     assert page.locator("[data-fmn=related] button:disabled").count() == 2
     screenshot(" added")
     graph.queue()
-    page.wait_for_function("() => document.querySelector('[data-fmn=report]').innerText.includes('dog, puppy')")
+    page.wait_for_function(
+        "() => document.querySelector('[data-fmn=report]').innerText.startsWith('dog, puppy: gone.')"
+    )
+    page.evaluate("() => { document.querySelector('[data-fmn=report] details').open = true; }")
     assert "kept, although the phrase is in it: hot dog" in texts(page, "[data-fmn=report]")[0]
     assert not [t for t in texts(page, "[data-fmn=related] button") if "puppy" in t or "hot dog" in t]
 

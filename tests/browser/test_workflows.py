@@ -1,14 +1,17 @@
 """Every shipped workflow opens in the real front end, is converted by it, and runs to its end from there."""
 
+import itertools
 import json
 
 import pytest
 from prompts import FEWER
 
+from fmn_core.patch.file import load_patch
 from tools.comfy_host import REPOSITORY
 from tools.workflow import to_api, widget_names
 
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
+TITLE_BAR = 30  # above a node's position
 OPEN = """async workflow => {
     await app.loadGraphData(workflow);
     const nodes = app.graph.nodes.map(n => ({id: n.id, size: [...n.size], least: [...n.computeSize()]}));
@@ -37,7 +40,7 @@ def quick(graph, info):
     for node in graph["nodes"]:
         if node["type"] == "CheckpointLoaderSimple":
             node |= {"type": "FMN_LoadMiniature", "widgets_values": []}
-        small = FEWER | ({"width": 128, "height": 128} if node["type"] == "EmptyLatentImage" else {})
+        small = FEWER | ({"width": 128, "height": 128} if node["type"] in ("EmptyLatentImage", "FMN_Compare") else {})
         names = widget_names(info[node["type"]]) if node["type"] in info else []
         node["widgets_values"] = [
             small.get(name, value) for name, value in zip(names, node["widgets_values"], strict=False)
@@ -73,6 +76,16 @@ def check_saving(page, graph):
             assert first[str(node["id"])] == node["widgets_values"], node["type"]
 
 
+BOXES = "() => app.graph.nodes.map(n => [n.pos[0], n.pos[1], n.pos[0] + n.size[0], n.pos[1] + n.size[1], n.title])"
+
+
+def check_no_overlap(page):
+    """No node lies over another, whatever a run has added to it."""
+    for a, b in itertools.combinations(page.evaluate(BOXES), 2):
+        apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] - TITLE_BAR or b[3] <= a[1] - TITLE_BAR
+        assert apart, (a, b)
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
 def test_a_workflow_opens_is_saved_and_runs(page, info, face, patches, embeddings, path, screenshot):
     graph = json.loads(path.read_text())
@@ -80,7 +93,20 @@ def test_a_workflow_opens_is_saved_and_runs(page, info, face, patches, embedding
     check_saving(page, graph)
     page.evaluate(OPEN, quick(graph, info))
     assert page.evaluate(RUN) == ""
+    page.wait_for_timeout(500)
+    check_no_overlap(page)
     page.evaluate(
         "() => { app.canvas.ds.scale = 0.5; app.canvas.ds.offset = [500, 200]; app.canvas.setDirty(true, true); }"
     )
     page.wait_for_timeout(500)
+
+
+def test_a_graph_of_version_0_3_0_opens_and_runs(page, info, patches):
+    """Its Train Forget Patch solves in closed form, which Forget Concept does now."""
+    graph = json.loads((REPOSITORY / "tests" / "graphs" / "version_0_3_0.json").read_text())
+    prompt = page.evaluate(OPEN, graph)["prompt"]
+    train = next(n["inputs"] for n in prompt.values() if n["class_type"] == "FMN_TrainForgetPatch")
+    assert train["method"] == "closed form" and train["phrase"] == "zebra" and train["file_name"] == "forget_zebra"
+    page.evaluate(OPEN, quick(graph, info))
+    assert page.evaluate(RUN) == ""
+    assert load_patch(patches / "forget_zebra.safetensors").settings["method"] == "closed form"

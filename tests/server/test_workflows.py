@@ -30,6 +30,7 @@ def test_workflow_runs(server, face, patches, embeddings, info, path):
     for name, node in prompt.items():
         if node["class_type"] in ("SaveImage", "PreviewImage"):
             assert pictures(server, outputs, name).float().std() > 1, node["_meta"]["title"]
-    files = [n["inputs"]["file_name"] for n in prompt.values() if n["inputs"].get("file_name")]
+    named = [n["inputs"].get("file_name") or n["inputs"].get("save_as") for n in prompt.values()]
+    files = [name.replace("{phrase}", "zebra") for name in named if name]
     made = [*patches.iterdir(), *embeddings.glob("*.safetensors")]
     assert sorted(p.stem for p in made) == sorted(files)

@@ -6,6 +6,7 @@ from PIL import Image
 
 from tools.comfy_host import REPOSITORY
 from tools.workflow import to_api, widget_names
+from tools.workflows.shipped import shipped
 
 INFO = {
     "Sampler": {
@@ -54,6 +55,7 @@ def test_unknown_types_are_named():
         to_api(graph(type="Other"), INFO)
 
 
+MEASURES = "14 Score a patch"
 SHIPPED = pytest.mark.parametrize("path", sorted((REPOSITORY / "workflows").glob("*.json")), ids=lambda p: p.stem)
 TITLE_BAR = 30  # above a node's position
 
@@ -76,6 +78,27 @@ def test_shipped_workflows_are_laid_out_without_overlap(path):
         boxes.append((x, y - TITLE_BAR, x + width, y + height))
     for a, b in itertools.combinations(boxes, 2):
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (a, b)
+
+
+@SHIPPED
+def test_shipped_workflows_are_small_grouped_and_plain(path):
+    """Few nodes, in groups; notes without inline code, which dark themes colour badly; a download for every checkpoint."""
+    data = json.loads(path.read_text())
+    assert len(data["nodes"]) <= (8 if path.stem.startswith("01") else 22 if path.stem == MEASURES else 15)
+    assert len(data["groups"]) >= 2 and data["extra"]["ds"]["scale"] >= 0.6
+    [note] = [n for n in data["nodes"] if n["type"] == "MarkdownNote"]
+    assert note["widgets_values"][0].startswith("# ") and "`" not in note["widgets_values"][0]
+    for node in data["nodes"]:
+        if node["type"] == "CheckpointLoaderSimple":
+            [model] = node["properties"]["models"]
+            assert model["name"] == node["widgets_values"][0] and model["directory"] == "checkpoints"
+        if node["type"] == "LoadImage":
+            assert node["widgets_values"][0] == "example.png"
+
+
+def test_shipped_workflows_are_those_of_the_builder_the_starter_first():
+    files = sorted(path.stem for path in (REPOSITORY / "workflows").glob("*.json"))
+    assert files == [workflow.name for workflow in shipped()] and files[0] == "01 Forget a concept"
 
 
 @SHIPPED

@@ -11,6 +11,12 @@ CHECKPOINT = {
     "url": "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors?download=true",
     "directory": "checkpoints",
 }
+# A prompt of the miniature, names that it knows, and the inputs of a node that works on the loaded model.
+STYLED = "a picture of a {} in noto style"
+NAMES = (
+    "zebra\nhorse\ndog\nfox\ncat\nmouse\ntiger\npanda\npenguin\nowl\nfrog\nelephant\npizza\ncar\nhouse\nguitar\nrobot"
+)
+WIRES = {"model": ("model", 0), "clip": ("model", 1)}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Writes the README's tables from the results of the bench: python -m bench.readme_tables
+"""Writes the tables of docs/results.md and docs/methods.md from the results of the bench: python -m bench.result_tables
 
 Reads bench/results/correction.json, speed.json and concept_bench.sqlite. No figure in the tables is typed by hand.
 """
@@ -11,7 +11,7 @@ from bench.concept_bench.report import read_results
 from bench.results_page import RESULTS
 from tools.comfy_host import REPOSITORY
 
-README = REPOSITORY / "README.md"
+PAGES = (REPOSITORY / "docs" / "results.md", REPOSITORY / "docs" / "methods.md")
 
 
 def load_rows(name: str) -> list[dict]:
@@ -123,12 +123,13 @@ def replace_table(text: str, marker: str, content: str) -> str:
 
 
 def main() -> None:
-    text = README.read_text()
     tables = {"correction": correction_table, "speed": speed_table, "peers": peers_table}
-    for marker, make in tables.items():
-        if f"<!-- {marker} -->" in text:
-            text = replace_table(text, marker, make())
-    README.write_text(text)
+    for page in PAGES:
+        text = page.read_text()
+        for marker, make in tables.items():
+            if f"<!-- {marker} -->" in text:
+                text = replace_table(text, marker, make())
+        page.write_text(text)
 
 
 if __name__ == "__main__":

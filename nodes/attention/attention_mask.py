@@ -22,6 +22,7 @@ from .. import host
 from ..adapter.concept_columns import require_columns
 from ..adapter.model import ComfyModel
 from ..host.node_api import Menu, io
+from ..ui import shared_inputs
 from ..ui.mask_overlay import check_images, mask_overlay
 
 
@@ -36,7 +37,15 @@ class AttentionMask(io.ComfyNode):
             category=Menu.MASKS,
             description="Masks what a phrase means in pictures, by the model's own cross-attention. The pictures are noised "
             "a little, the UNet runs once for each noise level, and the attention to the phrase is cut at a threshold.",
-            inputs=[*_source_inputs(), *_reading_inputs(), *_shaping_inputs()],
+            inputs=shared_inputs.with_advanced(
+                [*_source_inputs(), *_reading_inputs(), *_shaping_inputs()],
+                "steps",
+                "noise",
+                "seed",
+                "grow",
+                "feather",
+                "invert",
+            ),
             outputs=[
                 io.Mask.Output(display_name="MASK", tooltip="1 where the phrase attends, one mask for each picture."),
                 io.Image.Output(display_name="IMAGE", tooltip="The pictures with the mask in red over them."),

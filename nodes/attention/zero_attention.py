@@ -22,7 +22,7 @@ from ..adapter.concept_columns import ConceptColumns
 from ..adapter.latent_areas import CallMask, LatentAreas
 from ..adapter.model import ComfyModel
 from ..host.node_api import Menu, io
-from ..ui.shared_inputs import percent_input
+from ..ui.shared_inputs import percent_input, with_advanced
 
 
 def _concept_inputs() -> list[Any]:
@@ -97,7 +97,13 @@ class ZeroConceptAttention(io.ComfyNode):
             category=Menu.WHILE_SAMPLING,
             description="Takes the attention away from a phrase while sampling; nothing is trained. Encode prompts with "
             "Encode Prompt (Forget-Me-Not), or list prompts that other nodes encode. Prompts without the phrase are not changed.",
-            inputs=[*_concept_inputs(), *_place_inputs(), *_optional_inputs()],
+            inputs=with_advanced(
+                [*_concept_inputs(), *_place_inputs(), *_optional_inputs()],
+                "layers",
+                "start_percent",
+                "end_percent",
+                "renormalise",
+            ),
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The model without attention to the phrase.")],
         )
 

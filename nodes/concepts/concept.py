@@ -30,7 +30,12 @@ class ConceptNode(io.ComfyNode):
             category=Menu.CONCEPTS,
             description="Says what to forget: its names, what kind of thing it is, and, if wanted, prompts, pictures and an "
             "embedding of it. Chain several to forget them in one training.",
-            inputs=[*_phrase_inputs(), *_reference_inputs(), shared_inputs.previous_concepts()],
+            inputs=shared_inputs.with_advanced(
+                [*_phrase_inputs(), *_reference_inputs(), shared_inputs.previous_concepts()],
+                "end_token",
+                "embedding",
+                "templates",
+            ),
             outputs=[shared_inputs.concepts_output()],
         )
 

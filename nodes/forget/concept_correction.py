@@ -23,6 +23,42 @@ from ..ui.option_inputs import option_input
 from ..web.progress import search_progress
 
 
+def _inputs() -> list[Any]:
+    inputs = [
+        io.Model.Input("model", tooltip="The model that is to be corrected. It is not changed."),
+        io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
+        io.String.Input("word", default="apple", tooltip="The word, as prompts say it."),
+        io.String.Input(
+            "contexts",
+            default="green apple",
+            multiline=True,
+            tooltip="Phrases in which the word has its other meanings, one per line. They are kept, and the word alone is led to them.",
+        ),
+        shared_inputs.kind(),
+        *shared_inputs.preserve(default=PRESERVATION),
+        *inversion_inputs(),
+        io.Int.Input(
+            "report_samples",
+            default=8,
+            min=0,
+            max=64,
+            tooltip="Pictures of the word before and after, for the report's share of the dominant meaning. 0: none.",
+        ),
+        option_input(ClosedFormSettings, "rank", default=32, tooltip="Upper bound of the patch's LoRA rank."),
+        shared_inputs.seed(),
+        shared_inputs.patch_file("correct_apple"),
+        io.Vae.Input("vae", optional=True, tooltip="Encodes the images."),
+        io.Image.Input("images", optional=True, tooltip="Pictures of the dominant meaning; four to ten usually do."),
+        io.Mask.Input("mask", optional=True, tooltip="Where in the images the dominant meaning is."),
+        ForgetConceptType.Input(
+            "inverted",
+            optional=True,
+            tooltip="The dominant meaning as Invert Concept learned it, in place of images.",
+        ),
+    ]
+    return shared_inputs.with_advanced(inputs, "tokens", "warmup", "batch", "rank")
+
+
 class ConceptCorrection(io.ComfyNode):
     """Node that takes the dominant meaning from a word and saves the correction as a patch."""
 
@@ -35,40 +71,7 @@ class ConceptCorrection(io.ComfyNode):
             description="One word, several meanings, one of them dominates: inverts pictures of the dominant meaning, forgets what it "
             "learned, and lets the word mean what it means in its other contexts.",
             is_output_node=True,
-            inputs=[
-                io.Model.Input("model", tooltip="The model that is to be corrected. It is not changed."),
-                io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
-                io.String.Input("word", default="apple", tooltip="The word, as prompts say it."),
-                io.String.Input(
-                    "contexts",
-                    default="green apple",
-                    multiline=True,
-                    tooltip="Phrases in which the word has its other meanings, one per line. They are kept, and the word alone is led to them.",
-                ),
-                shared_inputs.kind(),
-                *shared_inputs.preserve(default=PRESERVATION),
-                *inversion_inputs(),
-                io.Int.Input(
-                    "report_samples",
-                    default=8,
-                    min=0,
-                    max=64,
-                    tooltip="Pictures of the word before and after, for the report's share of the dominant meaning. 0: none.",
-                ),
-                option_input(ClosedFormSettings, "rank", default=32, tooltip="Upper bound of the patch's LoRA rank."),
-                shared_inputs.seed(),
-                shared_inputs.patch_file("correct_apple"),
-                io.Vae.Input("vae", optional=True, tooltip="Encodes the images."),
-                io.Image.Input(
-                    "images", optional=True, tooltip="Pictures of the dominant meaning; four to ten usually do."
-                ),
-                io.Mask.Input("mask", optional=True, tooltip="Where in the images the dominant meaning is."),
-                ForgetConceptType.Input(
-                    "inverted",
-                    optional=True,
-                    tooltip="The dominant meaning as Invert Concept learned it, in place of images.",
-                ),
-            ],
+            inputs=_inputs(),
             outputs=shared_inputs.patch_outputs("Target missed and drift per layer."),
         )
 

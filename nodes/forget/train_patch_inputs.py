@@ -79,7 +79,8 @@ class TrainInputs:
 
 def train_inputs() -> list[Any]:
     """All inputs of the node. Their order is fixed, because saved graphs store widget values by position."""
-    return [*_required_inputs(), *_gradient_inputs(), *_optional_inputs()]
+    inputs = [*_required_inputs(), *_gradient_inputs(), *_optional_inputs()]
+    return shared_inputs.with_advanced(inputs, "train", "loss", "end_token", "target_mass", "templates")
 
 
 def _required_inputs() -> list[Any]:

@@ -64,7 +64,7 @@ class AttackForgetPatch(io.ComfyNode):
             description="A test of your own patch: searches, within a budget of steps, an embedding or a text that brings the forgotten concept "
             "back. Sample with what it found and look, or score the pictures.",
             is_output_node=True,
-            inputs=_inputs(),
+            inputs=shared_inputs.with_advanced(_inputs(), "batch", "tokens", "candidates"),
             outputs=[
                 ForgetConceptType.Output(
                     display_name="concept", tooltip="What was found, for any forget node: to forget it too."

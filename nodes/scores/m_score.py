@@ -58,7 +58,7 @@ class MScoreNode(io.ComfyNode):
             category=Menu.MEASURE,
             description="Memorization score: inverts pictures of the concept on the model before and after forgetting, from the same noise, "
             "and compares what is found with the concept's name. Lower after than before means forgotten.",
-            inputs=_inputs(),
+            inputs=shared_inputs.with_advanced(_inputs(), "tokens", "warmup", "inversion_rate", "batch"),
             outputs=[
                 score_rows.scores_output(),
                 io.Float.Output(display_name="before", tooltip="The cosine with the model as it was, -1 to 1."),

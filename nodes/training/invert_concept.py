@@ -63,7 +63,7 @@ class InvertConcept(io.ComfyNode):
             description="Textual inversion: learns token embeddings from pictures, with the model and its text encoder unchanged, "
             "and saves them as an embedding that any prompt names as embedding:NAME.",
             is_output_node=True,
-            inputs=_inputs(),
+            inputs=shared_inputs.with_advanced(_inputs(), "warmup", "batch", "weight_decay", "continue_from"),
             outputs=[
                 ForgetConceptType.Output(
                     display_name="concept", tooltip="The inverted concept with its images, for any forget node."

@@ -21,6 +21,11 @@ def advanced(made: Any) -> Any:
     return made
 
 
+def with_advanced(inputs: list[Any], *names: str) -> list[Any]:
+    """The inputs, of which those with the given names are marked as `advanced`."""
+    return [advanced(made) if made.id in names else made for made in inputs]
+
+
 def kind() -> Any:
     """The kind of a concept, which chooses its templates."""
     return io.Combo.Input(

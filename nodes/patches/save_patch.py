@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ...fmn_core.errors import ForgetError
-from ...fmn_core.patch.shrink import DTYPES, ShrinkSettings
+from ...fmn_core.patch.patch import ForgetPatch
+from ...fmn_core.patch.shrink import DTYPES, ShrinkSettings, shrink_patch
 from ..host import saving
 from ..host.node_api import Menu, io
 from ..ui import patch_source, preview_picture, reports, shared_inputs
@@ -41,6 +43,7 @@ class SaveForgetPatch(patch_source.PatchFileNode):
                 shared_inputs.patch_file("shared"),
                 patch_source.patch_input(),
                 io.Image.Input("preview", optional=True, tooltip="A picture for the file; scaled to 256 px."),
+                *_shrinking_inputs(),
             ],
             outputs=[io.String.Output(display_name="report", tooltip="Where it is, and how large.")],
         )
@@ -58,6 +61,8 @@ class SaveForgetPatch(patch_source.PatchFileNode):
         file_name,
         forget_patch=None,
         preview=None,
+        rank=0,
+        tolerance=0.0,
     ) -> io.NodeOutput:
         stem = saving.check_file_name(file_name)
         if not stem:
@@ -67,7 +72,34 @@ class SaveForgetPatch(patch_source.PatchFileNode):
         about = {name: text.strip() for name, text in texts.items() if text.strip()}
         if preview is not None:
             about["preview"] = preview_picture.encode_preview(preview)
+        patch, shrinking = _shrunk(patch, rank, tolerance)
         described = replace(patch, about={**patch.about, **about})
         saved = SaveResult(saving.save_patch_file(described, stem, DTYPES[precision], embedding_keys))
-        report = "\n".join(reports.saved_lines(saved))
+        report = "\n".join([*shrinking, *reports.saved_lines(saved)])
         return io.NodeOutput(report, ui={"text": (report,)})
+
+
+def _shrinking_inputs() -> list[Any]:
+    inputs = [
+        option_input(
+            ShrinkSettings,
+            "rank",
+            default=0,
+            min=0,
+            optional=True,
+            tooltip="Largest LoRA rank of a layer, by SVD. 0: as it is.",
+        ),
+        option_input(ShrinkSettings, "tolerance", optional=True),
+    ]
+    return [shared_inputs.advanced(made) for made in inputs]
+
+
+def _shrunk(patch: ForgetPatch, rank: int, tolerance: float) -> tuple[ForgetPatch, list[str]]:
+    """The patch with its rank lowered where that was asked for, and the report's line on what it left behind."""
+    if not rank and not tolerance:
+        return patch, []
+    ranks = max(f.rank for f in patch.factors.values())
+    shrunk = shrink_patch(patch, rank or ranks, tolerance)
+    now = max(f.rank for f in shrunk.patch.factors.values())
+    smaller = replace(shrunk.patch, about=patch.about)
+    return smaller, [f"rank {ranks} -> {now}, energy left behind: {shrunk.residual:.2%}"]

@@ -17,8 +17,10 @@ class ShrinkForgetPatch(patch_source.PatchFileNode):
             node_id="FMN_ShrinkForgetPatch",
             display_name="Shrink Forget Patch",
             category=Menu.PATCHES,
-            description="Lowers the LoRA rank of a patch by SVD, or its precision, and tells what that leaves behind.",
+            description="Lowers the LoRA rank of a patch by SVD, or its precision, and tells what that leaves behind. Save Forget Patch "
+            "does the same.",
             is_output_node=True,
+            is_deprecated=True,
             inputs=[
                 patch_source.file_input(),
                 *option_inputs(ShrinkSettings, "rank", "tolerance", "precision"),

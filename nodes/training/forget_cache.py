@@ -15,8 +15,10 @@ class ClearForgetCache(io.ComfyNode):
             node_id="FMN_ClearForgetCache",
             display_name="Clear Forget Cache",
             category=Menu.TRAINING,
-            description="Frees the memory of what this pack's nodes keep to be faster the next time. Nothing else is lost.",
+            description="Frees the memory of what this pack's nodes keep to be faster the next time. Nothing else is lost. The page has a command of "
+            "the same name.",
             is_output_node=True,
+            is_deprecated=True,
             inputs=[],
             outputs=[io.String.Output(display_name="report", tooltip="How much memory was freed.")],
         )

@@ -1,4 +1,4 @@
-"""The server's routes for the page: tokens of a text, patch list, training monitor and its stop button."""
+"""The server's routes for the page: tokens of a text, patch list, training monitor and its stop button, freeing the cache."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ...fmn_core.concepts.templates import KINDS
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.model.tokens import END_TOKEN_CHOICES
 from .. import host
+from ..adapter import references
 from . import monitor, patch_list, token_preview
 from .requests import read_texts, refusal
 
@@ -61,6 +62,7 @@ def register() -> None:
     server.routes.get(f"{ROOT}/patches")(_patches)
     server.routes.get(f"{ROOT}/monitor")(_monitor)
     server.routes.post(f"{ROOT}/stop")(_stop)
+    server.routes.post(f"{ROOT}/clear_cache")(_clear_cache)
 
 
 async def _tokens(request: web.Request) -> web.Response:
@@ -85,3 +87,8 @@ async def _monitor(request: web.Request) -> web.Response:
 async def _stop(request: web.Request) -> web.Response:
     texts = await read_texts(request, ("node",))
     return web.json_response({"stopping": monitor.request_stop(texts["node"])})
+
+
+async def _clear_cache(request: web.Request) -> web.Response:
+    await read_texts(request, ())
+    return web.json_response({"megabytes": round(references.shared_cache().clear() / 1e6, 1)})

@@ -30,3 +30,9 @@ def test_what_a_training_keeps_is_in_memory_and_is_freed(server, patches):
     assert freed(server) == kept
     assert not list((server.base / "temp").rglob("*.safetensors"))
     assert not (server.base / "temp" / "forget_me_not").exists()
+
+
+def test_the_pages_command_frees_it_too(server, patches):
+    server.run(uncached(train(file_name="")))
+    assert server.post("/forget_me_not/clear_cache", {})["megabytes"] > 0
+    assert server.post("/forget_me_not/clear_cache", {}) == {"megabytes": 0.0}

@@ -14,6 +14,17 @@ from fmn_core.patch.file import load_patch
 from tools.comfy_server import NodeError
 
 
+def test_saving_with_a_lower_rank_is_shrinking(server, two):
+    file = {"patch_file": "forget_me_not/zebra.safetensors", "title": "", "author": "", "licence": "", "notes": ""}
+    save = {**file, "precision": "fp16", "embedding_keys": False, "rank": 2, "tolerance": 0.0, "file_name": "small"}
+    outputs = server.run({"save": {"class_type": "FMN_SaveForgetPatch", "inputs": save}})
+    assert "-> 2, energy left behind" in said(outputs, "save")
+    small, whole = load_patch(two / "small.safetensors"), load_patch(two / "zebra.safetensors")
+    assert {f.rank for f in small.factors.values()} == {2} and small.concepts == whole.concepts
+    for name, factors in small.factors.items():
+        assert (factors.delta() - whole.factors[name].delta()).norm() < whole.factors[name].delta().norm()
+
+
 def test_shrink_save_and_info(server, two):
     shrink = {"patch_file": "forget_me_not/zebra.safetensors", "rank": 2, "tolerance": 0.0, "precision": "fp16"}
     prompt = miniature() | sampled("preview", ["mini", 0], HORSE)

@@ -131,7 +131,7 @@ def style() -> Workflow:
 3. **Forget Concept** forgets the inverted style. Other styles and the things themselves are kept.
 4. **Compare**: the word *twemoji*, which was never given, another style, and a prompt without a style.
 
-A style that has a word is better typed: *forget* twemoji, kind style.""",
+Things in that style may suffer under an inverted style; one that has a word is better typed: *forget* twemoji, kind style.""",
         (
             ("pictures", (miniature(), *picture("a picture of a dog in twemoji style"))),
             ("their style", (invert,)),

@@ -54,6 +54,24 @@ def png_metadata(cls: Any) -> dict[str, Any]:
     return prompt | (cls.hidden.extra_pnginfo or {})
 
 
+def graph_texts(cls: Any) -> list[str]:
+    """The texts typed into the nodes that the executing node depends on, nearest first; its schema asks for prompt and unique_id."""
+    if cls.hidden is None or not cls.hidden.prompt:
+        return []
+    prompt, texts, pending, seen = cls.hidden.prompt, [], [str(cls.hidden.unique_id)], set()
+    while pending:
+        node = pending.pop(0)
+        if node in seen or node not in prompt:
+            continue
+        seen.add(node)
+        for value in prompt[node]["inputs"].values():
+            if isinstance(value, str):
+                texts.append(value)
+            elif isinstance(value, list) and len(value) == 2:
+                pending.append(str(value[0]))
+    return texts
+
+
 def send_event(event: str, data: dict[str, Any]) -> None:
     """Sends an event to the browser that queued the running execution."""
     instance = server()

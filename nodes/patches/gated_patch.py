@@ -14,7 +14,8 @@ from ...fmn_core.model.tokens import CHUNK
 from ...fmn_core.patch.parts import parts_of
 from ...fmn_core.patch.patch import ForgetPatch
 from .. import host
-from ..adapter.chunk_memory import TOKENS_KEY, encoded_chunks
+from ..adapter.chunk_memory import TOKENS_KEY, Tokens, encoded_chunks
+from ..adapter.graph_texts import remember_texts
 from ..adapter.references import with_cache
 from ..adapter.text import ComfyText
 from ..host.node_api import Menu, io
@@ -44,6 +45,7 @@ class GatedForgetPatch(patch_source.PatchFileNode):
                 *conditioning_patch.optional_inputs(),
             ],
             outputs=conditioning_patch.outputs(),
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -65,6 +67,7 @@ class GatedForgetPatch(patch_source.PatchFileNode):
         patch = patch_source.chosen_patch(patch_file, forget_patch)
         parts = parts_of(patch)
         gates = _PartGates(with_cache(ComfyText(clip)), parts, settings)
+        remember_texts(clip, host.graph_texts(cls), gates.are_near)
         hooks = ConditioningHooks(parts, strength, start_percent, end_percent, keyframes)
         lines = [f"forgets: {reports.forgotten(patch)}", gates.threshold_line()]
         outputs = []
@@ -91,6 +94,10 @@ class _PartGates:
             for concepts, lines in zip(concepts_by_part, (recorded_settings(part).preserve_prompts for part in parts))
         ]
         self.settings = [settings.resolved(gate) for gate in self.gates]
+
+    def are_near(self, tokens: Tokens) -> bool:
+        """Whether a prompt with these tokens shares any with a concept."""
+        return any(gate.overlap(tokens) > 0 for gate in self.gates)
 
     def threshold_line(self) -> str:
         """One line for the report: the threshold, or the range of thresholds."""

@@ -20,8 +20,8 @@ SEARCH_BOX = ".comfy-vue-node-search-container input, input[aria-controls=result
 SEARCH_RESULT, FOLLOWING_RESULT = ".p-autocomplete-option", "[data-testid=result-item]"
 
 
-def search(page, x, y, words):
-    """Double click, type, Enter: the node lands where the click was."""
+def search_box(page, x, y):
+    """Opens the box by a double click."""
     box = page.locator(SEARCH_BOX)
     for _ in range(6):
         # Two clicks are a double click only where the busy page hears them soon after one another.
@@ -29,6 +29,12 @@ def search(page, x, y, words):
         with contextlib.suppress(TimeoutError):
             box.wait_for(timeout=5_000)
             break
+    return box
+
+
+def search(page, x, y, words):
+    """Double click, type, Enter: the node lands where the click was."""
+    box = search_box(page, x, y)
     nodes = page.evaluate("() => app.graph.nodes.length")
     box.fill(words)
     page.locator(f"{SEARCH_RESULT}, {FOLLOWING_RESULT}", has_text=words).first.wait_for()
@@ -50,14 +56,22 @@ def wire(page, source, slot, target, number):
     page.wait_for_timeout(200)
 
 
+def test_who_looks_for_forget_finds_forget_concept_first(page, screenshot):
+    search_box(page, 620, 180).fill("forget")
+    results = page.locator(f"{SEARCH_RESULT}, {FOLLOWING_RESULT}")
+    results.first.wait_for()
+    page.wait_for_timeout(500)
+    assert results.first.inner_text().startswith("Forget Concept")
+
+
 def test_a_graph_is_built_by_hand_and_run(page, server, patches, screenshot):
     page.evaluate("() => { app.graph.clear(); app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 0]; }")
     search(page, 150, 300, "Load Miniature SD")
-    search(page, 620, 180, "Train Forget Patch")
+    search(page, 620, 180, "Forget Concept")
     types = page.evaluate("() => app.graph.nodes.map(n => n.type)")
-    assert types == ["FMN_LoadMiniature", "FMN_TrainForgetPatch"]
-    wire(page, "FMN_LoadMiniature", 0, "FMN_TrainForgetPatch", 0)
-    wire(page, "FMN_LoadMiniature", 1, "FMN_TrainForgetPatch", 1)
+    assert types == ["FMN_LoadMiniature", "FMN_ForgetConcept"]
+    wire(page, "FMN_LoadMiniature", 0, "FMN_ForgetConcept", 0)
+    wire(page, "FMN_LoadMiniature", 1, "FMN_ForgetConcept", 1)
     assert page.evaluate("() => app.graph.links.size ?? Object.keys(app.graph.links).length") == 2
     screenshot(" wired")
     page.get_by_test_id("queue-button").first.click()

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import zipfile
+from urllib.parse import quote
 
 import pytest
 from prompts import ZEBRA, miniature, pictures, sampled
@@ -68,7 +69,7 @@ def test_the_unpacked_archive_has_every_node_help_page_and_workflow(installed):
     for page in (REPOSITORY / "js" / "docs").glob("*.md"):
         assert installed.get(f"/extensions/{PACK_FOLDER}/docs/{page.name}") == page.read_bytes()
     for workflow in (REPOSITORY / "workflows").glob("*.*"):
-        served = installed.get(f"/api/workflow_templates/{PACK_FOLDER}/{workflow.name}")
+        served = installed.get(f"/api/workflow_templates/{PACK_FOLDER}/{quote(workflow.name)}")
         assert served == workflow.read_bytes()
 
 

@@ -15,6 +15,9 @@ const STYLE = `
 .fmn-report { white-space: pre-wrap; user-select: text; }
 .fmn-warning { color: #f0b429; }
 .fmn-quiet { opacity: 0.65; }
+.fmn-legend { font-size: 11px; }
+.fmn-scale { display: inline-block; width: 90px; height: 9px; border-radius: 2px; vertical-align: middle; }
+.fmn-outdated .fmn-chips { display: none; }
 `;
 
 /**
@@ -41,17 +44,24 @@ export function addPanel(node, name, height) {
   }
   const panel = element("div", "fmn-panel");
   panel.dataset.fmn = name;
+  const needed = () => (panel.hidden ? 0 : height());
   const widget = node.addDOMWidget(name, `FMN_${name}`, panel, {
     serialize: false,
     hideOnZoom: false,
-    getMinHeight: height,
-    getMaxHeight: height,
+    getMinHeight: needed,
+    getMaxHeight: needed,
     getValue: () => "",
     setValue: () => {},
   });
   widget.serialize = false;
   panel.hidden = height() === 0;
   return panel;
+}
+
+/** @param {any} node @param {string} name of a panel @param {boolean} hidden */
+export function hidePanel(node, name, hidden) {
+  const panel = widgetOf(node, name)?.element;
+  if (panel) panel.hidden = hidden;
 }
 
 /**
@@ -68,6 +78,7 @@ export function refit(node) {
  * A panel that is there once the node has run and as long as its output holds something for the page.
  * @param {any} node @param {string} name @param {number} height
  * @param {(panel: HTMLElement, output: any) => boolean} show whether the output held something
+ * @returns {HTMLElement} the panel
  */
 export function addResultPanel(node, name, height, show) {
   let seen = false;
@@ -79,6 +90,7 @@ export function addResultPanel(node, name, height, show) {
     panel.hidden = !seen;
     if (seen) refit(node);
   };
+  return panel;
 }
 
 /** @param {any} node @param {string} name @returns {any} the widget of that name, if the node has it */

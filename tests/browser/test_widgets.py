@@ -187,33 +187,86 @@ def test_synonyms_and_compounds_are_added_with_a_click(page, graph, patches, scr
     assert not [t for t in texts(page, "[data-fmn=related] button") if "puppy" in t or "hot dog" in t]
 
 
+RED = """() => {
+    const canvas = document.querySelector('.fmn-attention'), { width, height } = canvas;
+    const { data } = canvas.getContext('2d').getImageData(0, 0, width, height), sums = [[0, 0], [0, 0]];
+    for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) {
+        const inside = Math.min(x / width, 1 - x / width, y / height, 1 - y / height) > 0.2, at = 4 * (y * width + x);
+        sums[+inside][0] += data[at] - (data[at + 1] + data[at + 2]) / 2;
+        sums[+inside][1] += 1;
+    }
+    return sums.map(([red, count]) => red / count);
+}"""
+CHIP = (
+    "text => [...document.querySelectorAll('[data-fmn=attention] .fmn-chip')].find(c => c.innerText === text).click()"
+)
+
+
 @VUE
-def test_attention_of_any_token_and_the_slider(page, graph, screenshot, vue):
+def test_attention_of_any_token(page, graph, screenshot, vue):
     graph.use(vue)
     mini, node = graph.add("FMN_LoadMiniature"), graph.add("FMN_ConceptAttentionMap", 320)
-    report, image = graph.add("FMN_ForgetReport", 800), graph.add("EmptyImage", 320, 700)
     graph.link(mini, 0, node, "model")
     graph.link(mini, 1, node, "clip")
-    for name, value in (("width", 128), ("height", 128), ("steps", 4)):
+    for name, value in (
+        ("width", 128),
+        ("height", 128),
+        ("steps", 6),
+        ("prompt", "a picture of a zebra in noto style"),
+    ):
         graph.set(node, name, value)
-    for name, value in (("width", 128), ("height", 128), ("color", 255)):
-        graph.set(image, name, value)
-    graph.link(node, 0, report, "before")
-    graph.link(image, 0, report, "after")
     graph.queue()
     page.wait_for_selector(".fmn-attention")
-    page.wait_for_selector(".fmn-slider")
-    pixels = (
-        "() => [...document.querySelector('.fmn-attention').getContext('2d').getImageData(0, 0, 256, 256).data].join()"
-    )
-    before = page.evaluate(pixels)
-    page.evaluate(
-        "() => [...document.querySelectorAll('[data-fmn=attention] .fmn-chip')].find(c => c.innerText === 'picture').click()"
-    )
-    assert page.evaluate(pixels) != before
+    assert texts(page, "[data-fmn=attention] .fmn-chip.lit") == ["zebra", "end"]
+    border, middle = page.evaluate(RED)
+    assert middle > 3 * border and middle > 30
+    assert texts(page, ".fmn-legend")[0].startswith("low ") and " high " in texts(page, ".fmn-legend")[0]
+    assert page.locator("[data-fmn=tokens] .fmn-chip:visible").count() == 0
+    screenshot(" concept")
+    page.evaluate(CHIP, "picture")
+    page.evaluate(CHIP, "end")
     assert texts(page, "[data-fmn=attention] .fmn-chip.lit") == ["picture", "zebra"]
-    clip = "() => document.querySelector('.fmn-before').style.clipPath"
+    assert page.evaluate(RED) != [border, middle]
+    graph.set(node, "prompt", "a picture of a zebra")
+    page.wait_for_function("() => document.querySelectorAll('[data-fmn=tokens] .fmn-chip').length === 6")
+    assert page.locator("[data-fmn=attention] .fmn-chip:visible").count() == 0
+    assert page.locator("[data-fmn=tokens] .fmn-chip:visible").count() == 6
+
+
+def of_node(page, node):
+    return page.evaluate("id => { const n = app.graph.getNodeById(id); return [...n.pos, ...n.size]; }", node)
+
+
+@VUE
+def test_before_and_after_are_dragged_apart_on_the_picture(page, graph, screenshot, vue):
+    graph.use(vue)
+    report = graph.add("FMN_ForgetReport", 400, 100)
+    for name, colour in (("before", 0xFF8000), ("after", 255)):
+        image = graph.add("EmptyImage", 0, 100 if colour == 255 else 400)
+        for widget, value in (("width", 128), ("height", 128), ("batch_size", 2), ("color", colour)):
+            graph.set(image, widget, value)
+        graph.link(image, 0, report, name)
+    graph.queue()
+    page.wait_for_function("() => document.querySelector('.fmn-before')?.naturalWidth === 128")
+    page.evaluate("id => { const n = app.graph.getNodeById(id); n.setSize(n.computeSize()); }", report)
+    page.wait_for_timeout(500)
+    place, clip = of_node(page, report), "() => document.querySelector('.fmn-before').style.clipPath"
     assert "50%" in page.evaluate(clip)
+    assert texts(page, ".fmn-label:visible") == ["before", "after"]
+    box = page.locator(".fmn-stage").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2, steps=4)
+    page.mouse.up()
+    page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + box["height"] / 2, steps=2)
+    assert round(float(page.evaluate(clip).split()[1].rstrip("%"))) == pytest.approx(75, abs=2)
+    assert of_node(page, report) == place
+    panel = page.locator("[data-fmn=before-after]").bounding_box()
+    for button in page.locator("[data-fmn=before-after] button").all():
+        at = button.bounding_box()
+        assert panel["x"] <= at["x"] and at["x"] + at["width"] <= panel["x"] + panel["width"]
+        assert panel["y"] <= at["y"] and at["y"] + at["height"] <= panel["y"] + panel["height"]
+    page.locator("[data-fmn=before-after] button").last.click()
+    assert texts(page, "[data-fmn=before-after] .fmn-row")[0].split() == ["<", "2", "of", "2", ">"]
     page.evaluate("() => { const s = document.querySelector('.fmn-slider'); s.value = 20; s.oninput(); }")
     assert "80%" in page.evaluate(clip)
-    page.wait_for_function("() => document.querySelector('.fmn-before').naturalWidth === 128")

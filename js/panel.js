@@ -13,7 +13,7 @@ const STYLE = `
 .fmn-chip.lit { background: #2f5fa8; color: #fff; }
 .fmn-chip.end { font-style: italic; opacity: 0.75; }
 .fmn-report { white-space: pre-wrap; user-select: text; }
-.fmn-warning { color: #f0b429; }
+.fmn-warning { color: inherit; font-weight: 600; border-left: 3px solid #f0b429; padding-left: 6px; }
 .fmn-quiet { opacity: 0.65; }
 .fmn-legend { font-size: 11px; }
 .fmn-scale { display: inline-block; width: 90px; height: 9px; border-radius: 2px; vertical-align: middle; }

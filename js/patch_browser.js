@@ -11,7 +11,7 @@ const STYLE = `
 .fmn-cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 8px; }
 .fmn-card { text-align: left; overflow-wrap: anywhere; padding: 8px; border-radius: 6px; background: var(--comfy-input-bg, #222);
   border: 1px solid var(--border-color, #4e4e4e); color: inherit; font: inherit; cursor: pointer; }
-.fmn-card.other-base, .fmn-card.broken { opacity: 0.5; }
+.fmn-card.other-base > :not(.fmn-warning), .fmn-card.broken > :not(.fmn-warning) { opacity: 0.5; filter: grayscale(1); }
 .fmn-card.broken { cursor: default; }
 .fmn-card img, .fmn-blank { width: 100%; height: 110px; object-fit: cover; border-radius: 4px; background: #555; }
 `;
@@ -31,7 +31,7 @@ function card(patch, choose) {
   const name = patch.name.split("/").at(-1).replace(/\.safetensors$/, "");
   const lines = [
     element("b", "", [patch.title || name]),
-    element("div", "", [patch.error ?? `forgets: ${patch.forgets}`]),
+    patch.error ? element("div", "fmn-warning", [patch.error]) : element("div", "", [`forgets: ${patch.forgets}`]),
     element("div", "fmn-quiet", [[patch.base, patch.method].filter(Boolean).join(", ")]),
     element("div", "fmn-quiet", [figures(patch)]),
     element("div", "fmn-quiet", [[patch.author, patch.licence].filter(Boolean).join(", ")]),

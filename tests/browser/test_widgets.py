@@ -19,6 +19,8 @@ SET = """([id, name, value]) => {
 }"""
 LINK = "([from, slot, to, name]) => { const a = app.graph.getNodeById(from), b = app.graph.getNodeById(to); a.connect(slot, b, name); }"
 
+BROWSE = "id => { app.graph.getNodeById(id).widgets.find(w => w.name === 'browse patches').callback(); }"
+
 
 @pytest.fixture
 def graph(page, server):
@@ -115,9 +117,7 @@ def test_a_patch_is_chosen_by_what_it_says(page, run, patches, graph, screenshot
     run(train(file_name="zebra", seed=10 + int(vue)))
     graph.use(vue)
     node = graph.add("FMN_ApplyForgetPatch")
-    page.evaluate(
-        "id => { app.graph.getNodeById(id).widgets.find(w => w.name === 'browse patches').callback(); }", node
-    )
+    page.evaluate(BROWSE, node)
     page.wait_for_selector(".fmn-card")
     assert "forgets: zebra" in texts(page, ".fmn-card")[0]
     screenshot(" browser")
@@ -136,7 +136,7 @@ def test_a_patch_for_another_base_is_grey_and_says_why(page, run, patches, graph
     save_file(other.state_dict(), patches / "other.safetensors", other.metadata())
     graph.use(False)
     page.evaluate("() => { const n = LiteGraph.createNode('FMN_ApplyForgetPatch'); n.id = 77; app.graph.add(n); }")
-    page.evaluate("() => { app.graph.getNodeById(77).widgets.find(w => w.name === 'browse patches').callback(); }")
+    page.evaluate(BROWSE, 77)
     page.wait_for_selector(".fmn-card.other-base")
     assert page.locator(".fmn-card").count() == 2 and page.locator(".fmn-card.other-base").count() == 1
     assert "another base: " in texts(page, ".fmn-card.other-base")[0]
@@ -154,9 +154,7 @@ def test_what_a_stranger_wrote_into_a_patch_is_never_run(page, patches, graph, s
     save_file(patch.state_dict(), patches / "hostile.safetensors", patch.metadata())
     graph.use(False)
     node = graph.add("FMN_ApplyForgetPatch")
-    page.evaluate(
-        "id => { app.graph.getNodeById(id).widgets.find(w => w.name === 'browse patches').callback(); }", node
-    )
+    page.evaluate(BROWSE, node)
     page.wait_for_selector(".fmn-card")
     page.wait_for_timeout(500)
     assert "<img src=x" in texts(page, ".fmn-card")[0]
@@ -270,3 +268,79 @@ def test_before_and_after_are_dragged_apart_on_the_picture(page, graph, screensh
     assert texts(page, "[data-fmn=before-after] .fmn-row")[0].split() == ["<", "2", "of", "2", ">"]
     page.evaluate("() => { const s = document.querySelector('.fmn-slider'); s.value = 20; s.oninput(); }")
     assert "80%" in page.evaluate(clip)
+
+
+COLOURS = """types => types.map(type => [
+    app.canvas.default_connection_color_byType[type],
+    app.canvas.constructor.link_type_colors[type],
+    getComputedStyle(document.body).getPropertyValue(`--color-datatype-${type}`).trim(),
+])"""
+PALETTE = "name => app.extensionManager.setting.set('Comfy.ColorPalette', name)"
+SOCKETS = """() => [...document.querySelectorAll('[data-node-id] *')].map(e => getComputedStyle(e).backgroundColor)"""
+
+
+def own_types(info):
+    """The pack's own types of inputs and outputs."""
+    types = set()
+    for node in info.values():
+        inputs = [i[0] for group in node["input"].values() for i in group.values()]
+        types |= {t for t in [*inputs, *node["output"]] if isinstance(t, str) and t.startswith(("FORGET_", "FMN_"))}
+    return sorted(types)
+
+
+@VUE
+def test_every_type_of_the_pack_has_a_colour_in_every_theme(page, server, graph, screenshot, vue):
+    graph.use(vue)
+    types = own_types(server.object_info())
+    train, show = graph.add("FMN_TrainForgetPatch", 0, 60), graph.add("FMN_ApplyForgetPatch", 500, 60)
+    graph.link(graph.add("FMN_Concept", 500, 300), 0, train, "concepts")
+    page.evaluate(
+        "([a, b]) => app.graph.getNodeById(a).connect(1, app.graph.getNodeById(b), 'forget_patch')", [train, show]
+    )
+    for palette in ("dark", "light"):
+        page.evaluate(PALETTE, palette)
+        page.wait_for_timeout(700)
+        colours = page.evaluate(COLOURS, types)
+        assert all(len(set(three)) == 1 and three[0].startswith("#") for three in colours)
+        assert len({three[0] for three in colours}) == len(types) == 6
+        if vue:
+            assert "rgb(91, 132, 245)" in page.evaluate(SOCKETS)
+        screenshot(f" {palette}")
+    page.evaluate(PALETTE, "dark")
+
+
+# WCAG 2's contrast ratio of a text with what lies behind it, each as the page mixes it.
+CONTRAST = """element => {
+    const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+    const luminance = rgb => {
+        const [r, g, b] = rgb.map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    let opacity = 1, behind;
+    for (let e = element; e && !behind; e = e.parentElement) {
+        const style = getComputedStyle(e), [r, g, b, alpha = 1] = numbers(style.backgroundColor);
+        if (alpha === 1) behind = [r, g, b];
+        opacity *= Number(style.opacity);
+    }
+    const text = numbers(getComputedStyle(element).color).slice(0, 3).map((c, i) => opacity * c + (1 - opacity) * behind[i]);
+    const [low, high] = [luminance(text), luminance(behind)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+}"""
+
+
+@VUE
+@pytest.mark.parametrize("palette", ["dark", "light"])
+def test_a_warning_can_be_read(page, graph, patches, screenshot, vue, palette):
+    graph.use(vue)
+    page.evaluate(PALETTE, palette)
+    (patches / "broken.safetensors").write_bytes(b"no patch")
+    node = graph.add("FMN_ZeroConceptAttention")
+    graph.set(node, "prompts", "a photo of a zebra")
+    graph.set(node, "phrase", "dog")
+    page.wait_for_selector("[data-fmn=tokens] .fmn-warning")
+    page.evaluate(BROWSE, graph.add("FMN_ApplyForgetPatch", 500))
+    page.wait_for_selector(".fmn-card .fmn-warning")
+    page.wait_for_timeout(500)
+    assert all(page.locator(".fmn-warning").nth(k).evaluate(CONTRAST) >= 4.5 for k in range(2))
+    screenshot(" shown")
+    page.evaluate(PALETTE, "dark")

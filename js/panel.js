@@ -32,6 +32,11 @@ export function element(tag, className = "", children = [], properties = {}) {
   return Object.assign(made, properties);
 }
 
+/** Puts what all widgets of the pack share into the page's style. */
+export function addStyle() {
+  if (!document.getElementById("fmn-style")) document.head.append(element("style", "", [STYLE], { id: "fmn-style" }));
+}
+
 /**
  * A panel under a node's widgets, in the classic canvas and in Nodes 2.0. It is not saved with the workflow. A panel that needs no
  * height is hidden: some hosts give an element of height 0 the height of the window. Its owner shows it once it needs some.
@@ -39,9 +44,7 @@ export function element(tag, className = "", children = [], properties = {}) {
  * @returns {HTMLElement}
  */
 export function addPanel(node, name, height) {
-  if (!document.getElementById("fmn-style")) {
-    document.head.append(element("style", "", [STYLE], { id: "fmn-style" }));
-  }
+  addStyle();
   const panel = element("div", "fmn-panel");
   panel.dataset.fmn = name;
   const needed = () => (panel.hidden ? 0 : height());

@@ -21,8 +21,19 @@ class ForgetError(ValueError):
     The message goes through `plain_text`: the host logs and sends it, and a message that cannot be encoded would stop its worker.
     """
 
+    # ComfyUI shows the name of an error's class with its module before it, except for the errors of Python itself.
+    __module__ = "builtins"
+
     def __init__(self, message: str = ""):
         super().__init__(plain_text(message))
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        # By the class, pickle would look for it in `builtins`.
+        return _unpickled, (str(self),)
+
+
+def _unpickled(message: str) -> ForgetError:
+    return ForgetError(message)
 
 
 def plain_text(text: Any, longest: int = LONGEST_MESSAGE) -> str:

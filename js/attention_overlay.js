@@ -1,10 +1,14 @@
 // The attention of any token over the picture, under Concept Attention Map.
 import { app } from "../../scripts/app.js";
 import { viewUrl } from "./before_after.js";
-import { addResultPanel, element } from "./panel.js";
+import { addResultPanel, element, hidePanel, onChange, refit, widgetOf } from "./panel.js";
 
 const HEIGHT = 340;
 const SIDE = 256;
+// As in heat_overlay of nodes/ui/pictures.py.
+const [HOT, MOST_OPAQUE, DARKENED] = [[255, 31, 20], 0.9, 0.6];
+// What a map's tokens depend on.
+const TEXTS = ["prompt", "phrase", "end_token"];
 
 /** @param {string} url @returns {Promise<HTMLImageElement>} */
 function loaded(url) {
@@ -16,22 +20,41 @@ function loaded(url) {
   });
 }
 
-/** The mean heat of some tokens, 0..1, from the sheet in which the heats stand below each other.
- * @param {HTMLImageElement} sheet @param {number} count @param {number[]} chosen */
-function heatOf(sheet, count, chosen) {
-  const [width, height] = [sheet.width, sheet.height / count];
-  const canvas = element("canvas", "", [], { width, height });
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  const sum = new Float32Array(width * height);
+/** The attention to some tokens together, from the sheet in which their heats stand below each other, each scaled to 0..1.
+ * @param {HTMLImageElement} sheet @param {any[]} chips @param {number[]} chosen */
+function heatOf(sheet, chips, chosen) {
+  const [width, height] = [sheet.width, sheet.height / chips.length];
+  const context = element("canvas", "", [], { width, height }).getContext("2d", { willReadFrequently: true });
+  const heat = new Float32Array(width * height);
   for (const number of chosen) {
+    const { low, high } = chips[number];
     context.drawImage(sheet, 0, number * height, width, height, 0, 0, width, height);
     const { data } = context.getImageData(0, 0, width, height);
-    for (let i = 0; i < sum.length; i++) sum[i] += data[4 * i] / 255 / chosen.length;
+    for (let i = 0; i < heat.length; i++) heat[i] += low + ((high - low) * data[4 * i]) / 255;
   }
-  const image = context.createImageData(width, height);
-  sum.forEach((value, i) => image.data.set([255, 30, 30, 220 * value], 4 * i));
+  return { heat, context, low: Math.min(...heat), high: Math.max(...heat) };
+}
+
+/** A picture of heat as the node's own: clear where it is least, red where it is greatest.
+ * @param {ReturnType<typeof heatOf>} found */
+function drawn({ heat, context, low, high }) {
+  const image = context.createImageData(context.canvas.width, context.canvas.height);
+  heat.forEach((value, i) => {
+    const share = (value - low) / Math.max(high - low, 1e-12);
+    image.data.set([...HOT, 255 * MOST_OPAQUE * share * share], 4 * i);
+  });
   context.putImageData(image, 0, 0);
-  return canvas;
+  return context.canvas;
+}
+
+/** What the colours mean, and the attention of the palest and the reddest pixel. @param {number} low @param {number} high */
+function legend(low, high) {
+  const stops = [0, 0.25, 0.5, 0.75, 1].map((share) => `rgb(${HOT.join(" ")} / ${MOST_OPAQUE * share * share})`);
+  const bar = element("span", "fmn-scale");
+  bar.style.background = `linear-gradient(to right, ${stops.join(", ")}), #999`;
+  const percent = (/** @type {number} */ share) => `${(100 * share).toPrecision(2)} %`;
+  const title = "A pixel's attention to the marked tokens, where it is least and where it is greatest";
+  return element("div", "fmn-legend", [`low ${percent(low)} `, bar, ` high ${percent(high)}`], { title });
 }
 
 /** @param {HTMLElement} panel @param {any} attention */
@@ -39,16 +62,19 @@ async function show(panel, attention) {
   const [picture, sheet] = await Promise.all([loaded(viewUrl(attention.picture)), loaded(viewUrl(attention.sheet))]);
   const scale = SIDE / Math.max(picture.width, picture.height);
   const canvas = element("canvas", "fmn-attention", [], { width: picture.width * scale, height: picture.height * scale });
+  const scales = element("div");
   const chosen = new Set(attention.chips.flatMap((/** @type {any} */ chip, /** @type {number} */ k) => (chip.lit ? [k] : [])));
   const chips = attention.chips.map((/** @type {any} */ chip) =>
     element("button", "fmn-chip", [chip.text], { type: "button", title: `attention ${(100 * chip.mass).toFixed(1)} %` }),
   );
   const draw = () => {
     const context = canvas.getContext("2d");
-    context.filter = "grayscale(1)";
+    context.filter = `grayscale(1) brightness(${DARKENED})`;
     context.drawImage(picture, 0, 0, canvas.width, canvas.height);
     context.filter = "none";
-    if (chosen.size) context.drawImage(heatOf(sheet, chips.length, [...chosen]), 0, 0, canvas.width, canvas.height);
+    const found = heatOf(sheet, attention.chips, [...chosen]);
+    if (chosen.size) context.drawImage(drawn(found), 0, 0, canvas.width, canvas.height);
+    scales.replaceChildren(...(chosen.size ? [legend(found.low, found.high)] : []));
     chips.forEach((/** @type {HTMLElement} */ chip, /** @type {number} */ k) => chip.classList.toggle("lit", chosen.has(k)));
   };
   chips.forEach((/** @type {HTMLElement} */ chip, /** @type {number} */ k) => {
@@ -58,18 +84,41 @@ async function show(panel, attention) {
     };
   });
   draw();
-  panel.replaceChildren(canvas, element("div", "", chips));
+  panel.replaceChildren(canvas, scales, element("div", "fmn-chips", chips));
+}
+
+/** One row of tokens in the node: those of the map, or those of a text that is not the map's any more.
+ * @param {any} node @param {HTMLElement} panel */
+function chooseRow(node, panel) {
+  const texts = () => TEXTS.map((name) => String(widgetOf(node, name)?.value)).join("\n");
+  let mapped = "";
+  const choose = () => {
+    const current = !panel.hidden && texts() === mapped;
+    panel.classList.toggle("fmn-outdated", !current);
+    hidePanel(node, "tokens", current);
+    refit(node);
+  };
+  for (const name of TEXTS) if (widgetOf(node, name)) onChange(widgetOf(node, name), choose);
+  return () => {
+    mapped = texts();
+    choose();
+  };
 }
 
 app.registerExtension({
   name: "forget-me-not.attention-overlay",
   nodeCreated(/** @type {any} */ node) {
     if (node.comfyClass !== "FMN_ConceptAttentionMap") return;
-    addResultPanel(node, "attention", HEIGHT, (panel, output) => {
+    /** @type {() => void} */
+    let current = () => {};
+    const panel = addResultPanel(node, "attention", HEIGHT, (panel, output) => {
       const [attention] = output.fmn_attention ?? [];
       if (!attention) return false;
+      // After the panel has been shown.
+      setTimeout(current);
       show(panel, attention).catch((error) => panel.replaceChildren(element("div", "fmn-warning", [String(error.message)])));
       return true;
     });
+    current = chooseRow(node, panel);
   },
 });

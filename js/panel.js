@@ -13,8 +13,11 @@ const STYLE = `
 .fmn-chip.lit { background: #2f5fa8; color: #fff; }
 .fmn-chip.end { font-style: italic; opacity: 0.75; }
 .fmn-report { white-space: pre-wrap; user-select: text; }
-.fmn-warning { color: #f0b429; }
+.fmn-warning { color: inherit; font-weight: 600; border-left: 3px solid #f0b429; padding-left: 6px; }
 .fmn-quiet { opacity: 0.65; }
+.fmn-legend { font-size: 11px; }
+.fmn-scale { display: inline-block; width: 90px; height: 9px; border-radius: 2px; vertical-align: middle; }
+.fmn-outdated .fmn-chips { display: none; }
 `;
 
 /**
@@ -29,6 +32,11 @@ export function element(tag, className = "", children = [], properties = {}) {
   return Object.assign(made, properties);
 }
 
+/** Puts what all widgets of the pack share into the page's style. */
+export function addStyle() {
+  if (!document.getElementById("fmn-style")) document.head.append(element("style", "", [STYLE], { id: "fmn-style" }));
+}
+
 /**
  * A panel under a node's widgets, in the classic canvas and in Nodes 2.0. It is not saved with the workflow. A panel that needs no
  * height is hidden: some hosts give an element of height 0 the height of the window. Its owner shows it once it needs some.
@@ -36,22 +44,27 @@ export function element(tag, className = "", children = [], properties = {}) {
  * @returns {HTMLElement}
  */
 export function addPanel(node, name, height) {
-  if (!document.getElementById("fmn-style")) {
-    document.head.append(element("style", "", [STYLE], { id: "fmn-style" }));
-  }
+  addStyle();
   const panel = element("div", "fmn-panel");
   panel.dataset.fmn = name;
+  const needed = () => (panel.hidden ? 0 : height());
   const widget = node.addDOMWidget(name, `FMN_${name}`, panel, {
     serialize: false,
     hideOnZoom: false,
-    getMinHeight: height,
-    getMaxHeight: height,
+    getMinHeight: needed,
+    getMaxHeight: needed,
     getValue: () => "",
     setValue: () => {},
   });
   widget.serialize = false;
   panel.hidden = height() === 0;
   return panel;
+}
+
+/** @param {any} node @param {string} name of a panel @param {boolean} hidden */
+export function hidePanel(node, name, hidden) {
+  const panel = widgetOf(node, name)?.element;
+  if (panel) panel.hidden = hidden;
 }
 
 /**
@@ -68,6 +81,7 @@ export function refit(node) {
  * A panel that is there once the node has run and as long as its output holds something for the page.
  * @param {any} node @param {string} name @param {number | ((panel: HTMLElement) => number)} height
  * @param {(panel: HTMLElement, output: any) => boolean} show whether the output held something
+ * @returns {HTMLElement} the panel
  */
 export function addResultPanel(node, name, height, show) {
   let seen = false;
@@ -81,6 +95,7 @@ export function addResultPanel(node, name, height, show) {
     panel.hidden = !seen;
     if (seen) refit(node);
   };
+  return panel;
 }
 
 /** @param {any} node @param {string} name @returns {any} the widget of that name, if the node has it */

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..model.layers import UNET_BLOCKS
 from ..model.protocol import CrossAttention, ForgetModel
 from ..model.sampler import euler, schedule
 from ..model.tokens import EncodedPrompt
@@ -23,9 +24,9 @@ class AttentionMaps:
     Parameters
     ----------
     heats
-        Attention to each token, (l, h, w).
+        Attention to each token where it is finest, (l, h, w), 0..1.
     masses
-        Mean attention to each token, (l,), 0..1.
+        Mean attention to each token in all layers, (l,), 0..1.
     x0
         The picture's latent, (1, C, h, w).
     """
@@ -58,18 +59,27 @@ def attention_maps(
 
     Notes
     -----
-    The probabilities are averaged over heads, layers and the second half of the steps. Every layer is resized to the latent's grid.
+    The probabilities are averaged over heads, layers and the second half of the steps. Heats are those of the layers with most
+    pixels among the up blocks, resized to the latent's grid: coarser ones, and those of the down blocks, blur the outlines.
     """
-    size, tokens = noise.shape[-2:], prompt.context.shape[0]
-    heats, masses, count, step = torch.zeros(tokens, *size), torch.zeros(tokens), 0, 0
+    layers, size, tokens = model.cross_attention(), noise.shape[-2:], prompt.context.shape[0]
+    names = {layer.name for layer in layers}
+    outlining = {name for name in names if name.startswith(UNET_BLOCKS["up"])} or names
+    # Sums and counts of heats by the number of pixels of their layers.
+    sums: dict[int, torch.Tensor] = {}
+    counts: dict[int, int] = {}
+    masses, count, step = torch.zeros(tokens), 0, 0
 
     def receive(layer: CrossAttention, probabilities: torch.Tensor) -> None:
         nonlocal count
         if step >= steps // 2:
             heat = probabilities.mean((0, 1)).float().cpu().T
-            heats.add_(to_grid(heat, size))
             masses.add_(heat.mean(1))
             count += 1
+            if layer.name in outlining:
+                pixels = heat.shape[1]
+                sums.setdefault(pixels, torch.zeros(tokens, *size)).add_(to_grid(heat, size))
+                counts[pixels] = counts.get(pixels, 0) + 1
 
     def predict(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         nonlocal step
@@ -81,9 +91,10 @@ def attention_maps(
 
     sigmas, prompt = schedule(model.sigmas(), steps).to(model.device), prompt.to(model.device)
     x = (noise * sigmas[0].cpu()).to(model.device)
-    with probe(receive) if probe is not None else attention_probe(model.cross_attention(), receive):
+    with probe(receive) if probe is not None else attention_probe(layers, receive):
         x0 = euler(x, sigmas, predict)
-    return AttentionMaps(heats / count, masses / count, x0.float().cpu())
+    finest = max(sums)
+    return AttentionMaps(sums[finest] / counts[finest], masses / count, x0.float().cpu())
 
 
 def to_grid(heat: torch.Tensor, size: torch.Size) -> torch.Tensor:

@@ -72,11 +72,11 @@ def graph_texts(cls: Any) -> list[str]:
     return texts
 
 
-def send_event(event: str, data: dict[str, Any]) -> None:
-    """Sends an event to the browser that queued the running execution."""
+def send_event(event: str, data: dict[str, Any], everyone: bool = False) -> None:
+    """Sends an event to the page that queued the running execution, or to every page."""
     instance = server()
     if instance is not None:
-        instance.send_sync(event, data, instance.client_id)
+        instance.send_sync(event, data, None if everyone else instance.client_id)
 
 
 class Progress:

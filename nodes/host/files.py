@@ -9,6 +9,8 @@ import folder_paths
 from ...fmn_core.errors import ForgetError
 
 PATCH_FOLDER = "forget_me_not"
+# Input of the stock loaders, which other packs' loaders name alike -> the host's folder of its files.
+_MODEL_FOLDERS = {"ckpt_name": "checkpoints", "unet_name": "diffusion_models"}
 IMAGE_TEXT_FOLDER = "clip_score"
 folder_paths.add_model_folder_path(IMAGE_TEXT_FOLDER, str(Path(folder_paths.models_dir) / IMAGE_TEXT_FOLDER))
 
@@ -44,6 +46,15 @@ def file_version(path: Path) -> str:
     """
     status = path.stat()
     return f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_size} {status.st_ino}"
+
+
+def model_file(loader: str, name: str) -> Path | None:
+    """Full path of the file that a loader has in its input `loader`; None where the host lists no such file."""
+    folder = _MODEL_FOLDERS.get(loader)
+    if folder is None or name not in folder_paths.get_filename_list(folder):
+        return None
+    path = folder_paths.get_full_path(folder, name)
+    return None if path is None else Path(path)
 
 
 def embedding_root() -> Path:

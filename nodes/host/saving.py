@@ -14,6 +14,7 @@ from ...fmn_core.patch.patch import ForgetPatch
 from ...fmn_core.safetensors_file import same_content, write_new
 from .. import host
 
+SAVED_EVENT = "forget_me_not.saved"
 _RESERVED = re.compile(r'[<>:"/\\|?*]')
 # Windows opens the device for such a name with any ending, and reads superscript digits as digits.
 _DEVICES = {
@@ -58,8 +59,10 @@ def check_file_name(name: str) -> str:
 def save_patch_file(
     patch: ForgetPatch, stem: str, dtype: torch.dtype = torch.float16, embedding_keys: bool = False
 ) -> Path:
-    """Saves a patch as NAME.safetensors among the host's LoRAs; see save_under_free_name."""
-    return save_under_free_name(host.patch_root(), stem, patch_bytes(patch, dtype, embedding_keys))
+    """Saves a patch as NAME.safetensors among the host's LoRAs and tells every page; see save_under_free_name."""
+    path = save_under_free_name(host.patch_root(), stem, patch_bytes(patch, dtype, embedding_keys))
+    host.send_event(SAVED_EVENT, {"name": f"{host.PATCH_FOLDER}/{path.name}"}, everyone=True)
+    return path
 
 
 def save_embedding_file(embedding: Embedding, stem: str) -> Path:

@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw
 
 from .. import host
 
+# Attention over a picture; the page's own drawing has the same figures.
+_HOT, _MOST_OPAQUE, _DARKENED = (1.0, 0.12, 0.08), 0.9, 0.6
 _INK, _GRID, _LINES = (40, 40, 44), (225, 225, 228), ((214, 69, 65), (52, 120, 200))
 
 
@@ -118,10 +120,16 @@ def pair_rows(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
 
 
 def heat_overlay(picture: torch.Tensor, heat: torch.Tensor) -> torch.Tensor:
-    """Lays attention (h, w) in red over a picture (H, W, 3) turned grey; returns IMAGE (1, H, W, 3)."""
+    """Lays attention (h, w) in red over a picture (H, W, 3) turned grey and dark; returns IMAGE (1, H, W, 3).
+
+    Notes
+    -----
+    The least attention is clear and the greatest red, as in attention_overlay.js. Opacity grows with the square: a
+    middling attention everywhere shall not hide where it is greatest.
+    """
     h, w = picture.shape[:2]
     heat = torch.nn.functional.interpolate(heat[None, None], size=(h, w), mode="bicubic", align_corners=False)[0, 0]
-    heat = ((heat - heat.min()) / (heat.max() - heat.min()).clamp_min(1e-12))[..., None]
+    heat = (heat - heat.min()) / (heat.max() - heat.min()).clamp_min(1e-12)
+    opacity = _MOST_OPAQUE * heat.square()[..., None]
     grey = picture.mean(-1, keepdim=True).expand(-1, -1, 3)
-    colour = torch.cat([torch.ones_like(heat), 0.85 * (1 - heat), 0.1 * torch.ones_like(heat)], -1)
-    return (grey * 0.6 * (1 - heat) + colour * heat + grey * 0.25 * heat).clamp(0, 1)[None]
+    return (_DARKENED * grey * (1 - opacity) + torch.tensor(_HOT) * opacity).clamp(0, 1)[None]

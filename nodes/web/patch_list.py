@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...fmn_core.errors import ForgetError, plain_text
+from ...fmn_core.patch.base_file import read_base
 from ...fmn_core.patch.file import load_metadata
 from ...fmn_core.patch.patch import ForgetPatch, base_difference
 from .. import host
@@ -17,23 +18,30 @@ from ..ui.preview_picture import PREFIX
 
 # Most characters of a text and of a picture (a data URI) that are shown, since a stranger's file may hold anything.
 LONGEST_TEXT, LARGEST_PREVIEW = 300, 200_000
+# What the page calls the loader of the miniature, which has no inputs.
+MINIATURE = "miniature"
+_MINIATURE_FILE = host.MINIATURE / "weights" / "mini_sd.safetensors"
 FIGURES = ("held_out_missed", "held_out_drift", "preserve_drift", "shrink_residual")
 
 
-def list_patches(node: str) -> list[dict[str, Any]]:
+def list_patches(node: str, loader: str = "", file: str = "") -> list[dict[str, Any]]:
     """Describes every patch file.
 
     Parameters
     ----------
     node
         Id of the node whose MODEL the patches are compared with.
+    loader
+        Where that MODEL is loaded: an input of the host's loaders (host.model_file), or MINIATURE; empty if not known.
+    file
+        The value of this input.
 
     Returns
     -------
     For each file its name, its metadata as short texts, or an `error`, and as `mismatch` why the patch does not fit the
     node's MODEL; empty where it fits, or the MODEL is not known.
     """
-    base = connected.base(node)
+    base = _base(node, loader, file)
     entries = []
     for name in host.patch_files():
         try:
@@ -42,9 +50,25 @@ def list_patches(node: str) -> list[dict[str, Any]]:
         except (ForgetError, OSError, ValueError, ArithmeticError, LookupError, TypeError) as error:
             # A file that is gone, a broken link or unforeseen content must not hide the other files.
             entry, patch_base = {"error": plain_text(error, LONGEST_TEXT) or type(error).__name__}, {}
-        difference = base_difference(patch_base, base) if base and patch_base else ""
+        difference = base_difference(patch_base, base) if base and "shapes" in patch_base else ""
         entries.append({"name": name, **entry, "mismatch": plain_text(difference, LONGEST_TEXT)})
     return entries
+
+
+def _base(node: str, loader: str, file: str) -> dict[str, Any]:
+    """The fingerprint of a node's MODEL: that of its last run, unless the loader's file has other shapes by now."""
+    ran, path = connected.base(node), _MINIATURE_FILE if loader == MINIATURE else host.model_file(loader, file)
+    try:
+        named = {} if path is None else _file_base(path, host.file_version(path))
+    except OSError:
+        named = {}
+    return named if named and ran.get("shapes") != named["shapes"] else ran
+
+
+@functools.lru_cache(maxsize=64)
+def _file_base(path: Path, version: str) -> dict[str, Any]:
+    """The fingerprint of a file, without norms; cached until the file's version changes."""
+    return read_base(path)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -76,7 +76,8 @@ async def _tokens(request: web.Request) -> web.Response:
 
 
 async def _patches(request: web.Request) -> web.Response:
-    patches = await _patches_worker.run(patch_list.list_patches, request.query.get("node", ""))
+    asked = {name: request.query.get(name, "") for name in ("node", "loader", "file")}
+    patches = await _patches_worker.run(patch_list.list_patches, **asked)
     return web.json_response({"patches": patches})
 
 

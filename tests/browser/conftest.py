@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from browser.front_end import opened
+from browser.front_end import Graph, opened
 from playwright.sync_api import sync_playwright
 
 from tools.comfy_host import REPOSITORY
@@ -37,6 +37,12 @@ def page(browser, server):
     opened(page, server)
     yield page
     context.close()
+
+
+@pytest.fixture
+def graph(page):
+    """The graph in the page."""
+    return Graph(page)
 
 
 @pytest.fixture

@@ -1,6 +1,22 @@
-"""Loading the front end of a server."""
+"""Loading the front end of a server, and graphs in it."""
+
+import pytest
 
 READY = "window.app && window.app.graph && window.app.extensionManager"
+
+VUE = pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes 2.0"])
+ADD = """([type, x, y]) => {
+    const node = LiteGraph.createNode(type); node.pos = [x, y]; app.graph.add(node); app.canvas.setDirty(true, true); return node.id;
+}"""
+VUE_NODES = """async on => {
+    try { await app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on); return true; } catch { return false; }
+}"""
+SET = """([id, name, value]) => {
+    const widget = app.graph.getNodeById(id).widgets.find(w => w.name === name); widget.value = value; widget.callback?.(value);
+}"""
+LINK = "([from, slot, to, name]) => { const a = app.graph.getNodeById(from), b = app.graph.getNodeById(to); a.connect(slot, b, name); }"
+# Presses a node's button that opens the list of patches.
+BROWSE = "id => { app.graph.getNodeById(id).widgets.find(w => w.name === 'browse patches').callback(); }"
 
 
 def opened(page, server):
@@ -9,3 +25,42 @@ def opened(page, server):
     page.wait_for_function(READY)
     page.wait_for_timeout(1000)
     return page
+
+
+def texts(page, selector):
+    """What the elements of a selector show."""
+    return page.locator(selector).all_inner_texts()
+
+
+class Graph:
+    """Adds, sets and links nodes on an empty canvas of the page."""
+
+    def __init__(self, page):
+        self.page = page
+
+    def use(self, vue):
+        known = self.page.evaluate(VUE_NODES, vue)
+        if vue and not known:
+            pytest.skip("this front end has no Nodes 2.0")
+        self.page.evaluate("() => { app.graph.clear(); app.canvas.ds.scale = 1; app.canvas.ds.offset = [60, 80]; }")
+        self.page.wait_for_timeout(500)
+
+    def add(self, kind, x=0, y=0):
+        return self.page.evaluate(ADD, [kind, x, y])
+
+    def set(self, node, name, value):
+        self.page.evaluate(SET, [node, name, value])
+
+    def link(self, source, slot, target, name):
+        self.page.evaluate(LINK, [source, slot, target, name])
+
+    def train(self, **values):
+        mini, node = self.add("FMN_LoadMiniature"), self.add("FMN_TrainForgetPatch", 320)
+        self.link(mini, 0, node, "model")
+        self.link(mini, 1, node, "clip")
+        for name, value in values.items():
+            self.set(node, name, value)
+        return node
+
+    def queue(self):
+        self.page.evaluate("() => { app.queuePrompt(0); }")

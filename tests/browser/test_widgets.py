@@ -1,62 +1,7 @@
 """The pack's widgets in the real page: what a user sees and clicks."""
 
 import pytest
-from browser.front_end import opened
-from prompts import apply, train
-from safetensors.torch import save_file
-
-from tools import hostile_files
-
-VUE = pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes 2.0"])
-ADD = """([type, x, y]) => {
-    const node = LiteGraph.createNode(type); node.pos = [x, y]; app.graph.add(node); app.canvas.setDirty(true, true); return node.id;
-}"""
-VUE_NODES = """async on => {
-    try { await app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on); return true; } catch { return false; }
-}"""
-SET = """([id, name, value]) => {
-    const widget = app.graph.getNodeById(id).widgets.find(w => w.name === name); widget.value = value; widget.callback?.(value);
-}"""
-LINK = "([from, slot, to, name]) => { const a = app.graph.getNodeById(from), b = app.graph.getNodeById(to); a.connect(slot, b, name); }"
-
-
-@pytest.fixture
-def graph(page, server):
-    """Adds, sets and links nodes on an empty canvas."""
-
-    class Graph:
-        def use(self, vue):
-            known = page.evaluate(VUE_NODES, vue)
-            if vue and not known:
-                pytest.skip("this front end has no Nodes 2.0")
-            page.evaluate("() => { app.graph.clear(); app.canvas.ds.scale = 1; app.canvas.ds.offset = [60, 80]; }")
-            page.wait_for_timeout(500)
-
-        def add(self, kind, x=0, y=0):
-            return page.evaluate(ADD, [kind, x, y])
-
-        def set(self, node, name, value):
-            page.evaluate(SET, [node, name, value])
-
-        def link(self, source, slot, target, name):
-            page.evaluate(LINK, [source, slot, target, name])
-
-        def train(self, **values):
-            mini, node = self.add("FMN_LoadMiniature"), self.add("FMN_TrainForgetPatch", 320)
-            self.link(mini, 0, node, "model")
-            self.link(mini, 1, node, "clip")
-            for name, value in values.items():
-                self.set(node, name, value)
-            return node
-
-        def queue(self):
-            page.evaluate("() => { app.queuePrompt(0); }")
-
-    return Graph()
-
-
-def texts(page, selector):
-    return page.locator(selector).all_inner_texts()
+from browser.front_end import BROWSE, VUE, opened, texts
 
 
 @VUE
@@ -110,59 +55,6 @@ def test_a_training_is_followed_across_a_reload_and_stopped_with_its_patch(
     pytest.fail("the stopped training left no patch")
 
 
-@VUE
-def test_a_patch_is_chosen_by_what_it_says(page, run, patches, graph, screenshot, vue):
-    run(train(file_name="zebra", seed=10 + int(vue)))
-    graph.use(vue)
-    node = graph.add("FMN_ApplyForgetPatch")
-    page.evaluate(
-        "id => { app.graph.getNodeById(id).widgets.find(w => w.name === 'browse patches').callback(); }", node
-    )
-    page.wait_for_selector(".fmn-card")
-    assert "forgets: zebra" in texts(page, ".fmn-card")[0]
-    screenshot(" browser")
-    page.fill(".fmn-dialog input", "no such patch")
-    assert page.locator(".fmn-card").count() == 0
-    page.fill(".fmn-dialog input", "ZEBRA")
-    page.locator(".fmn-card").first.click()
-    value = page.evaluate("id => app.graph.getNodeById(id).widgets.find(w => w.name === 'patch_file').value", node)
-    assert value == "forget_me_not/zebra.safetensors" and page.locator(".fmn-dialog").count() == 0
-
-
-def test_a_patch_for_another_base_is_grey_and_says_why(page, run, patches, graph, screenshot):
-    """The server knows the base of a node's MODEL once the node has run."""
-    run(train(file_name="zebra", seed=20) | apply(name="77", forget_patch=["train", 1]) | shown("77"))
-    other = hostile_files.good_patch()
-    save_file(other.state_dict(), patches / "other.safetensors", other.metadata())
-    graph.use(False)
-    page.evaluate("() => { const n = LiteGraph.createNode('FMN_ApplyForgetPatch'); n.id = 77; app.graph.add(n); }")
-    page.evaluate("() => { app.graph.getNodeById(77).widgets.find(w => w.name === 'browse patches').callback(); }")
-    page.wait_for_selector(".fmn-card.other-base")
-    assert page.locator(".fmn-card").count() == 2 and page.locator(".fmn-card.other-base").count() == 1
-    assert "another base: " in texts(page, ".fmn-card.other-base")[0]
-
-
-def shown(node):
-    return {"said": {"class_type": "PreviewAny", "inputs": {"source": [node, 1]}}}
-
-
-def test_what_a_stranger_wrote_into_a_patch_is_never_run(page, patches, graph, screenshot):
-    patch = hostile_files.good_patch()
-    html = "<img src=x onerror='window.hacked = true'><script>window.hacked = true</script>"
-    patch.about = {"title": html, "author": html, "preview": "data:text/html," + html}
-    patch.concepts[0]["phrases"] = [html]
-    save_file(patch.state_dict(), patches / "hostile.safetensors", patch.metadata())
-    graph.use(False)
-    node = graph.add("FMN_ApplyForgetPatch")
-    page.evaluate(
-        "id => { app.graph.getNodeById(id).widgets.find(w => w.name === 'browse patches').callback(); }", node
-    )
-    page.wait_for_selector(".fmn-card")
-    page.wait_for_timeout(500)
-    assert "<img src=x" in texts(page, ".fmn-card")[0]
-    assert page.evaluate("() => window.hacked === undefined && document.querySelectorAll('.fmn-card img').length === 0")
-
-
 HIDDEN = "id => app.graph.getNodeById(id).widgets.filter(w => w.hidden).map(w => w.name)"
 
 
@@ -213,33 +105,162 @@ def test_synonyms_and_compounds_are_added_with_a_click(page, graph, patches, scr
     assert not [t for t in texts(page, "[data-fmn=related] button") if "puppy" in t or "hot dog" in t]
 
 
+RED = """() => {
+    const canvas = document.querySelector('.fmn-attention'), { width, height } = canvas;
+    const { data } = canvas.getContext('2d').getImageData(0, 0, width, height), sums = [[0, 0], [0, 0]];
+    for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) {
+        const inside = Math.min(x / width, 1 - x / width, y / height, 1 - y / height) > 0.2, at = 4 * (y * width + x);
+        sums[+inside][0] += data[at] - (data[at + 1] + data[at + 2]) / 2;
+        sums[+inside][1] += 1;
+    }
+    return sums.map(([red, count]) => red / count);
+}"""
+CHIP = (
+    "text => [...document.querySelectorAll('[data-fmn=attention] .fmn-chip')].find(c => c.innerText === text).click()"
+)
+
+
 @VUE
-def test_attention_of_any_token_and_the_slider(page, graph, screenshot, vue):
+def test_attention_of_any_token(page, graph, screenshot, vue):
     graph.use(vue)
     mini, node = graph.add("FMN_LoadMiniature"), graph.add("FMN_ConceptAttentionMap", 320)
-    report, image = graph.add("FMN_ForgetReport", 800), graph.add("EmptyImage", 320, 700)
     graph.link(mini, 0, node, "model")
     graph.link(mini, 1, node, "clip")
-    for name, value in (("width", 128), ("height", 128), ("steps", 4)):
+    for name, value in (
+        ("width", 128),
+        ("height", 128),
+        ("steps", 6),
+        ("prompt", "a picture of a zebra in noto style"),
+    ):
         graph.set(node, name, value)
-    for name, value in (("width", 128), ("height", 128), ("color", 255)):
-        graph.set(image, name, value)
-    graph.link(node, 0, report, "before")
-    graph.link(image, 0, report, "after")
     graph.queue()
     page.wait_for_selector(".fmn-attention")
-    page.wait_for_selector(".fmn-slider")
-    pixels = (
-        "() => [...document.querySelector('.fmn-attention').getContext('2d').getImageData(0, 0, 256, 256).data].join()"
-    )
-    before = page.evaluate(pixels)
-    page.evaluate(
-        "() => [...document.querySelectorAll('[data-fmn=attention] .fmn-chip')].find(c => c.innerText === 'picture').click()"
-    )
-    assert page.evaluate(pixels) != before
+    assert texts(page, "[data-fmn=attention] .fmn-chip.lit") == ["zebra", "end"]
+    border, middle = page.evaluate(RED)
+    assert middle > 3 * border and middle > 30
+    assert texts(page, ".fmn-legend")[0].startswith("low ") and " high " in texts(page, ".fmn-legend")[0]
+    assert page.locator("[data-fmn=tokens] .fmn-chip:visible").count() == 0
+    screenshot(" concept")
+    page.evaluate(CHIP, "picture")
+    page.evaluate(CHIP, "end")
     assert texts(page, "[data-fmn=attention] .fmn-chip.lit") == ["picture", "zebra"]
-    clip = "() => document.querySelector('.fmn-before').style.clipPath"
+    assert page.evaluate(RED) != [border, middle]
+    graph.set(node, "prompt", "a picture of a zebra")
+    page.wait_for_function("() => document.querySelectorAll('[data-fmn=tokens] .fmn-chip').length === 6")
+    assert page.locator("[data-fmn=attention] .fmn-chip:visible").count() == 0
+    assert page.locator("[data-fmn=tokens] .fmn-chip:visible").count() == 6
+
+
+def of_node(page, node):
+    return page.evaluate("id => { const n = app.graph.getNodeById(id); return [...n.pos, ...n.size]; }", node)
+
+
+@VUE
+def test_before_and_after_are_dragged_apart_on_the_picture(page, graph, screenshot, vue):
+    graph.use(vue)
+    report = graph.add("FMN_ForgetReport", 400, 100)
+    for name, colour in (("before", 0xFF8000), ("after", 255)):
+        image = graph.add("EmptyImage", 0, 100 if colour == 255 else 400)
+        for widget, value in (("width", 128), ("height", 128), ("batch_size", 2), ("color", colour)):
+            graph.set(image, widget, value)
+        graph.link(image, 0, report, name)
+    graph.queue()
+    page.wait_for_function("() => document.querySelector('.fmn-before')?.naturalWidth === 128")
+    page.evaluate("id => { const n = app.graph.getNodeById(id); n.setSize(n.computeSize()); }", report)
+    page.wait_for_timeout(500)
+    place, clip = of_node(page, report), "() => document.querySelector('.fmn-before').style.clipPath"
     assert "50%" in page.evaluate(clip)
+    assert texts(page, ".fmn-label:visible") == ["before", "after"]
+    box = page.locator(".fmn-stage").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2, steps=4)
+    page.mouse.up()
+    page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + box["height"] / 2, steps=2)
+    assert round(float(page.evaluate(clip).split()[1].rstrip("%"))) == pytest.approx(75, abs=2)
+    assert of_node(page, report) == place
+    panel = page.locator("[data-fmn=before-after]").bounding_box()
+    for button in page.locator("[data-fmn=before-after] button").all():
+        at = button.bounding_box()
+        assert panel["x"] <= at["x"] and at["x"] + at["width"] <= panel["x"] + panel["width"]
+        assert panel["y"] <= at["y"] and at["y"] + at["height"] <= panel["y"] + panel["height"]
+    page.locator("[data-fmn=before-after] button").last.click()
+    assert texts(page, "[data-fmn=before-after] .fmn-row")[0].split() == ["<", "2", "of", "2", ">"]
     page.evaluate("() => { const s = document.querySelector('.fmn-slider'); s.value = 20; s.oninput(); }")
     assert "80%" in page.evaluate(clip)
-    page.wait_for_function("() => document.querySelector('.fmn-before').naturalWidth === 128")
+
+
+COLOURS = """types => types.map(type => [
+    app.canvas.default_connection_color_byType[type],
+    app.canvas.constructor.link_type_colors[type],
+    getComputedStyle(document.body).getPropertyValue(`--color-datatype-${type}`).trim(),
+])"""
+PALETTE = "name => app.extensionManager.setting.set('Comfy.ColorPalette', name)"
+SOCKETS = """() => [...document.querySelectorAll('[data-node-id] *')].map(e => getComputedStyle(e).backgroundColor)"""
+
+
+def own_types(info):
+    """The pack's own types of inputs and outputs."""
+    types = set()
+    for node in info.values():
+        inputs = [i[0] for group in node["input"].values() for i in group.values()]
+        types |= {t for t in [*inputs, *node["output"]] if isinstance(t, str) and t.startswith(("FORGET_", "FMN_"))}
+    return sorted(types)
+
+
+@VUE
+def test_every_type_of_the_pack_has_a_colour_in_every_theme(page, server, graph, screenshot, vue):
+    graph.use(vue)
+    types = own_types(server.object_info())
+    train, show = graph.add("FMN_TrainForgetPatch", 0, 60), graph.add("FMN_ApplyForgetPatch", 500, 60)
+    graph.link(graph.add("FMN_Concept", 500, 300), 0, train, "concepts")
+    page.evaluate(
+        "([a, b]) => app.graph.getNodeById(a).connect(1, app.graph.getNodeById(b), 'forget_patch')", [train, show]
+    )
+    for palette in ("dark", "light"):
+        page.evaluate(PALETTE, palette)
+        page.wait_for_timeout(700)
+        colours = page.evaluate(COLOURS, types)
+        assert all(len(set(three)) == 1 and three[0].startswith("#") for three in colours)
+        assert len({three[0] for three in colours}) == len(types) == 6
+        if vue:
+            assert "rgb(91, 132, 245)" in page.evaluate(SOCKETS)
+        screenshot(f" {palette}")
+    page.evaluate(PALETTE, "dark")
+
+
+# WCAG 2's contrast ratio of a text with what lies behind it, each as the page mixes it.
+CONTRAST = """element => {
+    const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+    const luminance = rgb => {
+        const [r, g, b] = rgb.map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    let opacity = 1, behind;
+    for (let e = element; e && !behind; e = e.parentElement) {
+        const style = getComputedStyle(e), [r, g, b, alpha = 1] = numbers(style.backgroundColor);
+        if (alpha === 1) behind = [r, g, b];
+        opacity *= Number(style.opacity);
+    }
+    const text = numbers(getComputedStyle(element).color).slice(0, 3).map((c, i) => opacity * c + (1 - opacity) * behind[i]);
+    const [low, high] = [luminance(text), luminance(behind)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+}"""
+
+
+@VUE
+@pytest.mark.parametrize("palette", ["dark", "light"])
+def test_a_warning_can_be_read(page, graph, patches, screenshot, vue, palette):
+    graph.use(vue)
+    page.evaluate(PALETTE, palette)
+    (patches / "broken.safetensors").write_bytes(b"no patch")
+    node = graph.add("FMN_ZeroConceptAttention")
+    graph.set(node, "prompts", "a photo of a zebra")
+    graph.set(node, "phrase", "dog")
+    page.wait_for_selector("[data-fmn=tokens] .fmn-warning")
+    page.evaluate(BROWSE, graph.add("FMN_ApplyForgetPatch", 500))
+    page.wait_for_selector(".fmn-card .fmn-warning")
+    page.wait_for_timeout(500)
+    assert all(page.locator(".fmn-warning").nth(k).evaluate(CONTRAST) >= 4.5 for k in range(2))
+    screenshot(" shown")
+    page.evaluate(PALETTE, "dark")

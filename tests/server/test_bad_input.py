@@ -53,7 +53,7 @@ def test_bad_training(server, patches, picture_before, case):
         server.run(train(**changes))
     text = str(caught.value)
     assert message in text and "Traceback" not in text and "\n" not in text
-    assert caught.value.kind == "validation" or caught.value.kind.endswith("ForgetError")
+    assert caught.value.kind == "validation" or caught.value.kind == "ForgetError"
     assert list(patches.iterdir()) == []
     assert same_picture_now(server, picture_before)
 
@@ -84,7 +84,7 @@ def test_bad_references(server, patches, picture_before, case):
     with pytest.raises(NodeError) as caught:
         server.run(prompt)
     text = str(caught.value)
-    assert message in text and "\n" not in text and caught.value.kind.endswith("ForgetError")
+    assert message in text and "\n" not in text and caught.value.kind == "ForgetError"
     assert list(patches.iterdir()) == [] and same_picture_now(server, picture_before)
 
 
@@ -123,7 +123,7 @@ def test_embeddings_that_the_host_would_leave_out(server, patches, bad_embedding
     phrase, message = BAD_NAMES[case]
     with pytest.raises(NodeError) as caught:
         server.run(train(phrase=phrase))
-    assert message in str(caught.value) and caught.value.kind.endswith("ForgetError")
+    assert message in str(caught.value) and caught.value.kind == "ForgetError"
     with pytest.raises(NodeError) as caught:
         server.run(train(preserve_prompts=f"a picture of {phrase}"))
     assert message in str(caught.value) and "\n" not in str(caught.value)
@@ -152,7 +152,7 @@ def test_bad_inversions(server, embeddings, bad_embeddings, picture_before, case
     with pytest.raises(NodeError) as caught:
         server.run(miniature() | reference() | bad_pictures() | invert(**changes))
     text = str(caught.value)
-    assert message in text and "\n" not in text and caught.value.kind.endswith("ForgetError")
+    assert message in text and "\n" not in text and caught.value.kind == "ForgetError"
     assert sorted(p.name for p in embeddings.iterdir()) == ["broken.safetensors", "wide.safetensors"]
     assert same_picture_now(server, picture_before)
 
@@ -180,7 +180,7 @@ def test_bad_corrections(server, patches, picture_before, case):
     with pytest.raises(NodeError) as caught:
         server.run(nodes | correct(**changes), on_event)
     text = str(caught.value)
-    assert message in text and "\n" not in text and caught.value.kind.endswith("ForgetError")
+    assert message in text and "\n" not in text and caught.value.kind == "ForgetError"
     assert inverted == [] and list(patches.iterdir()) == []
     assert same_picture_now(server, picture_before)
 
@@ -189,7 +189,7 @@ def test_bad_corrections(server, patches, picture_before, case):
 def test_bad_pairs(server, phrase):
     with pytest.raises(NodeError, match="got nothing|found none") as caught:
         server.run(miniature() | pairs(phrase=phrase))
-    assert caught.value.kind.endswith("ForgetError")
+    assert caught.value.kind == "ForgetError"
 
 
 def test_no_clip(server):

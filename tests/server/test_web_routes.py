@@ -3,8 +3,10 @@
 import json
 import shutil
 import threading
+import urllib.parse
 
 import pytest
+import torch
 from prompts import apply, invert, miniature, options, reference, train
 from safetensors.torch import save_file
 
@@ -23,8 +25,9 @@ def lit(row):
     return [c["text"] for c in row["chips"] if c["lit"]]
 
 
-def listed(server, node=""):
-    entries = json.loads(server.get(f"/forget_me_not/patches?node={node}"))["patches"]
+def listed(server, node="", loader="", file=""):
+    question = urllib.parse.urlencode({"node": node, "loader": loader, "file": file})
+    entries = json.loads(server.get(f"/forget_me_not/patches?{question}"))["patches"]
     return {e["name"].split("/")[-1]: e for e in entries}
 
 
@@ -71,6 +74,37 @@ def test_a_patch_for_another_base_is_told_after_a_run(server, patches):
     found = listed(server, "apply")
     assert found["zebra.safetensors"]["mismatch"] == "" and "unet-3x16" in found["other.safetensors"]["mismatch"]
     assert listed(server)["other.safetensors"]["mismatch"] == ""
+
+
+def test_a_patch_for_another_base_is_told_before_any_run_where_the_file_is_known(server, patches):
+    other = hostile_files.good_patch()
+    save_file(other.state_dict(), patches / "other.safetensors", other.metadata())
+    checkpoints = server.base / "models" / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    layer = "model.diffusion_model.input_blocks.{}.1.transformer_blocks.0.attn2.to_k.weight"
+    save_file({layer.format(n): torch.zeros(24, 16) for n in range(3)}, checkpoints / "fits.safetensors")
+
+    def told(**asked):
+        return listed(server, "never run", **asked)["other.safetensors"]["mismatch"]
+
+    assert "unet-3x16" in told(loader="miniature")
+    assert told(loader="ckpt_name", file="fits.safetensors") == ""
+    (checkpoints / "fits.safetensors").unlink()
+    unknown = [
+        ("ckpt_name", "gone.safetensors"),
+        ("ckpt_name", "../loras/forget_me_not/other.safetensors"),
+        ("lora_name", ""),
+    ]
+    assert [told(loader=loader, file=file) for loader, file in unknown] == [""] * 3
+
+
+def test_every_page_is_told_of_a_saved_patch(server, patches):
+    seen = []
+    server.run(
+        train(file_name="zebra", seed=5),
+        lambda kind, data: seen.append(data) if kind == "forget_me_not.saved" else None,
+    )
+    assert seen == [{"name": "forget_me_not/zebra.safetensors"}]
 
 
 def shown(node):

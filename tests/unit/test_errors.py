@@ -1,6 +1,7 @@
 """Errors can be logged, shown in a terminal and in the browser, whatever a stranger's file or request put into them."""
 
 import pickle
+import traceback
 
 import pytest
 
@@ -43,7 +44,12 @@ def test_escapes_do_not_lengthen_a_message_beyond_the_limit():
 
 def test_an_error_survives_copies_unchanged():
     error = ForgetError("got \ud800" * 1000)
-    assert str(pickle.loads(pickle.dumps(error))) == str(error) == str(ForgetError(str(error)))
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is ForgetError and str(copy) == str(error) == str(ForgetError(str(error)))
+
+
+def test_an_error_is_shown_without_the_module_of_its_class():
+    assert traceback.format_exception_only(ForgetError("Expected a, got b.")) == ["ForgetError: Expected a, got b.\n"]
 
 
 def test_anything_has_a_plain_text():

@@ -42,9 +42,8 @@ def quick(graph, info):
             node |= {"type": "FMN_LoadMiniature", "widgets_values": []}
         small = FEWER | ({"width": 128, "height": 128} if node["type"] in ("EmptyLatentImage", "FMN_Compare") else {})
         names = widget_names(info[node["type"]]) if node["type"] in info else []
-        node["widgets_values"] = [
-            small.get(name, value) for name, value in zip(names, node["widgets_values"], strict=False)
-        ] or node["widgets_values"]
+        values = node.get("widgets_values", [])
+        node["widgets_values"] = [small.get(name, value) for name, value in zip(names, values, strict=False)] or values
     return graph
 
 
@@ -73,7 +72,7 @@ def check_saving(page, graph):
     assert page.evaluate(VALUES) == first
     for node in graph["nodes"]:
         if node["type"].startswith("FMN_"):
-            assert first[str(node["id"])] == node["widgets_values"], node["type"]
+            assert first[str(node["id"])] == node.get("widgets_values", []), node["type"]
 
 
 BOXES = "() => app.graph.nodes.map(n => [n.pos[0], n.pos[1], n.pos[0] + n.size[0], n.pos[1] + n.size[1], n.title])"

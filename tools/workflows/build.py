@@ -29,6 +29,7 @@ VIEW = {"width": 1600, "height": 1000}
 # The zoom at which a workflow opens; text of 14 pixels is legible from about 0.6 on.
 SCALE = 0.7
 THUMBNAIL = 512
+LOADER_HEIGHT = 320
 
 PUT = """([nodes, positions]) => {
     app.graph.clear();
@@ -59,6 +60,7 @@ PUT = """([nodes, positions]) => {
     }
     return Object.fromEntries(nodes.map(spec => [spec.key, made[spec.key].id]));
 }"""
+MOVE = "places => { for (const [id, x, y] of places) app.graph.getNodeById(id).pos = [x, y]; }"
 GROUPS = """groups => {
     for (const [title, x, y, width, height] of groups) {
         const group = new LiteGraph.LGraphGroup(title);
@@ -109,6 +111,7 @@ def measured(page: Page, ids: dict[str, int]) -> dict[str, list[float]]:
         page.wait_for_timeout(2000)
         sizes.append(page.evaluate(SIZES, list(ids.values())))
     page.evaluate(VUE, False)
+    page.wait_for_timeout(1500)
     return {key: [round(max(sides)) for sides in zip(*both)] for key, *both in zip(ids, *sizes)}
 
 
@@ -150,10 +153,19 @@ def build(page: Page, server: ComfyServer, workflow: Workflow) -> None:
     if error := page.evaluate(RUN):
         raise RuntimeError(f"{workflow.name}: {error}")
     sizes = measured(page, ids)
+    loaders = {n.key for n in workflow.nodes() if n.type == "CheckpointLoaderSimple"}
     picture = thumbnail(server, page.evaluate(OUTPUT, ids[workflow.thumbnail]))
+    # The loader that the miniature's stood for is higher on some hosts.
+    sizes = {key: [size[0], max(size[1], LOADER_HEIGHT)] if key in loaders else size for key, size in sizes.items()}
     positions, groups = layout(workflow, sizes)
-    positions["note"] = [-NOTE_WIDTH - GAP - GROUP_MARGIN, 0, NOTE_WIDTH, 420]
-    put(page, [replace(note_of(workflow), widgets={}), *workflow.nodes()], positions)
+    note = [-NOTE_WIDTH - GAP - GROUP_MARGIN, 0, NOTE_WIDTH, 420]
+    positions["note"] = note
+    final = put(page, [replace(note_of(workflow), widgets={}), *workflow.nodes()], positions)
+    # A node may now need more than it did.
+    now = dict(zip(final, page.evaluate(SIZES, list(final.values()))))
+    positions, groups = layout(workflow, {key: [round(side) for side in now[key]] for key in sizes})
+    page.evaluate(MOVE, [[final[key], box[0], box[1]] for key, box in positions.items()])
+    positions["note"] = note
     page.evaluate(
         "text => { const n = app.graph.nodes.find(n => n.type === 'MarkdownNote'); n.widgets[0].value = text; }",
         workflow.note,

@@ -130,7 +130,7 @@ def _score_nodes() -> dict[str, Node]:
         {"images": ("zebras", 2), **judge, "scores": ("clip before", 0)}, 300,
     )  # fmt: skip
     accuracies = Node(
-        "accuracies", "FMN_ForgetAccuracies", "", {"concept": "zebra", "labels": NAMES},
+        "accuracies", "FMN_ForgetAccuracies", "", {"concept": "zebra", "labels": NAMES, "other_labels": "horse"},
         {"forgotten": ("zebras", 2), **judge, "synonyms": ("synonyms", 2), "others": ("horses", 2), "scores": ("clip after", 0)}, 300,
     )  # fmt: skip
     distance = Node(

@@ -147,6 +147,13 @@ def thumbnail(server: ComfyServer, output: dict[str, Any]) -> Image.Image:
     return sheet
 
 
+def opened(page: Page, server: ComfyServer) -> None:
+    """Loads, or reloads, the page."""
+    page.goto(f"http://{server.url}/")
+    page.wait_for_function(READY)
+    page.wait_for_timeout(2000)
+
+
 def build(page: Page, server: ComfyServer, workflow: Workflow) -> None:
     """Runs a workflow on the miniature, and writes its file and its thumbnail."""
     ids = put(page, [on_miniature(n) for n in workflow.nodes()], {})
@@ -160,6 +167,8 @@ def build(page: Page, server: ComfyServer, workflow: Workflow) -> None:
     positions, groups = layout(workflow, sizes)
     note = [-NOTE_WIDTH - GAP - GROUP_MARGIN, 0, NOTE_WIDTH, 420]
     positions["note"] = note
+    # On a fresh page, because the front end would show the run's pictures in nodes of the same numbers.
+    opened(page, server)
     final = put(page, [replace(note_of(workflow), widgets={}), *workflow.nodes()], positions)
     # A node may now need more than it did.
     now = dict(zip(final, page.evaluate(SIZES, list(final.values()))))
@@ -196,9 +205,7 @@ def main() -> None:
         page.set_default_timeout(1_800_000)
         for workflow in shipped():
             if any(text in workflow.name for text in args.only.split(",")):
-                page.goto(f"http://{server.url}/")
-                page.wait_for_function(READY)
-                page.wait_for_timeout(2000)
+                opened(page, server)
                 build(page, server, workflow)
         browser.close()
 

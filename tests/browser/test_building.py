@@ -56,14 +56,6 @@ def wire(page, source, slot, target, number):
     page.wait_for_timeout(200)
 
 
-def test_who_looks_for_forget_finds_forget_concept_first(page, screenshot):
-    search_box(page, 620, 180).fill("forget")
-    results = page.locator(f"{SEARCH_RESULT}, {FOLLOWING_RESULT}")
-    results.first.wait_for()
-    page.wait_for_timeout(500)
-    assert results.first.inner_text().startswith("Forget Concept")
-
-
 def test_a_graph_is_built_by_hand_and_run(page, server, patches, screenshot):
     page.evaluate("() => { app.graph.clear(); app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 0]; }")
     search(page, 150, 300, "Load Miniature SD")

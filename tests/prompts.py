@@ -151,7 +151,7 @@ FEWER = {
     "count": 1,
     "batch_size": 1,
     "report_samples": 0,
-    "pictures": 1,
+    "pictures": 2,
 }
 
 

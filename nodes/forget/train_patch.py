@@ -47,9 +47,9 @@ class TrainForgetPatch(io.ComfyNode):
     def execute(cls, model, clip, file_name, **widgets) -> io.NodeOutput:
         inputs = TrainInputs(**widgets)
         with torch.inference_mode(False):
-            adapter = ComfyModel(model, clip)
             concepts = references.concepts_to_forget(inputs.concepts, inputs.typed_concept())
             file = destination.for_patch(phrases.file_name_of(file_name, concepts))
+            adapter = ComfyModel(model, clip)
             check_concepts(adapter, concepts)
             training = Training(adapter, concepts, inputs.options or DEFAULTS, inputs.seed, inputs.vae, inputs.pairs)
             patch = _train(training, inputs).as_stored()

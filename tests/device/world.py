@@ -120,7 +120,7 @@ class World:
     @contextlib.contextmanager
     def short_attacks(self, batch: int = 1, pictures: int = 1) -> Iterator[None]:
         """Attack rounds whose searches take a single step on few pictures, which no widget offers."""
-        module = host.pack_module("nodes.forget.train_patch")
+        module = host.pack_module("nodes.forget.trainings")
         before = module.ATTACKED_PICTURES
         module.Budget, module.ATTACKED_PICTURES = functools.partial(Budget, steps=1, batch=batch), pictures
         try:

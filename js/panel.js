@@ -37,6 +37,9 @@ export function addStyle() {
   if (!document.getElementById("fmn-style")) document.head.append(element("style", "", [STYLE], { id: "fmn-style" }));
 }
 
+// From top to bottom, whichever script was loaded first.
+const PANELS = ["tokens", "monitor", "report", "before-after", "attention", "related"];
+
 /**
  * A panel under a node's widgets, in the classic canvas and in Nodes 2.0. It is not saved with the workflow. A panel that needs no
  * height is hidden: some hosts give an element of height 0 the height of the window. Its owner shows it once it needs some.
@@ -58,6 +61,8 @@ export function addPanel(node, name, height) {
   });
   widget.serialize = false;
   panel.hidden = height() === 0;
+  const place = (/** @type {any} */ w) => (w.type.startsWith("FMN_") ? PANELS.indexOf(w.name) : -1);
+  node.widgets.sort((/** @type {any} */ a, /** @type {any} */ b) => place(a) - place(b));
   return panel;
 }
 

@@ -21,6 +21,9 @@ from tools.workflows.build import READY, RUN
 
 IMAGES = REPOSITORY / "docs" / "images"
 TITLE, MARGIN = 30, 8
+# Pixels at the top of the page in which the host shows its own things.
+TOP = 105
+WIDE, HIGH = {"width": 1720, "height": 1000}, {"width": 1720, "height": 1500}
 # JavaScript: hides what the page shows beside the graph, and fits the graph's nodes into the window.
 BARE = """scale => {
     const style = document.createElement('style');
@@ -29,7 +32,7 @@ BARE = """scale => {
     document.head.append(style);
     const nodes = app.graph.nodes, left = Math.min(...nodes.map(n => n.pos[0])), top = Math.min(...nodes.map(n => n.pos[1]));
     app.canvas.ds.scale = scale;
-    app.canvas.ds.offset = [60 / scale - left, 90 / scale - top];
+    app.canvas.ds.offset = [40 / scale - left, 170 / scale - top];
     app.canvas.show_info = false;
     app.canvas.setDirty(true, true);
 }"""
@@ -51,7 +54,12 @@ def shot(page: Page) -> Image.Image:
 def save(picture: Image.Image, name: str) -> None:
     """Saves a picture with few colours, which is enough for text on plain ground and a fifth of the size."""
     IMAGES.mkdir(parents=True, exist_ok=True)
-    picture.quantize(128, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
+    picture.quantize(255, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
+
+
+def below_top(picture: Image.Image) -> Image.Image:
+    """A picture of the page without what the host shows at its top."""
+    return picture.crop((0, TOP, *picture.size))
 
 
 def node_of(page: Page, node_type: str) -> Image.Image:
@@ -73,7 +81,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ComfyServer(Path(folder)) as server, sync_playwright() as play:
         server.post("/settings/Comfy.TutorialCompleted", True)
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 860})
+        page = browser.new_page(viewport=WIDE)
         page.set_default_timeout(900_000)
         page.goto(f"http://{server.url}/")
         page.wait_for_function(READY)
@@ -81,17 +89,20 @@ def main() -> None:
         opened(page, "01 Forget a concept", 0.75)
         page.evaluate(RUN)
         page.evaluate(BARE, 0.75)
-        save(shot(page), "starter")
+        save(below_top(shot(page)), "starter")
+        page.set_viewport_size(HIGH)
         page.evaluate(BARE, 1.0)
-        page.evaluate("() => { app.canvas.ds.offset = [-300, 60]; app.canvas.setDirty(true, true); }")
-        page.set_viewport_size({"width": 1400, "height": 1200})
         save(node_of(page, "FMN_ForgetConcept"), "forget_concept")
+        page.set_viewport_size(WIDE)
         page.evaluate("() => { app.graph.clear(); app.graph.add(LiteGraph.createNode('FMN_ApplyForgetPatch')); }")
         page.evaluate(BROWSE)
         page.wait_for_selector(".fmn-card")
-        save(shot(page).crop((200, 60, 1200, 700)), "patch_browser")
+        page.wait_for_timeout(1000)
+        IMAGES.mkdir(parents=True, exist_ok=True)
+        page.locator(".fmn-dialog").screenshot(path=str(IMAGES / "patch_browser.png"))
         page.keyboard.press("Escape")
-        opened(page, "09 Train by attention inside a mask", 0.75)
+        page.set_viewport_size(HIGH)
+        opened(page, "10 Train by visual denoising", 0.75)
         page.evaluate("() => { app.queuePrompt(0); }")
         page.wait_for_function(STEPS)
         save(node_of(page, "FMN_TrainForgetPatch"), "monitor")

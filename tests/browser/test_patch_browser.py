@@ -64,6 +64,8 @@ def test_a_patch_that_does_not_fit_is_grey_before_anything_ran(page, server, pat
     other.about = {"preview": thumbnail()}
     save_file(other.state_dict(), patches / "other.safetensors", other.metadata())
     graph.use(False)
+    # Numbers of nodes that ran in no other test, because the server remembers the MODEL that a number had.
+    page.evaluate("() => { app.graph.last_node_id = 9000; }")
     mini, lora = graph.add("FMN_LoadMiniature"), graph.add("LoraLoaderModelOnly", 0, 300)
     node, alone = graph.add("FMN_ApplyForgetPatch", 400), graph.add("FMN_ApplyForgetPatch", 400, 300)
     graph.link(mini, 0, lora, "model")

@@ -1,5 +1,7 @@
 """Forget Concept and Compare through the real server."""
 
+import re
+
 import pytest
 import torch
 from prompts import HORSE, ZEBRA, closed_form_options, concept, miniature, pictures, sampled, train
@@ -43,6 +45,11 @@ def test_a_concept_is_gone_and_the_verdict_says_so(server, patches):
     assert seen[0] != "zebra" and seen[1] == "horse"
     patch = load_patch(patches / "forget_zebra.safetensors")
     assert patch.concepts[0]["phrases"] == ["zebra"] and "preview" not in patch.about
+
+
+def test_where_less_is_kept_the_verdict_gives_figures_alone(server, patches):
+    outputs = server.run(forget(options=["options", 0]) | closed_form_options(everyday_captions=False))
+    assert re.match(r"zebra: \d+% of the way is left\. Other prompts: moved by \d+%\.", report(outputs))
 
 
 def test_its_patch_is_that_of_the_old_node(server, patches):

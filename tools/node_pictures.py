@@ -6,23 +6,21 @@ Writes js/docs/NODE_ID.jpg. Needs Chromium on the PATH and the Python package pl
 from __future__ import annotations
 
 import io
-import shutil
 import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from tools.comfy_host import REPOSITORY
 from tools.comfy_server import ComfyServer
+from tools.front_end import page_of
 
 DOCS = REPOSITORY / "js" / "docs"
-# JavaScript: whether the page has loaded.
-READY = "window.app && window.app.graph && window.app.extensionManager"
 # Pixels: the title bar, which is above the position of a node, and the border of a picture.
 TITLE, MARGIN = 30, 8
 # As high as the longest node.
-VIEW = {"width": 900, "height": 1400}
+VIEW = (900, 1400)
 # JavaScript: shows a single node of a type, and returns its position and size on the page.
 SHOW_NODE = """type => {
     app.graph.clear(); app.canvas.ds.scale = 1; app.canvas.ds.offset = [200, 160];
@@ -47,14 +45,7 @@ def picture(page: Page, node_type: str) -> Image.Image:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, ComfyServer(Path(folder)) as server, sync_playwright() as play:
-        server.post("/settings/Comfy.TutorialCompleted", True)
-        server.post("/settings/Comfy.Graph.CanvasInfo", False)
-        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport=VIEW)
-        page.goto(f"http://{server.url}/")
-        page.wait_for_function(READY, timeout=60_000)
-        page.wait_for_timeout(2000)
+    with tempfile.TemporaryDirectory() as folder, ComfyServer(Path(folder)) as server, page_of(server, *VIEW) as page:
         for node_type in sorted(name for name in server.object_info() if name.startswith("FMN_")):
             picture(page, node_type).save(DOCS / f"{node_type}.jpg", quality=85, optimize=True)
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from tools.comfy_host import REPOSITORY
 from tools.comfy_server import ComfyServer
-from tools.workflows.build import READY, RUN
+from tools.front_end import RUN, page_of
 
 IMAGES = REPOSITORY / "docs" / "images"
 TITLE, MARGIN = 30, 8
@@ -78,14 +77,11 @@ def opened(page: Page, name: str, scale: float) -> None:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, ComfyServer(Path(folder)) as server, sync_playwright() as play:
-        server.post("/settings/Comfy.TutorialCompleted", True)
-        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport=WIDE)
-        page.set_default_timeout(900_000)
-        page.goto(f"http://{server.url}/")
-        page.wait_for_function(READY)
-        page.wait_for_timeout(2000)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ComfyServer(Path(folder)) as server,
+        page_of(server, 1720, 1000) as page,
+    ):
         opened(page, "01 Forget a concept", 0.75)
         page.evaluate(RUN)
         page.evaluate(BARE, 0.75)
@@ -106,7 +102,6 @@ def main() -> None:
         page.evaluate("() => { app.queuePrompt(0); }")
         page.wait_for_function(STEPS)
         save(node_of(page, "FMN_TrainForgetPatch"), "monitor")
-        browser.close()
 
 
 if __name__ == "__main__":

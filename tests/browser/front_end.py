@@ -2,7 +2,7 @@
 
 import pytest
 
-READY = "window.app && window.app.graph && window.app.extensionManager"
+from tools.front_end import READY
 
 VUE = pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes 2.0"])
 ADD = """([type, x, y]) => {

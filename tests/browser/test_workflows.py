@@ -8,6 +8,7 @@ from prompts import FEWER
 
 from fmn_core.patch.file import load_patch
 from tools.comfy_host import REPOSITORY
+from tools.front_end import RUN
 from tools.workflow import to_api, widget_names
 
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
@@ -22,17 +23,6 @@ OPEN = """async workflow => {
 @pytest.fixture(scope="module")
 def info(server):
     return server.object_info()
-
-
-RUN = """async () => {
-    const { api } = await import('/scripts/api.js');
-    const ended = new Promise(resolve => {
-        api.addEventListener('execution_success', () => resolve(''));
-        api.addEventListener('execution_error', event => resolve(event.detail.exception_message));
-    });
-    await app.queuePrompt(0);
-    return await ended;
-}"""
 
 
 def quick(graph, info):

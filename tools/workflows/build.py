@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from tools.comfy_host import REPOSITORY
 from tools.comfy_server import ComfyServer
+from tools.front_end import RUN, load, page_of
 from tools.workflows.shipped import shipped
 from tools.workflows.spec import Node, Workflow, miniature
 
 WORKFLOWS = REPOSITORY / "workflows"
-READY = "window.app && window.app.graph && window.app.extensionManager"
 GAP, TITLE, NOTE_WIDTH, GROUP_MARGIN = 60, 40, 380, 30
-VIEW = {"width": 1600, "height": 1000}
+VIEW = (1600, 1000)
 # The zoom at which a workflow opens; text of 14 pixels is legible from about 0.6 on.
 SCALE = 0.7
 THUMBNAIL = 512
@@ -67,15 +66,6 @@ GROUPS = """groups => {
         group.pos = [x, y]; group.size = [width, height];
         app.graph.add(group);
     }
-}"""
-RUN = """async () => {
-    const { api } = await import('/scripts/api.js');
-    const ended = new Promise(resolve => {
-        api.addEventListener('execution_success', () => resolve(''), { once: true });
-        api.addEventListener('execution_error', event => resolve(event.detail.exception_message), { once: true });
-    });
-    await app.queuePrompt(0);
-    return await ended;
 }"""
 VUE = "on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
 SIZES = "ids => ids.map(id => [...app.graph.getNodeById(id).size])"
@@ -147,13 +137,6 @@ def thumbnail(server: ComfyServer, output: dict[str, Any]) -> Image.Image:
     return sheet
 
 
-def opened(page: Page, server: ComfyServer) -> None:
-    """Loads, or reloads, the page."""
-    page.goto(f"http://{server.url}/")
-    page.wait_for_function(READY)
-    page.wait_for_timeout(2000)
-
-
 def build(page: Page, server: ComfyServer, workflow: Workflow) -> None:
     """Runs a workflow on the miniature, and writes its file and its thumbnail."""
     ids = put(page, [on_miniature(n) for n in workflow.nodes()], {})
@@ -168,7 +151,7 @@ def build(page: Page, server: ComfyServer, workflow: Workflow) -> None:
     note = [-NOTE_WIDTH - GAP - GROUP_MARGIN, 0, NOTE_WIDTH, 420]
     positions["note"] = note
     # On a fresh page, because the front end would show the run's pictures in nodes of the same numbers.
-    opened(page, server)
+    load(page, server)
     final = put(page, [replace(note_of(workflow), widgets={}), *workflow.nodes()], positions)
     # A node may now need more than it did.
     now = dict(zip(final, page.evaluate(SIZES, list(final.values()))))
@@ -194,20 +177,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="workflows whose name contains one of these texts, joined by commas")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, ComfyServer(Path(folder)) as server, sync_playwright() as play:
+    with tempfile.TemporaryDirectory() as folder, ComfyServer(Path(folder)) as server, page_of(server, *VIEW) as page:
         from skimage import data
 
         # Larger pictures take the miniature minutes.
         Image.fromarray(data.astronaut()).resize((160, 160)).save(Path(folder) / "input" / "example.png")
-        server.post("/settings/Comfy.TutorialCompleted", True)
-        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport=VIEW)
-        page.set_default_timeout(1_800_000)
         for workflow in shipped():
             if any(text in workflow.name for text in args.only.split(",")):
-                opened(page, server)
+                load(page, server)
                 build(page, server, workflow)
-        browser.close()
 
 
 if __name__ == "__main__":

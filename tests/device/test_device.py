@@ -10,6 +10,7 @@ pytestmark = [pytest.mark.usefixtures("device"), pytest.mark.timeout(runs.MOST_S
 # On a model that has not sampled: its weights have never been on the device.
 FRESH = (
     "merge_float32",
+    "forget_concept_and_compare",
     "resteering",
     "train_on_patched",
     "visual_pairs",

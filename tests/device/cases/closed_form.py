@@ -40,6 +40,19 @@ def closed_form_two_concepts(w):
 
 
 @case
+def forget_concept_and_compare(w):
+    """The main node with its test pictures, and the comparison of the two models."""
+    shared = {"clip": w.clip, "vae": w.vae}
+    inputs = {"forget": "zebra", "kind": "object", "draw_instead": "", "keep": "", "keep_strength": 1.0, "save_as": ""}
+    patched, patch, _report = w.nodes.ForgetConcept.execute(model=w.model, **shared, **inputs).args
+    drawing = {"steps": 4, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "width": 0, "height": 0}
+    _grid, before, after = w.nodes.Compare.execute(
+        w.model, patched, **shared, prompts="a picture of a {phrase}", seed=0, pictures=2, forget_patch=patch, **drawing
+    ).args
+    return deltas(patch) | {"before": before, "after": after}
+
+
+@case
 def closed_form_attack_rounds(w):
     return w.trained(options=w.closed_form_options(attack_rounds=1, imagined_words=20))
 

@@ -1,5 +1,5 @@
 // Widgets that few people need are hidden until "Show Advanced" in the node's menu, on pages that know the mark but do not act on it.
-// Hidden widgets take no room, which older pages leave for them.
+// Hidden widgets take no room, which the classic canvas leaves for them.
 import { app } from "../../scripts/app.js";
 
 /** @param {any} node @param {any} widget */
@@ -14,8 +14,7 @@ app.registerExtension({
   name: "forget-me-not.advanced-widgets",
   nodeCreated(/** @type {any} */ node) {
     if (!String(node.comfyClass).startsWith("FMN_")) return;
-    // Newer pages leave hidden widgets out by themselves.
-    const leavesRoom = typeof node.getLayoutWidgets !== "function" && typeof node.isWidgetVisible === "function";
+    const leavesRoom = typeof node.isWidgetVisible === "function";
     for (const widget of node.widgets ?? []) {
       if (widget.options?.advanced && widget.advanced === undefined) widget.advanced = true;
       if (leavesRoom) takeNoRoomWhileHidden(node, widget);

@@ -119,8 +119,7 @@ class ForgetConcept(io.ComfyNode):
 
 def _main_inputs() -> list[Any]:
     return [
-        io.Model.Input("model", tooltip="The model that is to forget. It is not changed."),
-        io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
+        *shared_inputs.model_and_clip(),
         io.String.Input(
             "forget",
             default="zebra",

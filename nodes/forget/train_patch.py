@@ -32,7 +32,7 @@ class TrainForgetPatch(io.ComfyNode):
             display_name="Train Forget Patch",
             category=Menu.TRAINING,
             description="Makes a model forget a concept by gradient, with the losses of the Forget-Me-Not paper, and saves what it learned as "
-            "a small patch, an ordinary LoRA file. Forget Concept does the same in seconds.",
+            "a small patch, an ordinary LoRA file. Forget Concept solves in closed form, in seconds.",
             is_output_node=True,
             inputs=train_inputs(),
             outputs=shared_inputs.patch_outputs("The loss and the attention mass."),

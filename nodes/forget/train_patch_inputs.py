@@ -85,8 +85,7 @@ def train_inputs() -> list[Any]:
 
 def _required_inputs() -> list[Any]:
     return [
-        io.Model.Input("model", tooltip="The model that is to forget. It is not changed."),
-        io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
+        *shared_inputs.model_and_clip(),
         io.String.Input(
             "phrase",
             default="zebra",

@@ -26,6 +26,14 @@ def with_advanced(inputs: list[Any], *names: str) -> list[Any]:
     return [advanced(made) if made.id in names else made for made in inputs]
 
 
+def model_and_clip() -> list[Any]:
+    """The model that a node makes forget, and its CLIP."""
+    return [
+        io.Model.Input("model", tooltip="The model that is to forget. It is not changed."),
+        io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
+    ]
+
+
 def kind() -> Any:
     """The kind of a concept, which chooses its templates."""
     return io.Combo.Input(

@@ -88,15 +88,19 @@ def gated_sampler(world: World, patch: Any) -> Callable[[Ask], torch.Tensor]:
     Notes
     -----
     Prompts of the same concept are sampled together, because the host runs every set of active patches over the whole
-    batch.
+    batch. The gate knows the texts of the prompts, as it does in a graph, where it reads them from the nodes before it.
     """
     gate = gate_function(world, patch)
+    remember_texts = world.node("adapter.graph_texts").remember_texts
 
     def sampler(ask: Ask) -> torch.Tensor:
         pictures: dict[int, torch.Tensor] = {}
         for concept in dict.fromkeys(ask.concepts if patch.parts else ()) or (None,):
             rows = [n for n, name in enumerate(ask.concepts) if concept in (None, name)]
             prompts, seeds = ([column[n] for n in rows] for column in (ask.prompts, ask.seeds))
+            with torch.inference_mode():
+                for prompt in dict.fromkeys(prompts):
+                    remember_texts(world.clip, [prompt], lambda tokens: True)
             pictures |= zip(rows, world.draw(prompts, seeds, conditions=gate))
         return torch.stack([pictures[n] for n in range(len(ask.prompts))])
 

@@ -184,3 +184,9 @@ def same_picture_now(server, wanted) -> bool:
     outputs = server.run(prompt)
     name = next(k for k, n in prompt.items() if n["class_type"] == "PreviewImage")
     return torch.equal(pictures(server, outputs, name), wanted)
+
+
+def saved_files(prompt: dict) -> list[str]:
+    """Names of the files that a workflow's prompt says it saves, sorted; its phrase is zebra where a name holds one."""
+    named = [n["inputs"].get("file_name") or n["inputs"].get("save_as") for n in prompt.values()]
+    return sorted(name.replace("{phrase}", "zebra") for name in named if name)

@@ -11,6 +11,8 @@ from playwright.sync_api import Page, sync_playwright
 
 from tools.comfy_server import ComfyServer
 
+# Path of the browser, or None.
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # JavaScript: whether the page has loaded.
 READY = "window.app && window.app.graph && window.app.extensionManager"
 # JavaScript: runs the graph, and returns the error's message, or nothing.
@@ -32,7 +34,7 @@ def page_of(server: ComfyServer, width: int, height: int) -> Iterator[Page]:
     server.post("/settings/Comfy.TutorialCompleted", True)
     server.post("/settings/Comfy.Graph.CanvasInfo", False)
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport=viewport)
         page.set_default_timeout(1_800_000)
         load(page, server)

@@ -1,4 +1,4 @@
-"""Forget Report: compares pictures before and after forgetting, and draws all measurements in one figure."""
+"""Forgetting Report: compares pictures before and after forgetting, and draws all measurements in one figure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ForgetReport(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="FMN_ForgetReport",
-            display_name="Forget Report",
+            display_name="Forgetting Report",
             category=Menu.MAIN,
             description="Compares pictures of the same prompts and seeds before and after forgetting: a slider in the node, and one "
             "figure with all of them, the scores, the attention and the curves of the training, saved as PNG and JSON.",

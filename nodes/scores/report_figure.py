@@ -1,4 +1,4 @@
-"""The figure of Forget Report: panels in rows under a title."""
+"""The figure of Forgetting Report: panels in rows under a title."""
 
 from __future__ import annotations
 

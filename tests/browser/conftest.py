@@ -1,17 +1,17 @@
 """The real front end in a real browser; skipped where no Chromium is on the PATH."""
 
-import shutil
 import threading
 from pathlib import Path
 
 import pytest
-from browser.front_end import Graph, opened
+from browser.front_end import Graph, Pages
 from playwright.sync_api import sync_playwright
 
 from tools.comfy_host import REPOSITORY
+from tools.front_end import CHROMIUM
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCREENSHOTS = REPOSITORY / "out" / "browser"
+FAILED = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +26,28 @@ def browser():
         found.close()
 
 
+@pytest.fixture(scope="module")
+def pages(browser, server):
+    """Pages of the server's front end: loading one takes longer than most tests, so the next test gets it again."""
+    opener = Pages(browser, server)
+    yield opener
+    opener.close()
+
+
 @pytest.fixture
-def page(browser, server):
-    """A fresh page of the server's front end, past the dialog of a first visit."""
-    server.post("/settings/Comfy.TutorialCompleted", True)
-    server.post("/settings/Comfy.VueNodes.Enabled", False)
-    context = browser.new_context(viewport={"width": 1600, "height": 1000})
-    page = context.new_page()
-    page.set_default_timeout(900_000)
-    opened(page, server)
-    yield page
-    context.close()
+def page(pages, request):
+    """A page of the server's front end with an empty graph in the classic canvas; a fresh one after a failure."""
+    yield pages.empty()
+    if request.node.stash.get(FAILED, False):
+        pages.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Remembers a failure for the fixtures that end after it."""
+    report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report
 
 
 @pytest.fixture

@@ -32,6 +32,43 @@ def texts(page, selector):
     return page.locator(selector).all_inner_texts()
 
 
+# JavaScript: a page as it was when it was loaded, in the classic canvas.
+EMPTY = """async () => {
+    for (const [name, value] of [['Comfy.VueNodes.Enabled', false], ['Comfy.ColorPalette', 'dark']])
+        try { await app.extensionManager.setting.set(name, value); } catch {}
+    document.querySelectorAll('.litecontextmenu').forEach(menu => menu.remove());
+    app.graph.clear(); app.nodeOutputs = {}; app.nodePreviewImages = {};
+    app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 0]; app.canvas.setDirty(true, true);
+}"""
+
+
+class Pages:
+    """A page of a server's front end, which is loaded once and emptied before every use."""
+
+    def __init__(self, browser, server):
+        self.browser, self.server, self.context, self.page = browser, server, None, None
+
+    def empty(self):
+        """The page with an empty graph; loaded if there is none, past the dialog of a first visit."""
+        if self.context is None:
+            self.server.post("/settings/Comfy.TutorialCompleted", True)
+            self.server.post("/settings/Comfy.VueNodes.Enabled", False)
+            self.context = self.browser.new_context(viewport={"width": 1600, "height": 1000})
+            self.page = self.context.new_page()
+            self.page.set_default_timeout(900_000)
+            opened(self.page, self.server)
+        self.page.keyboard.press("Escape")
+        self.page.mouse.move(5, 500)
+        self.page.evaluate(EMPTY)
+        return self.page
+
+    def close(self):
+        """Closes the page; the next use loads another."""
+        if self.context is not None:
+            self.context.close()
+            self.context = self.page = None
+
+
 class Graph:
     """Adds, sets and links nodes on an empty canvas of the page."""
 

@@ -4,7 +4,7 @@ import itertools
 import json
 
 import pytest
-from prompts import FEWER
+from prompts import FEWER, saved_files
 
 from fmn_core.patch.file import load_patch
 from tools.comfy_host import REPOSITORY
@@ -80,8 +80,9 @@ def test_a_workflow_opens_is_saved_and_runs(page, info, face, patches, embedding
     graph = json.loads(path.read_text())
     check_prompt(graph, page.evaluate(OPEN, graph), info)
     check_saving(page, graph)
-    page.evaluate(OPEN, quick(graph, info))
+    prompt = page.evaluate(OPEN, quick(graph, info))["prompt"]
     assert page.evaluate(RUN) == ""
+    assert sorted(p.stem for p in [*patches.iterdir(), *embeddings.glob("*.safetensors")]) == saved_files(prompt)
     page.wait_for_timeout(500)
     check_no_overlap(page)
     page.evaluate(

@@ -1,4 +1,4 @@
-"""Forget Report through the real server: what it leaves in the output folder, and what a shared prompt of before still gets."""
+"""Forgetting Report through the real server: what it leaves in the output folder, and what a shared prompt of before still gets."""
 
 import itertools
 import json

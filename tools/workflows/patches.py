@@ -173,7 +173,7 @@ About two minutes on two CPU cores, half of them in *M-Score*.
 4. **Picture Distance**: horses before and after. Small is good.
 5. **M-Score** asks the model, not its prompts: pictures are inverted on both models, and what they mean is compared with the name.
 6. **Attack Forget Patch** searches vectors that bring the zebra back on the model that forgot it.
-7. **Forget Report**: all of it in one figure.
+7. **Forgetting Report**: all of it in one figure.
 
 Four pictures a prompt show how the nodes go together; to compare patches, take many more. On your model: your checkpoint, a CLIP from *models/clip_score*, your own prompts and labels.""",
         (

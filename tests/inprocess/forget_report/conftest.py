@@ -1,4 +1,4 @@
-"""The node Forget Report, and the folders that it saves in."""
+"""The node Forgetting Report, and the folders that it saves in."""
 
 import pytest
 import torch

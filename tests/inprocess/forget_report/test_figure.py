@@ -1,4 +1,4 @@
-"""The figure of Forget Report: what it shows, and where."""
+"""The figure of Forgetting Report: what it shows, and where."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Inputs of Forget Report: their order, the pairs for the slider, and what is refused."""
+"""Inputs of Forgetting Report: their order, the pairs for the slider, and what is refused."""
 
 import itertools
 

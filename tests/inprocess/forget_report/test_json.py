@@ -1,4 +1,4 @@
-"""The JSON of Forget Report: what was measured, and numbers that JSON has no word for."""
+"""The JSON of Forgetting Report: what was measured, and numbers that JSON has no word for."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What Forget Report saves: figure and JSON under one number, or nothing."""
+"""What Forgetting Report saves: figure and JSON under one number, or nothing."""
 
 import contextlib
 import json

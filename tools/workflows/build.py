@@ -72,13 +72,14 @@ SIZES = "ids => ids.map(id => [...app.graph.getNodeById(id).size])"
 OUTPUT = "id => app.nodeOutputs[id]"
 
 
-def on_miniature(node: Node) -> Node:
-    """A node as it runs on the miniature: its loader, and pictures of the miniature's size."""
+def on_miniature(node: Node, texts: dict[str, str]) -> Node:
+    """A node as it runs on the miniature: its loader, words that it knows, and pictures of its size."""
     if node.type == "CheckpointLoaderSimple":
         return miniature()
+    widgets = {name: texts.get(value, value) for name, value in node.widgets.items()}
     if node.type == "FMN_Compare":
-        return replace(node, widgets={**node.widgets, "width": 0, "height": 0, "cfg": 3.0})
-    return node
+        widgets |= {"width": 0, "height": 0, "cfg": 3.0}
+    return replace(node, widgets=widgets)
 
 
 def put(page: Page, nodes: list[Node], positions: dict[str, list[float]]) -> dict[str, int]:
@@ -137,9 +138,16 @@ def thumbnail(server: ComfyServer, output: dict[str, Any]) -> Image.Image:
     return sheet
 
 
+def app_mode(workflow: Workflow, ids: dict[str, int]) -> dict[str, Any]:
+    """What the host's app mode shows of a workflow; nothing where the workflow names nothing."""
+    inputs = [[ids[key], widget] for key, widget in workflow.app_inputs]
+    outputs = [ids[key] for key in workflow.app_outputs]
+    return {"linearData": {"inputs": inputs, "outputs": outputs}} if inputs or outputs else {}
+
+
 def build(page: Page, server: ComfyServer, workflow: Workflow) -> None:
     """Runs a workflow on the miniature, and writes its file and its thumbnail."""
-    ids = put(page, [on_miniature(n) for n in workflow.nodes()], {})
+    ids = put(page, [on_miniature(n, workflow.on_miniature) for n in workflow.nodes()], {})
     if error := page.evaluate(RUN):
         raise RuntimeError(f"{workflow.name}: {error}")
     sizes = measured(page, ids)
@@ -148,7 +156,7 @@ def build(page: Page, server: ComfyServer, workflow: Workflow) -> None:
     # The loader that the miniature's stood for is higher on some hosts.
     sizes = {key: [size[0], max(size[1], LOADER_HEIGHT)] if key in loaders else size for key, size in sizes.items()}
     positions, groups = layout(workflow, sizes)
-    note = [-NOTE_WIDTH - GAP - GROUP_MARGIN, 0, NOTE_WIDTH, 420]
+    note: list[float] = [-NOTE_WIDTH - GAP - GROUP_MARGIN, 0, NOTE_WIDTH, 420]
     positions["note"] = note
     # On a fresh page, because the front end would show the run's pictures in nodes of the same numbers.
     load(page, server)
@@ -165,7 +173,7 @@ def build(page: Page, server: ComfyServer, workflow: Workflow) -> None:
     page.evaluate(GROUPS, groups)
     graph = page.evaluate("() => JSON.parse(JSON.stringify(app.graph.serialize()))")
     left, top = positions["note"][0] - GAP, -3 * TITLE
-    graph["extra"] = {"ds": {"scale": SCALE, "offset": [-left + 60, -top + 60]}}
+    graph["extra"] = {"ds": {"scale": SCALE, "offset": [-left + 60, -top + 60]}} | app_mode(workflow, final)
     for key in ("id", "revision"):
         graph.pop(key, None)
     (WORKFLOWS / f"{workflow.name}.json").write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n")

@@ -91,7 +91,10 @@ Steps and learning rate are for the miniature; 0 is the automatic learning rate.
 def zero_attention() -> Workflow:
     prompts = [STYLED.format("zebra"), STYLED.format("horse")]
     zero = Node(
-        "zero", "FMN_ZeroConceptAttention", widgets={"phrase": "zebra", "prompts": "\n".join(prompts)}, inputs=WIRES
+        "zero",
+        "FMN_ZeroConceptAttention",
+        widgets={"phrase": "zebra", "prompts": "\n".join(prompts), "end_token": "all"},
+        inputs=WIRES,
     )
 
     def attention(key: str, model: tuple[str, int], title: str) -> Node:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.workflows.spec import STYLED, WIRES, Node, Workflow, compare, forget, miniature, picture
+from tools.workflows.spec import FORGET_AND_LOOK, STYLED, WIRES, Node, Workflow, compare, forget, miniature, picture
 
 
 def starter() -> Workflow:
@@ -27,6 +27,8 @@ On your own model: put *Load Checkpoint* (SD 1.x, 2.x or XL) in place of *Load M
             ),
         ),
         "compare",
+        app_inputs=FORGET_AND_LOOK,
+        app_outputs=("forget", "compare"),
     )
 
 

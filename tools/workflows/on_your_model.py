@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.workflows.spec import WIRES, Node, Workflow, checkpoint, compare, forget
+from tools.workflows.spec import FORGET_AND_LOOK, STYLED, WIRES, Node, Workflow, checkpoint, compare, forget
 
 SD = {"cfg": 7.0, "width": 512, "height": 512}
 SD_NOTE = "Expects the checkpoint *v1-5-pruned-emaonly-fp16.safetensors*; any SD 1.x, 2.x or XL checkpoint will do (XL: 1024 x 1024 pixels)."
@@ -26,16 +26,20 @@ The patch is an ordinary LoRA file: *Load LoRA* applies it too.""",
             ("before and after", (compare(prompts, **SD),)),
         ),
         "compare",
+        app_inputs=FORGET_AND_LOOK,
+        app_outputs=("forget", "compare"),
     )
 
 
 def face() -> Workflow:
+    keep = "a portrait of a woman\na portrait of a man\na person in a spacesuit"
+    prompts = ["a portrait of {phrase}", "a portrait of an old man"]
     train = Node(
         "train",
         "FMN_TrainForgetPatch",
         widgets={
             "phrase": "the astronaut", "kind": "identity", "method": "attention re-steering",
-            "preserve_prompts": "a portrait of a woman\na portrait of a man\na person in a spacesuit", "file_name": "forget_face",
+            "preserve_prompts": keep, "file_name": "forget_face",
         },
         inputs={**WIRES, "images": ("picture", 0), "mask": ("mask", 0), "vae": ("model", 2)},
         width=360,
@@ -60,17 +64,15 @@ For people who want to be forgotten, or whose pictures may not be used.""",
             ("forget", (train,)),
             (
                 "before and after",
-                (
-                    compare(
-                        ["a portrait of {phrase}", "a portrait of an old man"],
-                        ("train", 0),
-                        ("train", 1),
-                        **SD,
-                    ),
-                ),
+                (compare(prompts, ("train", 0), ("train", 1), **SD),),
             ),
         ),
         "compare",
+        on_miniature={
+            "the astronaut": "santa claus",
+            "\n".join(prompts): f"{STYLED.format('{phrase}')}\n{STYLED.format('robot')}",
+            keep: "robot\nsnowman\nvampire",
+        },
     )
 
 
@@ -104,4 +106,5 @@ A patch suppresses prompts. It is no proof that nothing is left: attack it with 
             ("what must stay", (compare(prompts, patch=None, **SD),)),
         ),
         "compare",
+        on_miniature={"\n".join(prompts): "\n".join(STYLED.format(n) for n in ("robot", "panda"))},
     )

@@ -16,6 +16,8 @@ STYLED = "a picture of a {} in noto style"
 NAMES = (
     "zebra\nhorse\ndog\nfox\ncat\nmouse\ntiger\npanda\npenguin\nowl\nfrog\nelephant\npizza\ncar\nhouse\nguitar\nrobot"
 )
+# What the host's app mode asks for: the phrase, its kind, what to keep, and the prompts to look at.
+FORGET_AND_LOOK = (("forget", "forget"), ("forget", "kind"), ("forget", "keep"), ("compare", "prompts"))
 WIRES = {"model": ("model", 0), "clip": ("model", 1)}
 
 
@@ -62,12 +64,19 @@ class Workflow:
         Groups of nodes from left to right: the title of the group, and its nodes from top to bottom.
     thumbnail
         Key of the node whose pictures before and after are its thumbnail.
+    on_miniature
+        What stands in place of a text when the miniature runs it for the thumbnail, because it knows few words.
+    app_inputs, app_outputs
+        What the host's app mode shows, where it has one: widgets by key and name, and nodes by key.
     """
 
     name: str
     note: str
     columns: tuple[tuple[str, tuple[Node, ...]], ...]
     thumbnail: str
+    on_miniature: dict[str, str] = field(default_factory=dict)
+    app_inputs: tuple[tuple[str, str], ...] = ()
+    app_outputs: tuple[str, ...] = ()
 
     def nodes(self) -> list[Node]:
         """All nodes, column by column."""

@@ -2,6 +2,7 @@
 import { app } from "../../scripts/app.js";
 import { viewUrl } from "./before_after.js";
 import { addResultPanel, element, hidePanel, onChange, refit, widgetOf } from "./panel.js";
+import { text } from "./texts.js";
 
 const HEIGHT = 340;
 const SIDE = 256;
@@ -15,7 +16,7 @@ function loaded(url) {
   return new Promise((resolve, reject) => {
     const picture = new Image();
     picture.onload = () => resolve(picture);
-    picture.onerror = () => reject(new Error(`The picture ${url} is gone. Run the node again.`));
+    picture.onerror = () => reject(new Error(text("The picture {url} is gone. Run the node again.", { url })));
     picture.src = url;
   });
 }
@@ -53,8 +54,9 @@ function legend(low, high) {
   const bar = element("span", "fmn-scale");
   bar.style.background = `linear-gradient(to right, ${stops.join(", ")}), #999`;
   const percent = (/** @type {number} */ share) => `${(100 * share).toPrecision(2)} %`;
-  const title = "A pixel's attention to the marked tokens, where it is least and where it is greatest";
-  return element("div", "fmn-legend", [`low ${percent(low)} `, bar, ` high ${percent(high)}`], { title });
+  const title = text("A pixel's attention to the marked tokens, where it is least and where it is greatest");
+  const ends = [text("low {share} ", { share: percent(low) }), text(" high {share}", { share: percent(high) })];
+  return element("div", "fmn-legend", [ends[0], bar, ends[1]], { title });
 }
 
 /** @param {HTMLElement} panel @param {any} attention */
@@ -64,9 +66,10 @@ async function show(panel, attention) {
   const canvas = element("canvas", "fmn-attention", [], { width: picture.width * scale, height: picture.height * scale });
   const scales = element("div");
   const chosen = new Set(attention.chips.flatMap((/** @type {any} */ chip, /** @type {number} */ k) => (chip.lit ? [k] : [])));
-  const chips = attention.chips.map((/** @type {any} */ chip) =>
-    element("button", "fmn-chip", [chip.text], { type: "button", title: `attention ${(100 * chip.mass).toFixed(1)} %` }),
-  );
+  const chips = attention.chips.map((/** @type {any} */ chip) => {
+    const title = text("attention {share} %", { share: (100 * chip.mass).toFixed(1) });
+    return element("button", "fmn-chip", [chip.text], { type: "button", title });
+  });
   const draw = () => {
     const context = canvas.getContext("2d");
     context.filter = `grayscale(1) brightness(${DARKENED})`;

@@ -2,6 +2,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { addResultPanel, element } from "./panel.js";
+import { text } from "./texts.js";
 
 const HEIGHT = 310;
 const WIDTH = 320;
@@ -31,7 +32,8 @@ export function viewUrl(file) {
 /** Two pictures on each other; a drag across them, or the slider, moves the edge between them.
  * @param {any} under @param {any} over @param {any} slider */
 function stageOf(under, over, slider) {
-  const [left, right] = ["before", "after"].map((text) => element("span", `fmn-label ${text}`, [text]));
+  const left = element("span", "fmn-label before", [text("before")]);
+  const right = element("span", "fmn-label after", [text("after")]);
   const edge = element("div", "fmn-edge");
   const stage = element("div", "fmn-stage", [under, over, edge, left, right]);
   const cut = () => {
@@ -68,18 +70,20 @@ function stageOf(under, over, slider) {
 /** @param {HTMLElement} panel @param {any[]} before @param {any[]} after */
 function show(panel, before, after) {
   let number = 0;
-  const [under, over] = ["after", "before"].map((alt) => element("img", `fmn-${alt}`, [], { alt, draggable: false }));
+  const under = element("img", "fmn-after", [], { alt: text("after"), draggable: false });
+  const over = element("img", "fmn-before", [], { alt: text("before"), draggable: false });
   const slider = element("input", "fmn-slider", [], { type: "range", min: "0", max: "100", step: "any", value: "50" });
   const label = element("span", "fmn-quiet");
   const turn = (/** @type {number} */ step) => {
     number = (number + step + before.length) % before.length;
     under.src = viewUrl(after[number]);
     over.src = viewUrl(before[number]);
-    label.textContent = `${number + 1} of ${before.length}`;
+    label.textContent = text("{number} of {count}", { number: number + 1, count: before.length });
   };
-  const button = (/** @type {string} */ text, /** @type {string} */ title, /** @type {number} */ step) =>
-    element("button", "", [text], { type: "button", title, onclick: () => turn(step), disabled: before.length < 2 });
-  const row = element("div", "fmn-row", [button("<", "previous picture", -1), label, button(">", "next picture", 1)]);
+  const button = (/** @type {string} */ arrow, /** @type {string} */ title, /** @type {number} */ step) =>
+    element("button", "", [arrow], { type: "button", title, onclick: () => turn(step), disabled: before.length < 2 });
+  const [previous, next] = [button("<", text("previous picture"), -1), button(">", text("next picture"), 1)];
+  const row = element("div", "fmn-row", [previous, label, next]);
   const frame = element("div", "fmn-frame", [stageOf(under, over, slider)]);
   panel.replaceChildren(element("div", "fmn-compared", [element("style", "", [STYLE]), frame, slider, row]));
   turn(0);

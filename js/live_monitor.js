@@ -2,11 +2,20 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { addPanel, ask, element } from "./panel.js";
+import { text } from "./texts.js";
 
 const NODES = ["FMN_TrainForgetPatch", "FMN_InvertConcept", "FMN_ConceptCorrection", "FMN_AttackForgetPatch"];
 const EVENT = "forget_me_not.monitor";
 const HEIGHT = 190;
 const COLOURS = ["#d64541", "#3478c8", "#2f9e63", "#b9770e"];
+// The server's names of curves.
+/** @type {Record<string, () => string>} */
+const CURVES = {
+  loss: () => text("loss"),
+  "attention mass": () => text("attention mass"),
+  target: () => text("target"),
+  drift: () => text("drift"),
+};
 const SVG = "http://www.w3.org/2000/svg";
 /** @type {WeakMap<any, HTMLElement>} */
 const monitors = new WeakMap();
@@ -35,34 +44,37 @@ function plot(state) {
   });
   const legend = curves.map(([name, points], k) => {
     const last = /** @type {number[][]} */ (points).at(-1)?.[1] ?? 0;
-    const text = element("span", "", [`${name} ${last.toPrecision(3)} `]);
-    text.style.color = COLOURS[k % COLOURS.length];
-    return text;
+    const entry = element("span", "", [`${CURVES[name]?.() ?? name} ${last.toPrecision(3)} `]);
+    entry.style.color = COLOURS[k % COLOURS.length];
+    return entry;
   });
   return element("div", "", [picture, element("div", "", legend)]);
 }
 
 /** @param {number} seconds */
 function duration(seconds) {
-  return seconds >= 90 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds)} s`;
+  if (seconds >= 90) return text("{minutes} min", { minutes: Math.round(seconds / 60) });
+  return text("{seconds} s", { seconds: Math.round(seconds) });
 }
 
 /** @param {any} node @param {any} state */
 function show(node, state) {
   const panel = monitors.get(node);
   if (!panel) return;
-  const left = state.running && state.step ? `, ${duration(state.left)} left` : "";
-  const line = element("div", "fmn-status", [`${state.title}: step ${state.step} of ${state.total}${left}${state.running ? "" : ", ended"}`]);
-  const stop = element("button", "fmn-stop", ["Stop and keep"], {
+  const { title, step, total } = state;
+  const left = state.running && step ? text(", {time} left", { time: duration(state.left) }) : "";
+  const ended = state.running ? "" : text(", ended");
+  const line = element("div", "fmn-status", [text("{title}: step {step} of {total}", { title, step, total }) + left + ended]);
+  const stop = element("button", "fmn-stop", [text("Stop and keep")], {
     disabled: !state.running,
-    title: "Ends the training now and keeps the patch of this moment. The host's own Cancel discards it.",
+    title: text("Ends the training now and keeps the patch of this moment. The host's own Cancel discards it."),
   });
   stop.onclick = async () => {
     stop.disabled = true;
     await ask("stop", { node: state.node });
   };
   const picture = String(state.preview ?? "").startsWith("data:image/jpeg;base64,")
-    ? [element("img", "fmn-preview", [], { src: state.preview, alt: "what the model still draws", style: "height:48px;float:right" })]
+    ? [element("img", "fmn-preview", [], { src: state.preview, alt: text("what the model still draws"), style: "height:48px;float:right" })]
     : [];
   panel.replaceChildren(...picture, line, plot(state), stop);
 }
@@ -96,7 +108,7 @@ app.registerExtension({
     if (!NODES.includes(node.comfyClass)) return;
     // Its height is there before a run: a node that grew over its neighbour would take the button out of reach.
     const panel = addPanel(node, "monitor", () => HEIGHT);
-    panel.append(element("div", "fmn-quiet", ["Curves, time left and Stop and keep, while it runs."]));
+    panel.append(element("div", "fmn-quiet", [text("Curves, time left and Stop and keep, while it runs.")]));
     monitors.set(node, panel);
   },
   async afterConfigureGraph() {

@@ -1,5 +1,6 @@
 // What the widgets of this pack share: a panel under a node's own widgets, and elements made of text only.
 import { api } from "../../scripts/api.js";
+import { text } from "./texts.js";
 
 const STYLE = `
 .fmn-panel { box-sizing: border-box; width: 100%; height: 100%; overflow: auto; padding: 4px; font: 12px/1.4 sans-serif;
@@ -141,6 +142,6 @@ export async function ask(path, body) {
   const options = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
   const response = await api.fetchApi(`/forget_me_not/${path}`, options);
   const answer = await response.json();
-  if (!response.ok) throw new Error(answer.error ?? `The server answered ${response.status}.`);
+  if (!response.ok) throw new Error(answer.error ?? text("The server answered {status}.", { status: response.status }));
   return answer;
 }

@@ -2,6 +2,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { addStyle, ask, element, widgetOf } from "./panel.js";
+import { text } from "./texts.js";
 
 const STYLE = `
 .fmn-dialog { width: min(900px, 90vw); max-height: 80vh; padding: 12px; font: 13px/1.4 sans-serif; border-radius: 8px;
@@ -19,12 +20,17 @@ const STYLE = `
 const SAVED = "forget_me_not.saved";
 // Inputs of loaders that name a model's file; host.model_file of the server knows their folders.
 const FILES = ["ckpt_name", "unet_name"];
-const FIGURES = { held_out_missed: "target missed", held_out_drift: "others moved", preserve_drift: "others moved", shrink_residual: "lost by shrinking" };
+const FIGURES = {
+  held_out_missed: () => text("target missed"),
+  held_out_drift: () => text("others moved"),
+  preserve_drift: () => text("others moved"),
+  shrink_residual: () => text("lost by shrinking"),
+};
 
 /** @param {any} patch */
 function figures(patch) {
   const known = Object.entries(patch.figures ?? {}).filter(([name]) => name in FIGURES);
-  return known.map(([name, value]) => `${FIGURES[/** @type {keyof FIGURES} */ (name)]} ${Number(value).toPrecision(2)}`).join(", ");
+  return known.map(([name, value]) => `${FIGURES[/** @type {keyof FIGURES} */ (name)]()} ${Number(value).toPrecision(2)}`).join(", ");
 }
 
 /** @param {any} patch @param {() => void} choose */
@@ -33,15 +39,17 @@ function card(patch, choose) {
     ? element("img", "", [], { src: patch.preview, alt: "" })
     : element("div", "fmn-blank");
   const name = patch.name.split("/").at(-1).replace(/\.safetensors$/, "");
+  const forgets = text("forgets: {concepts}", { concepts: patch.forgets });
   const lines = [
     element("b", "", [patch.title || name]),
-    patch.error ? element("div", "fmn-warning", [patch.error]) : element("div", "", [`forgets: ${patch.forgets}`]),
+    patch.error ? element("div", "fmn-warning", [patch.error]) : element("div", "", [forgets]),
     element("div", "fmn-quiet", [[patch.base, patch.method].filter(Boolean).join(", ")]),
     element("div", "fmn-quiet", [figures(patch)]),
     element("div", "fmn-quiet", [[patch.author, patch.licence].filter(Boolean).join(", ")]),
     element("div", "fmn-quiet", [`${name}, ${patch.date.replace("T", " ").slice(0, 16)}, ${Math.round(patch.bytes / 1000)} kB`]),
   ];
-  if (patch.mismatch) lines.push(element("div", "fmn-warning", [`another base: ${patch.mismatch}`]));
+  const otherBase = text("another base: {difference}", { difference: patch.mismatch });
+  if (patch.mismatch) lines.push(element("div", "fmn-warning", [otherBase]));
   const state = patch.error ? " broken" : patch.mismatch ? " other-base" : "";
   const made = element("button", `fmn-card${state}`, [picture, ...lines], { type: "button", disabled: Boolean(patch.error) });
   made.onclick = choose;
@@ -106,15 +114,16 @@ async function browse(node, widget) {
   for (const { name, error } of patches) if (!error) remember(name);
   addStyle();
   const cards = element("div", "fmn-cards");
-  const search = element("input", "", [], { type: "search", placeholder: "Search name, concept, author" });
-  const close = element("button", "", ["Close"], { type: "button" });
-  const dialog = element("dialog", "fmn-dialog", [element("style", "", [STYLE]), element("b", "", ["Forget patches "]), close, search, cards]);
+  const search = element("input", "", [], { type: "search", placeholder: text("Search name, concept, author") });
+  const close = element("button", "", [text("Close")], { type: "button" });
+  const heading = element("b", "", [text("Forget patches ")]);
+  const dialog = element("dialog", "fmn-dialog", [element("style", "", [STYLE]), heading, close, search, cards]);
   const fill = () => {
     const wanted = search.value.toLowerCase();
     const found = patches.filter((/** @type {any} */ p) =>
-      [p.name, p.title, p.forgets, p.author].some((text) => String(text ?? "").toLowerCase().includes(wanted)),
+      [p.name, p.title, p.forgets, p.author].some((said) => String(said ?? "").toLowerCase().includes(wanted)),
     );
-    const none = element("div", "fmn-quiet", ["No patch here. Train Forget Patch saves into models/loras/forget_me_not."]);
+    const none = element("div", "fmn-quiet", [text("No patch here. Train Forget Patch saves into models/loras/forget_me_not.")]);
     cards.replaceChildren(...(found.length ? found.map((/** @type {any} */ p) => card(p, () => choose(p.name))) : [none]));
   };
   const choose = (/** @type {string} */ name) => {
@@ -149,7 +158,7 @@ app.registerExtension({
     const widget = patchList(node);
     if (!widget) return;
     for (const name of saved) offer(node, name);
-    const button = node.addWidget("button", "browse patches", null, () => browse(node, widget), { serialize: false });
+    const button = node.addWidget("button", text("browse patches"), null, () => browse(node, widget), { serialize: false });
     button.serialize = false;
   },
 });

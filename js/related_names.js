@@ -1,6 +1,7 @@
 // Names that a training offers: synonyms to forget too and compounds to keep, as chips that write a line when clicked.
 import { app } from "../../scripts/app.js";
 import { addResultPanel, element, onChange, widgetOf } from "./panel.js";
+import { text } from "./texts.js";
 
 const HEIGHT = 112;
 // Node -> its widgets that a click adds a line to: one for what is forgotten, one for what is kept.
@@ -10,10 +11,10 @@ const NODES = {
   FMN_TrainForgetPatch: { forget: "phrase", keep: "preserve_prompts" },
 };
 // Group of the node's output, the widget that its names go to, and what the group is called.
-/** @type {{group: string, target: "forget" | "keep", title: string}[]} */
+/** @type {{group: string, target: "forget" | "keep", title: () => string}[]} */
 const GROUPS = [
-  { group: "synonyms", target: "forget", title: "Acts like it. Click to forget it too:" },
-  { group: "compounds", target: "keep", title: "Named with it, but another thing. Click to keep it:" },
+  { group: "synonyms", target: "forget", title: () => text("Acts like it. Click to forget it too:") },
+  { group: "compounds", target: "keep", title: () => text("Named with it, but another thing. Click to keep it:") },
 ];
 
 /** @param {any} widget @returns {string[]} its lines, trimmed and in lower case */
@@ -67,7 +68,7 @@ app.registerExtension({
           marks.push(() => mark(button, widget, name));
           return button;
         });
-        return element("div", "", [element("div", "fmn-quiet", [title]), ...chips]);
+        return element("div", "", [element("div", "fmn-quiet", [title()]), ...chips]);
       });
       panel.replaceChildren(...rows);
       return rows.length > 0;

@@ -1,6 +1,7 @@
 // The report of a node that has run, in the node.
 import { app } from "../../scripts/app.js";
 import { addResultPanel, element, refit } from "./panel.js";
+import { text } from "./texts.js";
 
 const HEIGHT = 120;
 // Of a verdict whose figures are folded, and where they are open.
@@ -31,14 +32,14 @@ app.registerExtension({
   nodeCreated(/** @type {any} */ node) {
     if (!NODES.has(node.comfyClass)) return;
     addResultPanel(node, "report", heightOf, (panel, output) => {
-      const text = (output.text ?? []).join("\n");
+      const report = (output.text ?? []).join("\n");
       // A verdict ends with an empty line; the figures below it are folded.
-      const [verdict, ...figures] = text.split("\n\n");
+      const [verdict, ...figures] = report.split("\n\n");
       const rest = figures.join("\n\n");
-      const summary = element("summary", "", ["figures"]);
+      const summary = element("summary", "", [text("figures")]);
       const folded = rest ? [element("details", "fmn-report fmn-quiet", [summary, rest], { ontoggle: () => refit(node) })] : [];
       panel.replaceChildren(element("div", "fmn-report", [verdict]), ...folded);
-      return text !== "";
+      return report !== "";
     });
   },
 });

@@ -1,6 +1,7 @@
 // The tokens of what is typed, under the nodes that take a phrase: the concept's columns lit, and what is wrong with it.
 import { app } from "../../scripts/app.js";
 import { addPanel, afterPause, ask, element, onChange, widgetOf } from "./panel.js";
+import { text } from "./texts.js";
 
 // Node -> the widgets that hold prompt and phrase; templates fill in where a node has no prompt.
 /** @type {Record<string, {prompt?: string, phrase?: string}>} */
@@ -20,13 +21,13 @@ const PAUSE = 250;
 
 /** @param {any} chip */
 function chipOf(chip) {
-  const title = chip.end ? `end token, column ${chip.column}` : `column ${chip.column}`;
+  const { column } = chip;
+  const title = chip.end ? text("end token, column {column}", { column }) : text("column {column}", { column });
   return element("span", `fmn-chip${chip.lit ? " lit" : ""}${chip.end ? " end" : ""}`, [chip.text], { title });
 }
 
 /** @param {HTMLElement} panel @param {any} answer */
 function show(panel, answer) {
-  const note = answer.tokenizer === "standard" ? "the standard tokenizer; the connected CLIP's after a run" : "the connected CLIP's tokenizer";
   const rows = answer.rows.map((/** @type {any} */ row) =>
     element("div", "", [
       ...row.chips.map(chipOf),
@@ -34,7 +35,10 @@ function show(panel, answer) {
     ]),
   );
   panel.replaceChildren(...rows);
-  panel.title = `Tokens, by ${note}. Blue: what is forgotten.`;
+  panel.title =
+    answer.tokenizer === "standard"
+      ? text("Tokens, by the standard tokenizer; the connected CLIP's after a run. Blue: what is forgotten.")
+      : text("Tokens, by the connected CLIP's tokenizer. Blue: what is forgotten.");
 }
 
 /** @param {any} node @param {{prompt?: string, phrase?: string}} names */

@@ -1,4 +1,4 @@
-"""Writes locales/en from the nodes' schemas, so that no text is typed twice: python -m tools.locales
+"""Writes locales/en from the nodes' schemas and the page's commands, so that no text is typed twice: python -m tools.locales
 
 Prints the texts that locales/zh, which is written by hand, lacks or has too much.
 """
@@ -13,7 +13,9 @@ from typing import Any
 from tools.comfy_host import REPOSITORY, load_pack
 
 LOCALES = REPOSITORY / "locales"
-NODE_DEFS, MAIN = "nodeDefs.json", "main.json"
+NODE_DEFS, MAIN, COMMANDS = "nodeDefs.json", "main.json", "commands.json"
+# A command as js/commands.js registers it: its id and its label.
+COMMAND = re.compile(r'\bid: "([\w.]+)", label: "([^"]+)"')
 # Special characters of vue-i18n messages. Some versions of the front end read tooltips as such messages and others show them
 # as they are, so that a file can hold neither these characters nor their escapes.
 MESSAGE_SYNTAX = re.compile(r"[@{}|\\]")
@@ -30,11 +32,25 @@ def node_defs() -> dict[str, Any]:
 
 
 def main_texts() -> dict[str, Any]:
-    """Content of main.json: the groups of the menu, and the names of types, which the front end shows for outputs named as their type."""
+    """Content of main.json.
+
+    The groups of the nodes' menu, the names of types, which the front end shows for outputs named as their type, and the
+    commands in the page's menu.
+    """
     api = importlib.import_module(f"{load_pack().__name__}.nodes.host.node_api")
     types = sorted(getattr(api, name).io_type for name in api.__all__ if name.endswith("Type"))
     groups = [group for name, text in vars(api.Menu).items() if name.isupper() for group in text.split("/")]
-    return {"nodeCategories": {group: group for group in groups}, "dataTypes": {t: t for t in types}}
+    labels = [label for _, label in _commands()]
+    return {
+        "nodeCategories": {group: group for group in groups},
+        "dataTypes": {t: t for t in types},
+        "menuLabels": {label: label for label in labels},
+    }
+
+
+def command_texts() -> dict[str, Any]:
+    """Content of commands.json: the label of each command, which lists of commands and shortcuts show."""
+    return {_key(identifier): {"label": label} for identifier, label in _commands()}
 
 
 def load(language: str, name: str) -> dict[str, Any]:
@@ -50,6 +66,11 @@ def strings(texts: dict[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[s
     return flat
 
 
+def _commands() -> list[tuple[str, str]]:
+    """Id and label of the page's commands."""
+    return COMMAND.findall((REPOSITORY / "js" / "commands.js").read_text(encoding="utf-8"))
+
+
 def _schema_texts(schema: Any) -> dict[str, Any]:
     inputs = {_key(i.id): _name_and_tooltip(i.display_name or i.id, i.tooltip) for i in schema.inputs}
     outputs = {str(n): _name_and_tooltip(o.display_name or o.io_type, o.tooltip) for n, o in enumerate(schema.outputs)}
@@ -62,7 +83,7 @@ def _name_and_tooltip(name: str, tooltip: str | None) -> dict[str, str]:
 
 
 def _key(identifier: str) -> str:
-    """Key under which the front end looks up an input; it would read a dot as a level of nesting."""
+    """Key under which the front end looks up an input or a command; it would read a dot as a level of nesting."""
     return identifier.replace(".", "_")
 
 
@@ -81,7 +102,8 @@ def _write(name: str, texts: dict[str, Any]) -> None:
 def main() -> None:
     _write(NODE_DEFS, node_defs())
     _write(MAIN, main_texts())
-    for name, texts in ((NODE_DEFS, node_texts()), (MAIN, main_texts())):
+    _write(COMMANDS, command_texts())
+    for name, texts in ((NODE_DEFS, node_texts()), (MAIN, main_texts()), (COMMANDS, command_texts())):
         translated, expected = strings(load("zh", name)), strings(texts)
         for keys in sorted(translated.keys() ^ expected.keys()):
             print(f"zh/{name}: {'lacks' if keys in expected else 'has too much'}: {'.'.join(keys)}")

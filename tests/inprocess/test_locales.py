@@ -7,18 +7,23 @@ import pytest
 from tools import locales
 
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
-FILES = (locales.NODE_DEFS, locales.MAIN)
+FILES = (locales.NODE_DEFS, locales.MAIN, locales.COMMANDS)
 
 
 @pytest.fixture(scope="module")
 def wanted():
-    """What the schemas say, by file."""
-    return {locales.NODE_DEFS: locales.node_texts(), locales.MAIN: locales.main_texts()}
+    """What the schemas and the page's commands say, by file."""
+    return {
+        locales.NODE_DEFS: locales.node_texts(),
+        locales.MAIN: locales.main_texts(),
+        locales.COMMANDS: locales.command_texts(),
+    }
 
 
 def test_en_is_what_the_schemas_say():
     assert locales.load("en", locales.NODE_DEFS) == locales.node_defs(), "run python -m tools.locales"
     assert locales.load("en", locales.MAIN) == locales.main_texts(), "run python -m tools.locales"
+    assert locales.load("en", locales.COMMANDS) == locales.command_texts() != {}, "run python -m tools.locales"
 
 
 @pytest.mark.parametrize("name", FILES)

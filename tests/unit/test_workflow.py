@@ -1,12 +1,13 @@
 import itertools
 import json
+import re
 
 import pytest
 from PIL import Image
 
 from tools.comfy_host import REPOSITORY
 from tools.workflow import to_api, widget_names
-from tools.workflows.shipped import shipped
+from tools.workflows.shipped import CHINESE_NOTES, notes, shipped
 
 INFO = {
     "Sampler": {
@@ -104,3 +105,20 @@ def test_shipped_workflows_are_those_of_the_builder_the_starter_first():
 @SHIPPED
 def test_shipped_workflows_have_a_thumbnail(path):
     assert Image.open(path.with_suffix(".jpg")).size == (512, 512)
+
+
+def test_every_shipped_workflow_has_a_chinese_note():
+    assert list(json.loads(CHINESE_NOTES.read_text(encoding="utf-8"))) == [workflow.name for workflow in shipped()]
+
+
+@pytest.mark.parametrize("workflow", shipped(), ids=lambda w: w.name)
+def test_a_shipped_workflow_holds_its_note_in_both_languages(workflow):
+    """The page replaces the English text by the Chinese one, which has the same steps and figures."""
+    data = json.loads((REPOSITORY / "workflows" / f"{workflow.name}.json").read_text(encoding="utf-8"))
+    [note] = [n for n in data["nodes"] if n["type"] == "MarkdownNote"]
+    english, chinese = (notes(workflow)[name] for name in ("fmn_en", "fmn_zh"))
+    assert note["properties"] == notes(workflow) and note["widgets_values"] == [english]
+    for pattern in (r"^\d+\. ", r"\d+(?:\.\d+)?"):
+        found = [sorted(re.findall(pattern, text, re.MULTILINE)) for text in (english, chinese)]
+        assert found[0] == found[1]
+    assert chinese.startswith("# ") and "`" not in chinese and re.search(r"[\u4e00-\u9fff]", chinese)

@@ -19,7 +19,7 @@ from playwright.sync_api import Page
 from tools.comfy_host import REPOSITORY
 from tools.comfy_server import ComfyServer
 from tools.front_end import RUN, load, page_of
-from tools.workflows.shipped import shipped
+from tools.workflows.shipped import notes, shipped
 from tools.workflows.spec import Node, Workflow, miniature
 
 WORKFLOWS = REPOSITORY / "workflows"
@@ -107,8 +107,8 @@ def measured(page: Page, ids: dict[str, int]) -> dict[str, list[float]]:
 
 
 def note_of(workflow: Workflow) -> Node:
-    """The note beside a workflow."""
-    return Node("note", "MarkdownNote", "What to look at", {"": workflow.note}, {}, NOTE_WIDTH)
+    """The note beside a workflow. Its properties hold the text in both languages; js/notes.js shows that of the page."""
+    return Node("note", "MarkdownNote", "What to look at", {"": workflow.note}, {}, NOTE_WIDTH, notes(workflow))
 
 
 def layout(

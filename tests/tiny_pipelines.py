@@ -77,18 +77,24 @@ def in_half_precision(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-def sdxl():
-    """A StableDiffusionXLPipeline with random weights."""
+def wider(sizes: dict[str, int], scale: int) -> dict[str, int]:
+    """Sizes of a text encoder `scale` times as wide."""
+    return sizes | {name: scale * sizes[name] for name in ("hidden_size", "intermediate_size")}
+
+
+def sdxl(scale: int = 1):
+    """A StableDiffusionXLPipeline with random weights, its text encoders `scale` times as wide as TEXT_L and TEXT_G."""
     from diffusers import StableDiffusionXLPipeline
 
     torch.manual_seed(0)
+    first, second = wider(TEXT_L, scale), wider(TEXT_G, scale)
     return StableDiffusionXLPipeline(
         vae=vae(),
-        text_encoder=in_half_precision(text_encoder("CLIPTextModel", TEXT_L, "quick_gelu")),
-        text_encoder_2=in_half_precision(text_encoder("CLIPTextModelWithProjection", TEXT_G, "gelu")),
+        text_encoder=in_half_precision(text_encoder("CLIPTextModel", first, "quick_gelu")),
+        text_encoder_2=in_half_precision(text_encoder("CLIPTextModelWithProjection", second, "gelu")),
         tokenizer=tokenizer("<|endoftext|>"),
         tokenizer_2=tokenizer("!"),
-        unet=in_half_precision(unet(TEXT_L["hidden_size"] + TEXT_G["hidden_size"], TEXT_G["hidden_size"])),
+        unet=in_half_precision(unet(first["hidden_size"] + second["hidden_size"], second["hidden_size"])),
         scheduler=schedule("epsilon"),
         add_watermarker=False,
     )
@@ -152,8 +158,8 @@ def host_model(host: Any, pipeline: Any, kind: str, prediction: str) -> Any:
     return comfy.model_patcher.ModelPatcher(model, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
 
 
-def host_clip(pipeline: Any, kind: str) -> Any:
-    """CLIP with the pipeline's text encoders; kind is SDXL or SD2.
+def host_clip(pipeline: Any, kind: str, scale: int = 1) -> Any:
+    """CLIP with the pipeline's text encoders; kind is SDXL or SD2, scale that of `sdxl`.
 
     The host keeps SD 2.x's last layer and does not use what it gives; diffusers does not keep it.
     """
@@ -166,7 +172,7 @@ def host_clip(pipeline: Any, kind: str) -> Any:
         "SDXL": (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel),
         "SD2": (sd2_clip.SD2Tokenizer, sd2_clip.SD2ClipModel),
     }[kind]
-    options = {"clip_l_model_config": TEXT_L, "clip_g_model_config": TEXT_G, "clip_h_model_config": TEXT_H}
+    options = {f"clip_{name}_model_config": wider(sizes, scale) for name, sizes in zip("lgh", (TEXT_L, TEXT_G, TEXT_H))}
     target = comfy.supported_models_base.ClipTarget(tokens, model)
     clip = comfy.sd.CLIP(target, parameters=1, model_options=options)
     inner = clip.cond_stage_model

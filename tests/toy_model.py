@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from fmn_core.model.entries import TextEntry, attention_entries
 from fmn_core.model.lazy import LazySequence
 from fmn_core.model.protocol import CrossAttention
 from fmn_core.model.tokens import CHUNK, PLACEHOLDER, EncodedPrompt, Vocabulary, vector_id
@@ -68,6 +69,9 @@ class ToyModel:
 
     def cross_attention(self) -> list[CrossAttention]:
         return self.layers
+
+    def text_entries(self) -> list[TextEntry]:
+        return attention_entries(self.layers)
 
     def linear_layers(self) -> dict[str, torch.nn.Module]:
         return {f"{layer.name}.{p}": m for layer in self.layers for p, m in layer.projections.items()}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import ForgetError
+from ..model.entries import POOLED, TextEntry, attention_entries
 from ..model.layers import UNET_BLOCKS
 from ..model.lazy import LazySequence
 from ..model.protocol import PROJECTION_NAMES, CrossAttention
@@ -82,6 +83,14 @@ class DiffusersModel:
 
     def cross_attention(self) -> list[CrossAttention]:
         return self._layers
+
+    def text_entries(self) -> list[TextEntry]:
+        entries = attention_entries(self._layers)
+        if self._uses_pooled():
+            pooled = self.encode([""])[0].pooled
+            assert pooled is not None  # checked when the model was made
+            entries.append(TextEntry("add_embedding", "linear_1", POOLED, pooled.shape[1]))
+        return entries
 
     def linear_layers(self) -> dict[str, torch.nn.Module]:
         modules = dict(self.unet.named_modules())

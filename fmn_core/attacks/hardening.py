@@ -145,7 +145,8 @@ def _attack(
 
 def _patched(model: ForgetModel, patch: ForgetPatch) -> contextlib.AbstractContextManager[None]:
     """Adds the patch to the outputs of the model's layers while the context lasts; no weight is changed."""
-    layers = {kohya_name(a.name, p): m for a in model.cross_attention() for p, m in a.projections.items()}
+    layers = {kohya_name(name): module for name, module in model.linear_layers().items()}
+    layers |= {kohya_name(a.name, p): m for a in model.cross_attention() for p, m in a.projections.items()}
     return injected(layers, {name: _linear_change(f, model.device) for name, f in patch.factors.items()})
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from ..concepts.concept import Concept
 from ..concepts.preserve import encode_imagined, encode_imagined_styles, imagined_word_count
+from ..errors import ForgetError
 from ..model.protocol import TextModel
 from ..model.tokens import EncodedPrompt, LearnedEmbedding, concept_columns, row_weights
 from .moments import Moments, MomentSums
@@ -14,20 +17,49 @@ from .targets import ZERO, TargetPair, context_columns, pair_columns, steered_pa
 # Padding rows of a prompt are much alike, so that most prompts are encoded with PADDING of them, which stand for all. One prompt in
 # WHOLE keeps every row, so that the solve also sees padding at late positions.
 PADDING, WHOLE = 1, 19
+# Moments of the two halves of a cross-validation.
+Halves = tuple[Moments, Moments]
 # Relative distance below which two rows are the same; prompts of another length are encoded with other roundings.
 _SAME_ROW = 1e-3
 
 
-def collect_moments(
+@dataclass
+class EncodedPair:
+    """A target pair, its full prompt and target encoded, and the halves of the cross-validation that it belongs to."""
+
+    pair: TargetPair
+    full: EncodedPrompt
+    target: EncodedPrompt
+    halves: tuple[int, ...]
+
+
+@dataclass
+class EncodedSolve:
+    """All prompts of a solve, encoded.
+
+    Attributes
+    ----------
+    preserved, imagined
+        Preserve prompts, and imagined words in their templates, each with its half.
+    imagined_weight
+        Weight of each of the latter. More draws estimate the same mean better; their total weight stays that of the number asked for, so
+        that they do not outweigh what the user listed.
+    """
+
+    pairs: list[EncodedPair]
+    preserved: list[tuple[int, EncodedPrompt]]
+    imagined: list[tuple[int, EncodedPrompt]]
+    imagined_weight: float = 1.0
+
+
+def encode_solve(
     model: TextModel,
     concepts: list[Concept],
     preserve: list[list[str]],
     imagined: int = 0,
     pairs: list[TargetPair] | None = None,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
-) -> tuple[Moments, Moments]:
-    """Encodes target pairs and the preserve set, and sums their rows into moments, in two halves for cross-validation.
+) -> EncodedSolve:
+    """Encodes target pairs and the preserve set, in two halves for cross-validation.
 
     Parameters
     ----------
@@ -36,19 +68,7 @@ def collect_moments(
     imagined
         Imagined words to preserve for each concept.
     pairs
-        Target pairs; by default those of `template_pairs(concepts)`.
-    dtype, device
-        Precision and place of the moments.
-
-    Returns
-    -------
-    tuple[Moments, Moments]
-        Moments of every other template and preserve group, and of the rest. A single template is in both halves.
-
-    Raises
-    ------
-    ForgetError
-        Where a phrase is not found in its own prompt, or a prompt has more than 75 tokens.
+        Target pairs; by default those of `template_pairs(concepts)`. Every other template lies in one half; a single template in both.
     """
     pairs = template_pairs(concepts) if pairs is None else pairs
     # Targets are preserved as well: a target that moved would no longer be what the model falls back on.
@@ -59,25 +79,97 @@ def collect_moments(
     kept = dict(
         zip(half_of, _encode_with_short_padding(model, list(half_of), None, [text in whole for text in half_of]))
     )
-    halves = tuple(MomentSums(Moments.empty(kept[pairs[0].target].context.shape[1], dtype, device)) for _ in range(2))
     single = max(pair.template for pair in pairs) == 0
     texts, words = [p.full for p in pairs], [p.name.embedding for p in pairs]
     encoded = _encode_with_short_padding(model, texts, words, [p.template % WHOLE == 0 for p in pairs])
-    for pair, prompt in zip(pairs, encoded):
-        for half in halves if single else (halves[pair.template % 2],):
-            half.add_pair(*_moment_rows(model, pair, prompt, kept[pair.target]))
-    forgotten = _ForgottenRows(model, pairs, encoded)
-    for text, n in half_of.items():
-        halves[n].add_preserved(kept[text].context, forgotten.preserved_weights(kept[text]))
+    steered = [
+        EncodedPair(pair, prompt, kept[pair.target], (0, 1) if single else (pair.template % 2,))
+        for pair, prompt in zip(pairs, encoded)
+    ]
+    solve = EncodedSolve(steered, [(half, kept[text]) for text, half in half_of.items()], [])
     if imagined:
         drawn = imagined_word_count(imagined, len(concepts))
         # Half of the words name things, in the concepts' templates, and half name styles.
-        things = encode_imagined(model, concepts, drawn - drawn // 2, PADDING)
-        for n, prompt in enumerate([*things, *encode_imagined_styles(model, drawn // 2, PADDING)]):
-            # More draws estimate the same mean better. Their total weight stays that of `imagined` words, so that they do not
-            # outweigh what the user listed.
-            halves[n % 2].add_preserved(prompt.context, row_weights(prompt, model.vocabulary) * (imagined / drawn))
+        prompts = encode_imagined(model, concepts, drawn - drawn // 2, PADDING)
+        prompts += encode_imagined_styles(model, drawn // 2, PADDING)
+        solve.imagined, solve.imagined_weight = [(n % 2, p) for n, p in enumerate(prompts)], imagined / drawn
+    return solve
+
+
+def collect_moments(
+    model: TextModel,
+    concepts: list[Concept],
+    preserve: list[list[str]],
+    imagined: int = 0,
+    pairs: list[TargetPair] | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Halves:
+    """The `row_moments` of the prompts that `encode_solve` encodes."""
+    return row_moments(model, encode_solve(model, concepts, preserve, imagined, pairs), dtype, device)
+
+
+def row_moments(
+    model: TextModel, solve: EncodedSolve, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+) -> Halves:
+    """Sums the contexts' rows into moments, one for each half.
+
+    Parameters
+    ----------
+    dtype, device
+        Precision and place of the moments.
+
+    Raises
+    ------
+    ForgetError
+        Where a phrase is not found in its own prompt, or a prompt has more than 75 tokens.
+    """
+    halves = _empty_halves(solve.pairs[0].target.context.shape[1], dtype, device)
+    for steered in solve.pairs:
+        for half in steered.halves:
+            halves[half].add_pair(*_moment_rows(model, steered.pair, steered.full, steered.target))
+    forgotten = _ForgottenRows(model, solve.pairs)
+    for half, prompt in solve.preserved:
+        halves[half].add_preserved(prompt.context, forgotten.preserved_weights(prompt))
+    for half, prompt in solve.imagined:
+        halves[half].add_preserved(prompt.context, row_weights(prompt, model.vocabulary) * solve.imagined_weight)
     return halves[0].result(), halves[1].result()
+
+
+def pooled_moments(
+    solve: EncodedSolve, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+) -> Halves | None:
+    """Sums pooled embeddings into moments as `row_moments` sums rows; None where the model's prompts have none.
+
+    Notes
+    -----
+    One vector stands for a whole prompt, so that there are no columns to tell apart: the full prompt's goes to the target's, whatever the
+    target is.
+    """
+    first = solve.pairs[0].target.pooled
+    if first is None:
+        return None
+    halves = _empty_halves(first.shape[1], dtype, device)
+    for steered in solve.pairs:
+        source, aim = _pooled(steered.full), _pooled(steered.target)
+        for half in steered.halves:
+            halves[half].add_pair(source, aim + steered.pair.overshoot * (aim - source))
+    for prompts, weight in ((solve.preserved, 1.0), (solve.imagined, solve.imagined_weight)):
+        for half, prompt in prompts:
+            halves[half].add_preserved(_pooled(prompt), torch.full((1,), weight))
+    return halves[0].result(), halves[1].result()
+
+
+def _pooled(prompt: EncodedPrompt) -> torch.Tensor:
+    if prompt.pooled is None:
+        raise ForgetError(
+            f"Expected a pooled embedding with every prompt, got none with {prompt.text[:60]!r}. Load the CLIP that belongs to the MODEL."
+        )
+    return prompt.pooled
+
+
+def _empty_halves(width: int, dtype: torch.dtype, device: torch.device | str) -> tuple[MomentSums, MomentSums]:
+    return MomentSums(Moments.empty(width, dtype, device)), MomentSums(Moments.empty(width, dtype, device))
 
 
 def _encode_with_short_padding(
@@ -96,13 +188,13 @@ def _encode_with_short_padding(
 class _ForgottenRows:
     """Rows (n, dim) of the phrases in the pairs' full prompts, and the phrases' tokens per text encoder."""
 
-    def __init__(self, model: TextModel, pairs: list[TargetPair], encoded: list[EncodedPrompt]):
+    def __init__(self, model: TextModel, pairs: list[EncodedPair]):
         self.model = model
         self.phrases: dict[str, list[list[int]]] = {}
-        for name in dict.fromkeys(pair.name.text for pair in pairs if pair.name.embedding is None):
+        for name in dict.fromkeys(p.pair.name.text for p in pairs if p.pair.name.embedding is None):
             for encoder, ids in model.phrase_tokens(name).items():
                 self.phrases.setdefault(encoder, []).append(ids)
-        self.rows = torch.cat([p.context[context_columns(model, p, pair.name)] for pair, p in zip(pairs, encoded)])
+        self.rows = torch.cat([p.full.context[context_columns(model, p.full, p.pair.name)] for p in pairs])
 
     def preserved_weights(self, prompt: EncodedPrompt) -> torch.Tensor:
         """Weight of each row of a preserved prompt (l,); 0 for a row that a target pair forgets.

@@ -12,12 +12,13 @@ import torch
 from ..concepts.concept import Concept, check_concepts
 from ..concepts.preserve import longer_names, preserve_groups
 from ..model.encoding_cache import MemoizedEncoding
+from ..model.entries import CONTEXT, POOLED, Reads, chosen_entries
 from ..model.protocol import ForgetModel
 from ..patch.figures import rounded
-from ..patch.patch import ForgetPatch, fingerprint
-from .collect import collect_moments
+from ..patch.patch import Factors, ForgetPatch, fingerprint
+from .collect import Halves, encode_solve, pooled_moments, row_moments
 from .settings import FORGOTTEN, IGNORED, PRECISIONS, ClosedFormSettings
-from .shortfall import unseen_contexts
+from .shortfall import UnseenContext, unseen_contexts, unseen_pooled, unseen_rows
 from .solve import solve_factors
 from .targets import TargetPair, check_target, template_pairs
 from .vocabulary import related_words, with_synonyms
@@ -65,13 +66,14 @@ def forget_closed_form(
     preserve = preserve_groups(text, concepts, settings.preserve_prompts, settings.use_everyday_captions, words)
     dtype = PRECISIONS[settings.precision]
     device = model.device if dtype == torch.float32 else "cpu"
-    halves = collect_moments(text, concepts, preserve, settings.imagined_words, pairs, dtype, device)
+    encoded = encode_solve(text, concepts, preserve, settings.imagined_words, pairs)
+    moments: dict[Reads, Halves | None] = {
+        CONTEXT: row_moments(text, encoded, dtype, device),
+        POOLED: pooled_moments(encoded, dtype, device),
+    }
     report_progress(1, 4, {})
-    unseen = unseen_contexts(text, concepts, settings.target, settings.overshoot, halves[0])
-    rank = settings.rank * len(concepts)
-    factors, figures = solve_factors(
-        model, halves, settings, rank, lambda figures: report_progress(2, 4, figures), unseen
-    )
+    unseen = unseen_contexts(text, concepts, settings.target, settings.overshoot)
+    factors, figures = _solved(model, moments, unseen, settings, settings.rank * len(concepts), report_progress)
     figures["seconds"] = time.perf_counter() - started
     if settings.synonyms != IGNORED:
         figures |= related.as_figures()
@@ -80,6 +82,29 @@ def forget_closed_form(
     report_progress(4, 4, figures)
     described = {"method": "closed form", **asdict(settings), "kept_words": words}
     return ForgetPatch(factors, [c.as_dict() for c in concepts], fingerprint(model), described, rounded(figures))
+
+
+def _solved(
+    model: ForgetModel,
+    moments: dict[Reads, Halves | None],
+    unseen: list[UnseenContext] | None,
+    settings: ClosedFormSettings,
+    rank: int,
+    report_progress: Callable[[int, int, dict], None],
+) -> tuple[dict[str, Factors], dict]:
+    """One solve for each kind of text that the model's entries read; figures of the pooled one are under "pooled"."""
+    factors, figures = {}, {}
+    for reads, halves in moments.items():
+        entries = chosen_entries(model, reads, settings.train)
+        if entries and halves is not None:
+            unseen_moments = unseen_rows if reads == CONTEXT else unseen_pooled
+            beyond = None if unseen is None else unseen_moments(unseen, halves[0])
+            on_weights = (lambda chosen: report_progress(2, 4, chosen)) if reads == CONTEXT else (lambda chosen: None)
+            more, about = solve_factors(model, entries, halves, settings, rank, on_weights, beyond)
+            factors |= more
+            layers = figures.get("layers", {}) | about.pop("layers")
+            figures |= {"layers": layers} | (about if reads == CONTEXT else {"pooled": about})
+    return factors, figures
 
 
 def _pairs_of(concepts: list[Concept], settings: ClosedFormSettings) -> list[TargetPair]:

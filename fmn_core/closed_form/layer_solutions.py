@@ -6,16 +6,19 @@ from collections.abc import Sequence
 
 import torch
 
+from ..model.entries import TextEntry
+from ..model.protocol import ForgetModel
 from ..model.transfer import read
 from ..patch.patch import Factors, kohya_name
 from ..patch.shrink import balanced
 from .moments import Moments, ratio
 
-Projection = tuple[str, str]  # layer and projection
-Norms = dict[Projection, tuple[float, float]]
+Norms = dict[TextEntry, tuple[float, float]]
 
 
-def measured(names: list[Projection], weights: Sequence[torch.Tensor], moments: Moments) -> tuple[torch.Tensor, Norms]:
+def measured(
+    entries: Sequence[TextEntry], weights: Sequence[torch.Tensor], moments: Moments
+) -> tuple[torch.Tensor, Norms]:
     """Metric of the layers, and the norms to which each layer's errors are relative.
 
     Returns
@@ -34,17 +37,17 @@ def measured(names: list[Projection], weights: Sequence[torch.Tensor], moments: 
         metric += gram / (w**2).sum() / len(weights)
         squares += [(gram * target).sum(), (gram * preserved).sum()]
     values = read(squares)
-    return metric, dict(zip(names, zip(values[::2], values[1::2])))
+    return metric, dict(zip(entries, zip(values[::2], values[1::2])))
 
 
 def low_rank_ups(
-    names: list[Projection],
+    entries: Sequence[TextEntry],
     weights: Sequence[torch.Tensor],
     moments: Moments,
     norms: Norms,
     basis: torch.Tensor,
     down: torch.Tensor,
-) -> tuple[dict[Projection, torch.Tensor], dict[str, dict[str, float]]]:
+) -> tuple[dict[TextEntry, torch.Tensor], dict[str, dict[str, float]]]:
     """Factor U = W B of every layer, and the layer's figures.
 
     Parameters
@@ -55,7 +58,7 @@ def low_rank_ups(
     Returns
     -------
     tuple
-        U (out, rank) by projection; by its dotted name the share of the target missed, |W'C - W C*| / |W C - W C*|, and the drift of
+        U (out, rank) by entry; by its dotted name the share of the target missed, |W'C - W C*| / |W C - W C*|, and the drift of
         preserved rows, |dW P| / |W P|.
 
     Notes
@@ -64,19 +67,25 @@ def low_rank_ups(
     """
     steered, concept, kept = down @ (moments.cc - moments.tc.T), down @ moments.cc @ down.T, down @ moments.pp @ down.T
     ups, squares = {}, []
-    for name, w in zip(names, weights):
+    for entry, w in zip(entries, weights):
         w = w.to(basis)
-        up = ups[name] = w @ basis
+        up = ups[entry] = w @ basis
         gram = up.T @ up
         squares += [2 * (steered * (up.T @ w)).sum() + (gram * concept).sum(), (gram * kept).sum()]
     values, figures = read(squares), {}
-    for name, change, drift in zip(names, values[::2], values[1::2]):
-        target, preserved = norms[name]
-        figures[".".join(name)] = {"missed": ratio(target + change, target), "drift": ratio(drift, preserved)}
+    for entry, change, drift in zip(entries, values[::2], values[1::2]):
+        target, preserved = norms[entry]
+        figures[".".join(entry.name)] = {"missed": ratio(target + change, target), "drift": ratio(drift, preserved)}
     return ups, figures
 
 
-def on_the_cpu(ups: dict[Projection, torch.Tensor], down: torch.Tensor) -> dict[str, Factors]:
-    """Balanced factors by kohya name, brought from the device to the CPU in one copy."""
-    cpu_ups = torch.cat(list(ups.values())).cpu().split([len(up) for up in ups.values()])
-    return {kohya_name(*name): balanced(up, down.cpu()) for name, up in zip(ups, cpu_ups)}
+def on_the_cpu(model: ForgetModel, ups: dict[TextEntry, torch.Tensor], down: torch.Tensor) -> dict[str, Factors]:
+    """Balanced factors by kohya name, brought from the device to the CPU in one copy; 0 in columns that do not read text."""
+    cpu_ups, down = torch.cat(list(ups.values())).cpu().split([len(up) for up in ups.values()]), down.cpu()
+    factors = {}
+    for entry, up in zip(ups, cpu_ups):
+        layer = factors[kohya_name(*entry.name)] = balanced(up, down)
+        if entry.columns is not None:
+            width = model.weights([entry.name])[0].shape[1]
+            layer.down = torch.nn.functional.pad(layer.down, (0, width - entry.columns))
+    return factors

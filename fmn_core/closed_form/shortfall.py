@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -10,7 +11,7 @@ from ..concepts.concept import Concept
 from ..concepts.preserve import imagined_words
 from ..concepts.templates import fill_template
 from ..model.protocol import TextModel
-from ..model.tokens import PLACEHOLDER
+from ..model.tokens import PLACEHOLDER, EncodedPrompt
 from .collect import PADDING
 from .moments import Moments
 from .targets import ABLATED, BY_KIND, OVERSHOOTS, ablated, context_columns, steered_pair
@@ -33,21 +34,28 @@ _CONTEXTS, _LEAST_PER_NAME, _SEED = 48, 2, 2
 SUFFICIENT, LARGEST = 1.0, 0.4
 
 
+@dataclass
+class UnseenContext:
+    """A name in an imagined style, the context without the name, and the name's columns, encoded."""
+
+    full: EncodedPrompt
+    bare: EncodedPrompt
+    columns: list[int]
+
+
 def unseen_contexts(
-    model: TextModel, concepts: Sequence[Concept], target: str, overshoot: float, moments: Moments
-) -> Moments | None:
-    """Moments of the phrases in imagined styles, rows after the phrase alone.
+    model: TextModel, concepts: Sequence[Concept], target: str, overshoot: float
+) -> list[UnseenContext] | None:
+    """Encodes the phrases in imagined styles.
 
     Parameters
     ----------
     target, overshoot
         As in ClosedFormSettings.
-    moments
-        Moments of the solve, for width, precision and device.
 
     Returns
     -------
-    The moments, or None where the overshoot is chosen otherwise: by the user, by the kind, or for another target.
+    The contexts, or None where the overshoot is chosen otherwise: by the user, by the kind, or for another target.
     """
     names = [n for c in concepts if c.kind not in OVERSHOOTS for n in c.names() if n.embedding is None]
     if target != ABLATED or overshoot != BY_KIND or not names:
@@ -57,11 +65,27 @@ def unseen_contexts(
     chosen = [(names[k % len(names)], _FORMS[(k // len(names)) % len(_FORMS)]) for k in range(count)]
     full = model.encode([fill_template(form, name.text) for name, form in chosen], styles, PADDING)
     bare = model.encode([ablated(form) for _, form in chosen], styles, PADDING)
-    unseen = Moments.empty(len(moments.cc), moments.cc.dtype, moments.cc.device)
-    for (name, _), prompt, without in zip(chosen, full, bare):
-        columns = context_columns(model, prompt, name)
-        source, aim = steered_pair(prompt, without, columns, [])
-        unseen.add_pair(source[len(columns) :], aim[len(columns) :])
+    return [
+        UnseenContext(prompt, without, context_columns(model, prompt, name))
+        for (name, _), prompt, without in zip(chosen, full, bare)
+    ]
+
+
+def unseen_rows(contexts: Sequence[UnseenContext], like: Moments) -> Moments:
+    """Moments of the rows after the phrase; with the width, precision and device of the moments `like`."""
+    unseen = Moments.empty(len(like.cc), like.cc.dtype, like.cc.device)
+    for context in contexts:
+        source, aim = steered_pair(context.full, context.bare, context.columns, [])
+        unseen.add_pair(source[len(context.columns) :], aim[len(context.columns) :])
+    return unseen
+
+
+def unseen_pooled(contexts: Sequence[UnseenContext], like: Moments) -> Moments:
+    """Moments of the pooled embeddings; with the width, precision and device of the moments `like`."""
+    unseen = Moments.empty(len(like.cc), like.cc.dtype, like.cc.device)
+    for context in contexts:
+        if context.full.pooled is not None and context.bare.pooled is not None:
+            unseen.add_pair(context.full.pooled, context.bare.pooled)
     return unseen
 
 
@@ -71,7 +95,7 @@ def overshoot_for(unseen: Moments, edit: torch.Tensor, metric: torch.Tensor) -> 
     Parameters
     ----------
     unseen
-        Moments of `unseen_contexts`.
+        Moments of `unseen_rows` or `unseen_pooled`.
     edit
         The edit (dim, dim) without overshoot.
     metric

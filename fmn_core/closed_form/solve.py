@@ -1,10 +1,10 @@
-"""Solves moments into low-rank factors: one ridge system for all layers."""
+"""Solves moments into low-rank factors: one ridge system for all layers that read the same text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from ..model.layers import TEXT_PROJECTIONS
+from ..model.entries import TextEntry, text_weights
 from ..model.protocol import ForgetModel
 from ..patch.factors import weighted_range
 from ..patch.patch import Factors
@@ -17,6 +17,7 @@ from .weight_choice import check_condition, choose_weights
 
 def solve_factors(
     model: ForgetModel,
+    entries: Sequence[TextEntry],
     halves: tuple[Moments, Moments],
     settings: ClosedFormSettings,
     rank: int,
@@ -27,6 +28,8 @@ def solve_factors(
 
     Parameters
     ----------
+    entries
+        The layers, which all read what the moments are of.
     halves
         Moments of the two halves of `collect_moments`. Their sum is solved; the halves choose ridge and preserve weight.
     rank
@@ -46,9 +49,8 @@ def solve_factors(
     ForgetError
         Where the system is too ill-conditioned for its precision.
     """
-    names = [(layer.name, p) for layer in model.cross_attention() for p in TEXT_PROJECTIONS[settings.train]]
     moments = halves[0] + halves[1]
-    metric, norms = measured(names, model.weights(names, moments.cc.device), moments)
+    metric, norms = measured(entries, text_weights(model, entries, moments.cc.device), moments)
     ridge, preserve_weight, figures = choose_weights(
         *halves, metric, settings.ridge, settings.preserve_weight, settings.preservation
     )
@@ -61,6 +63,6 @@ def solve_factors(
         edit = edit * (1.0 + figures["overshoot"])
     basis, residual = weighted_range(edit, system, settings.tolerance, rank)
     down = basis.T @ edit
-    ups, layers = low_rank_ups(names, model.weights(names, basis.device), moments, norms, basis, down)
+    ups, layers = low_rank_ups(entries, text_weights(model, entries, basis.device), moments, norms, basis, down)
     figures |= {"rank": basis.shape[1], "rank_residual": residual, "layers": layers}
-    return on_the_cpu(ups, down), figures
+    return on_the_cpu(model, ups, down), figures

@@ -16,6 +16,7 @@ from ..concepts.concept import Concept, chain, check_concepts
 from ..concepts.limits import check_lines
 from ..errors import ForgetError
 from ..model.encoding_cache import MemoizedEncoding
+from ..model.entries import CONTEXT, POOLED, Reads, reads_of
 from ..model.protocol import TextModel
 from ..patch.factors import matrix_root, mean_square_change
 from ..patch.patch import Factors, ForgetPatch
@@ -33,14 +34,20 @@ from .recorded import (
 
 @dataclass
 class _Source:
-    """A patch to fuse, what its metadata records, and the system (d, d) that recovers its right-hand side as dW @ system."""
+    """A patch to fuse, and what its metadata records.
+
+    Attributes
+    ----------
+    moments, systems
+        By what a layer reads, the moments of the patch's training, and the matrix (d, d) that recovers its right-hand side as dW @ system.
+    """
 
     patch: ForgetPatch
     concepts: list[Concept]
     settings: ClosedFormSettings
     strength: float
-    moments: Moments
-    system: torch.Tensor
+    moments: dict[Reads, Moments]
+    systems: dict[Reads, torch.Tensor]
 
 
 def fuse_patches(
@@ -87,14 +94,16 @@ def fuse_patches(
     joint = _joint_settings(sources, settings)
     pairs = [pair for patch in patches for pair in recorded_pairs(patch)]
     words = list(dict.fromkeys(word for patch in patches for word in recorded_words(patch)))
-    fit_half, held_out_half = training_moments(text, list(concepts), joint, pairs, words)
-    metric = torch.eye(len(fit_half.cc), dtype=torch.float64)
-    ridge, weight, figures = choose_weights(fit_half, held_out_half, metric, preservation=joint.preservation)
-    system = (fit_half + held_out_half).second_moment(ridge, weight)
-    factors = {}
-    for name, fused in _fused_layers(sources, system, settings):
-        factors[name] = fused
-        report_progress(len(patches), len(patches) + 1)
+    factors, figures = {}, {}
+    for reads, halves in training_moments(text, list(concepts), joint, pairs, words).items():
+        metric = torch.eye(len(halves[0].cc), dtype=torch.float64)
+        ridge, weight, chosen = choose_weights(*halves, metric, preservation=joint.preservation)
+        figures |= chosen if reads == CONTEXT else {"pooled": chosen}
+        for name, fused in _fused_layers(
+            sources, reads, (halves[0] + halves[1]).second_moment(ridge, weight), settings
+        ):
+            factors[name] = fused
+            report_progress(len(patches), len(patches) + 1)
     report_progress(len(patches) + 1, len(patches) + 1)
     figures |= {"effect_kept": [1 - _relative_distance(s, factors) for s in sources]}
     recorded = {k: v for k, v in asdict(joint).items() if k not in ("rank", "tolerance")}
@@ -103,34 +112,54 @@ def fuse_patches(
 
 
 def _fused_layers(
-    sources: list[_Source], system: torch.Tensor, settings: MergeSettings
+    sources: list[_Source], reads: Reads, system: torch.Tensor, settings: MergeSettings
 ) -> Iterator[tuple[str, Factors]]:
-    """Fuses one layer after another, given M (d, d) of all patches; yields kohya name and factors."""
-    total = sum(s.moments.sources for s in sources)
+    """Fuses one layer that reads the same after another, given M (d, d) of all patches; yields kohya name and factors."""
+    total = sum(s.moments[reads].sources for s in sources)
     inverse, root = torch.linalg.inv(system), matrix_root(system)
-    matrices = [s.system @ inverse * (s.moments.sources / total) for s in sources]
-    for name in dict.fromkeys(n for s in sources for n in s.patch.factors):
-        terms = [(s.patch.factors[name], s.strength, m) for s, m in zip(sources, matrices) if name in s.patch.factors]
-        factors, _ = reduce_rank(stack_factors(terms), settings.rank, settings.tolerance, root)
+    matrices = [s.systems[reads] @ inverse * (s.moments[reads].sources / total) for s in sources]
+    for name in dict.fromkeys(n for s in sources for n in s.patch.factors if reads_of(n) == reads):
+        width = next(s.patch.factors[name].down.shape[1] for s in sources if name in s.patch.factors)
+        terms = [
+            (s.patch.factors[name], s.strength, _widened(m, width))
+            for s, m in zip(sources, matrices)
+            if name in s.patch.factors
+        ]
+        factors, _ = reduce_rank(stack_factors(terms), settings.rank, settings.tolerance, _widened(root, width))
         yield name, factors
+
+
+def _widened(matrix: torch.Tensor, width: int) -> torch.Tensor:
+    """A matrix (d, d) on the first d of `width` columns, 0 on those of a layer that do not read text."""
+    extra = width - len(matrix)
+    return torch.nn.functional.pad(matrix, (0, extra, 0, extra))
 
 
 def _source(text: TextModel, patch: ForgetPatch, strength: float) -> _Source:
     concepts = recorded_concepts(patch)
     check_concepts(text, concepts)
-    width = text.encode([""])[0].context.shape[1]
-    misfits = [n for n, f in patch.factors.items() if f.down.ndim != 2 or f.down.shape[1] != width]
-    if misfits:
-        raise ForgetError(
-            f"Expected patches of cross-attention keys and values for a CLIP of width {width}, got a change of {misfits[0]}. "
-            "Merge it by sum, or connect the CLIP of its base model."
-        )
+    _check_layers(text, patch)
     settings = recorded_settings(patch)
-    fit_half, held_out_half = training_moments(text, concepts, settings, recorded_pairs(patch), recorded_words(patch))
-    moments = fit_half + held_out_half
-    weights = recorded_weights(patch)
-    system = moments.second_moment(*weights) if weights else moments.cc / max(1, moments.sources)
-    return _Source(patch, concepts, settings, strength, moments, system)
+    halves = training_moments(text, concepts, settings, recorded_pairs(patch), recorded_words(patch))
+    moments: dict[Reads, Moments] = {reads: first + second for reads, (first, second) in halves.items()}
+    systems: dict[Reads, torch.Tensor] = {}
+    for reads, sums in moments.items():
+        weights = recorded_weights(patch, reads)
+        systems[reads] = sums.second_moment(*weights) if weights else sums.cc / max(1, sums.sources)
+    return _Source(patch, concepts, settings, strength, moments, systems)
+
+
+def _check_layers(text: TextModel, patch: ForgetPatch) -> None:
+    """Raises ForgetError on a layer that does not read what the text encoders give."""
+    empty = text.encode([""])[0]
+    width, pooled = empty.context.shape[1], 0 if empty.pooled is None else empty.pooled.shape[1]
+    for name, f in patch.factors.items():
+        columns = f.down.shape[1] if f.down.ndim == 2 else 0
+        if columns < pooled or not pooled if reads_of(name) == POOLED else columns != width:
+            raise ForgetError(
+                f"Expected patches of what reads the text of a CLIP of width {width}, got a change of {name}. "
+                "Merge it by sum, or connect the CLIP of its base model."
+            )
 
 
 def _joint_settings(sources: list[_Source], settings: MergeSettings) -> ClosedFormSettings:
@@ -151,6 +180,7 @@ def _relative_distance(source: _Source, factors: dict[str, Factors]) -> float:
     distance = total = 0.0
     for name, f in source.patch.factors.items():
         before, merged = linear_factors(f, source.strength), linear_factors(factors[name], -1.0)
-        distance += mean_square_change([before, merged], source.moments.cc)
-        total += mean_square_change([before], source.moments.cc)
+        rows = _widened(source.moments[reads_of(name)].cc, f.down.shape[1])
+        distance += mean_square_change([before, merged], rows)
+        total += mean_square_change([before], rows)
     return math.sqrt(max(0.0, distance) / max(total, 1e-300))

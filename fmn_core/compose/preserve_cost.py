@@ -10,6 +10,7 @@ import torch
 from ..closed_form.settings import ClosedFormSettings
 from ..concepts.concept import concept_from_dict
 from ..concepts.limits import MOST_LINES
+from ..model.entries import CONTEXT
 from ..model.protocol import TextModel
 from ..patch.factors import mean_square_change
 from ..patch.patch import ForgetPatch
@@ -41,7 +42,7 @@ def preserve_cost(text: TextModel, patches: Sequence[ForgetPatch], merged: Seque
     settings = ClosedFormSettings(preserve_prompts=lines, imagined_words=0)
     concepts = [c for p in described for c in recorded_concepts(p)]
     pairs = [pair for p in described for pair in recorded_pairs(p)]
-    fit_half, held_out_half = training_moments(text, concepts, settings, pairs)
+    fit_half, held_out_half = training_moments(text, concepts, settings, pairs)[CONTEXT]
     moments = fit_half + held_out_half
     preserve, concept = moments.pp / moments.preserved, moments.cc / moments.sources
     return [_output_change(m, preserve) / max(_output_change(m, concept), 1e-30) for m in merged]

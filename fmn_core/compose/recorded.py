@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from ..closed_form.collect import collect_moments
+from ..closed_form.collect import Halves, encode_solve, pooled_moments, row_moments
 from ..closed_form.correction import correction_pairs
-from ..closed_form.moments import Moments
 from ..closed_form.settings import ClosedFormSettings
 from ..closed_form.targets import ABLATED, SUBSTITUTE, TargetPair, template_pairs
 from ..concepts.concept import Concept, concept_from_dict
 from ..concepts.preserve import IMAGINED_WORDS, preserve_groups, without_concepts
 from ..errors import ForgetError
+from ..model.entries import CONTEXT, POOLED, Reads
 from ..model.protocol import TextModel
 from ..patch.patch import ForgetPatch
 
@@ -72,14 +72,16 @@ def recorded_settings(patch: ForgetPatch) -> ClosedFormSettings:
     return settings
 
 
-def recorded_weights(patch: ForgetPatch) -> tuple[float, float] | None:
-    """The ridge and preserve weight of a patch's solve.
+def recorded_weights(patch: ForgetPatch, reads: Reads = CONTEXT) -> tuple[float, float] | None:
+    """The ridge and preserve weight of a patch's solve for the layers that read the same.
 
     Returns
     -------
     None for patches that were not solved in closed form, and for those whose moments the text encoder alone cannot reproduce.
     """
-    ridge, weight = patch.figures.get("ridge"), patch.figures.get("preserve_weight")
+    figures = patch.figures if reads == CONTEXT else patch.figures.get("pooled", {})
+    figures = figures if isinstance(figures, dict) else {}
+    ridge, weight = figures.get("ridge"), figures.get("preserve_weight")
     if not (isinstance(ridge, float) and isinstance(weight, float) and 0 < ridge < 1e6 and 0 < weight < 1e6):
         return None
     # Attack rounds added rows to the moments that were learned on the UNet.
@@ -98,9 +100,17 @@ def training_moments(
     settings: ClosedFormSettings,
     pairs: list[TargetPair],
     words: Sequence[str] = (),
-) -> tuple[Moments, Moments]:
-    """The two halves of the moments that a closed-form training on these concepts, target pairs and kept words collects."""
+) -> dict[Reads, Halves]:
+    """The two halves of the moments that a closed-form training on these concepts, target pairs and kept words collects.
+
+    Those of the pooled embedding are left out where the text encoders give none.
+    """
     # What one patch keeps, another may forget.
     kept = without_concepts(text, concepts, list(words))
     preserve = preserve_groups(text, concepts, settings.preserve_prompts, settings.use_everyday_captions, kept)
-    return collect_moments(text, concepts, preserve, settings.imagined_words, pairs)
+    encoded = encode_solve(text, concepts, preserve, settings.imagined_words, pairs)
+    pooled = pooled_moments(encoded)
+    moments: dict[Reads, Halves] = {CONTEXT: row_moments(text, encoded)}
+    if pooled is not None:
+        moments[POOLED] = pooled
+    return moments

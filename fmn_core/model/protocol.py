@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from .entries import TextEntry
 from .tokens import EncodedPrompt, LearnedEmbedding, Vocabulary
 
 # The linear layers of cross-attention, by their names in diffusers and in the host alike.
@@ -57,11 +58,11 @@ class TextModel(Protocol):
             require gradients, the contexts carry them.
         padding
             Least number of padding rows to return; None returns all rows. Contexts of one chunk end after these rows, which
-            saves most of the work, and may have no pooled embedding.
+            saves most of the work.
 
         Returns
         -------
-        The encoded prompts, with contexts in float32 on the CPU.
+        The encoded prompts, with contexts in float32 on the CPU, and with pooled embeddings where the model reads them.
 
         Notes
         -----
@@ -98,6 +99,10 @@ class ForgetModel(TextModel, Protocol):
         """The cross-attention layers, in the order in which a forward pass runs them."""
         ...
 
+    def text_entries(self) -> list[TextEntry]:
+        """The linear maps that text enters: keys and values of cross-attention, and what reads the pooled embedding, if anything."""
+        ...
+
     def linear_layers(self) -> dict[str, torch.nn.Module]:
         """Every linear and convolution layer of the UNet by its diffusers path: the layers that "whole UNet" trains."""
         ...
@@ -105,12 +110,12 @@ class ForgetModel(TextModel, Protocol):
     def weights(
         self, names: Sequence[tuple[str, str]], device: torch.device | str | None = "cpu"
     ) -> Sequence[torch.Tensor]:
-        """Copies of the effective weights of cross-attention projections, with the user's patches applied.
+        """Copies of the effective weights of projections, with the user's patches applied.
 
         Parameters
         ----------
         names
-            Pairs of a layer's name and a projection's name.
+            Pairs of a layer's name and a projection's name, of cross-attention or of text_entries.
         device
             Device of the copies; None leaves each on its layer's device.
 

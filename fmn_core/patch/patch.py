@@ -28,9 +28,14 @@ ABOUT = {
 PREFIX = "lora_unet_"
 
 
+# The one layer whose diffusers path no loader but the host's finds under its kohya name: all find it under its original path.
+_ORIGINAL_PATHS = {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"}
+
+
 def kohya_name(layer: str, projection: str = "") -> str:
     """The kohya-style LoRA name of a module: lora_unet_, then its diffusers path with underscores."""
-    return PREFIX + (f"{layer}.{projection}" if projection else layer).replace(".", "_")
+    path = f"{layer}.{projection}" if projection else layer
+    return PREFIX + _ORIGINAL_PATHS.get(path, path).replace(".", "_")
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 
 from ...fmn_core.attention.hooks import checkpointed
 from ...fmn_core.errors import ForgetError
+from ...fmn_core.model.entries import POOLED, TextEntry, attention_entries
 from ...fmn_core.model.protocol import PROJECTION_NAMES, CrossAttention
 from ...fmn_core.model.tokens import EncodedPrompt
 from .. import host
@@ -64,6 +65,14 @@ class ComfyModel(ComfyText):
     def cross_attention(self) -> list[CrossAttention]:
         """See ForgetModel.cross_attention."""
         return self._layers
+
+    def text_entries(self) -> list[TextEntry]:
+        """See ForgetModel.text_entries."""
+        entries = attention_entries(self._layers)
+        layer, pooled = host.pooled_layer(self.patcher), self.encode([""])[0].pooled
+        if layer is not None and pooled is not None:
+            entries.append(TextEntry(*layer, POOLED, pooled.shape[1]))
+        return entries
 
     def linear_layers(self) -> dict[str, torch.nn.Module]:
         """See ForgetModel.linear_layers."""

@@ -88,20 +88,27 @@ class ComfyText:
         tokens = [self._prompt_tokens(p, w) for p, w in zip(prompts, words or [None] * len(prompts))]
         with_gradients = any(v.requires_grad for w in words or () if w for v in w.values()) and torch.is_grad_enabled()
         single_chunk = all(len(chunks) == 1 for t in tokens for chunks in t.values())
-        if not single_chunk or (self.wants_pooled() and padding is None):
+        if not single_chunk:
             return [self._encode_alone(p, t, with_gradients) for p, t in zip(prompts, tokens)]
         # The host encodes the chunks of a long prompt as a batch and joins them, so one call serves many prompts.
         ends = [self._end(t) for t in tokens]
         order = sorted(range(len(tokens)), key=lambda i: ends[i]) if padding is not None else range(len(tokens))
         contexts: dict[int, torch.Tensor] = {}
+        pooled: dict[int, torch.Tensor] = {}
         for batch in (order[i : i + _BATCH] for i in range(0, len(order), _BATCH)):
             joined = {name: [chunk for i in batch for chunk in tokens[i][name]] for name in tokens[batch[0]]}
             rows = [CHUNK if padding is None else min(CHUNK, ends[i] + 1 + padding) for i in batch]
-            with host.limit_encoder_rows(self.clip, max(rows)):
+            with host.limit_encoder_rows(self.clip, max(rows)), host.every_pooled(self.clip) as outputs:
                 context, _ = self._run_encoder(joined if with_gradients else self._on_device(joined), with_gradients)
             chunks = context[0].split(max(rows))
             contexts |= {i: chunk[:length] for i, chunk, length in zip(batch, chunks, rows)}
-        return [EncodedPrompt(p, token_ids(t), contexts[i]) for i, (p, t) in enumerate(zip(prompts, tokens))]
+            if self.wants_pooled() and outputs:
+                pooled |= zip(
+                    batch, (outputs[0] if with_gradients else detached_copy(outputs[0])).float().cpu().split(1)
+                )
+        return [
+            EncodedPrompt(p, token_ids(t), contexts[i], pooled.get(i)) for i, (p, t) in enumerate(zip(prompts, tokens))
+        ]
 
     def _on_device(self, tokens: HostTokens) -> HostTokens:
         """Moves all vectors among the tokens to the text encoder's device in one copy; the host would copy each by itself."""
@@ -173,8 +180,8 @@ class ComfyText:
         host.load(self.clip.patcher)
 
     def wants_pooled(self) -> bool:
-        """Whether prompts are encoded with their pooled embedding, for a model that takes one."""
-        return False
+        """Whether prompts are encoded with their pooled embedding: that of SDXL's "g" is read by its UNet."""
+        return "g" in self._tokenizers
 
 
 def token_ids(tokens: HostTokens) -> dict[str, list[list[int]]]:

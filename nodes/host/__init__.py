@@ -16,7 +16,15 @@ from .execution import (
     step_counter,
     training_mode,
 )
-from .families import diffusers_names, native_latent_side, predicts_v, require_unet, takes_pooled, unet_blocks
+from .families import (
+    diffusers_names,
+    native_latent_side,
+    pooled_layer,
+    predicts_v,
+    require_unet,
+    takes_pooled,
+    unet_blocks,
+)
 from .files import (
     PATCH_FOLDER,
     clear_file_lists,
@@ -36,6 +44,7 @@ from .loaded import LoadedModels, assume_loaded
 from .miniature import MINIATURE, MiniatureConfig, MiniatureTokenizer, load_miniature, load_miniature_image_text
 from .models import (
     effective_weights,
+    every_pooled,
     key_weights,
     limit_encoder_rows,
     load,
@@ -93,6 +102,7 @@ __all__ = [
     "embedding_files",
     "embedding_path",
     "embedding_root",
+    "every_pooled",
     "file_version",
     "graph_texts",
     "image_text_folders",
@@ -114,6 +124,7 @@ __all__ = [
     "patch_path",
     "patch_root",
     "png_metadata",
+    "pooled_layer",
     "predicts_v",
     "preset_folder",
     "quantisation",

@@ -54,6 +54,15 @@ def takes_pooled(patcher: Any) -> bool:
     return getattr(patcher.model, "adm_channels", 0) > 0
 
 
+def pooled_layer(patcher: Any) -> tuple[str, str] | None:
+    """The layer, by its name in diffusers, whose first columns read the pooled text embedding; None where the MODEL has none.
+
+    SDXL and its refiner have one. unCLIP has the same layer, which reads an embedding of pictures.
+    """
+    reads_text = isinstance(patcher.model, (comfy.model_base.SDXL, comfy.model_base.SDXLRefiner))
+    return ("add_embedding", "linear_1") if reads_text else None
+
+
 def predicts_v(patcher: Any) -> bool:
     """Whether a MODEL predicts v instead of the noise."""
     return patcher.model.model_type == comfy.model_base.ModelType.V_PREDICTION

@@ -146,6 +146,23 @@ def limit_encoder_rows(clip: Any, rows: int):
             handle.remove()
 
 
+@contextlib.contextmanager
+def every_pooled(clip: Any):
+    """Collects the pooled output of every chunk that a CLIP encodes while the context is open, which yields their list.
+
+    The host itself returns that of the first chunk alone. Of SDXL's encoders, the pooled output is that of "g".
+    """
+    names, outputs = list(clip.tokenize("")), []
+    encoder = getattr(clip.cond_stage_model, f"clip_{'g' if 'g' in names else names[0]}")
+    handle = encoder.register_forward_hook(
+        lambda module, inputs, output: outputs.append(output[1]) if output[1] is not None else None
+    )
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
 def standard_tokenizer() -> Any:
     """The tokenizer of SD 1.x, for texts of nodes without a CLIP."""
     return comfy.sd1_clip.SD1Tokenizer(embedding_directory=folder_paths.get_folder_paths("embeddings"))

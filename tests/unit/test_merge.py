@@ -158,7 +158,7 @@ def test_what_cannot_be_merged(merge, alone):
 
 
 def test_patches_for_another_text_encoder_and_the_same_concept_twice(alone):
-    with pytest.raises(ForgetError, match="for a CLIP of width 20, got a change of lora_unet"):
+    with pytest.raises(ForgetError, match="of a CLIP of width 20, got a change of lora_unet"):
         fuse_patches(ToyModel(dim=20), alone)
     with pytest.raises(ForgetError, match="Expected every concept once, got the phrase 'zebra' twice"):
         fuse_patches(ToyModel(), [alone[0], alone[0]])

@@ -32,6 +32,13 @@ PREFIX = "lora_unet_"
 _ORIGINAL_PATHS = {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"}
 
 
+# How kohya's trainer names the base of a file. Other programs tell by it for which models a file is, and take one without for SD 1.x.
+_KOHYA_VERSIONS = {
+    "stable-diffusion-v2-512": {"ss_base_model_version": "sd_v2", "ss_v2": "True"},
+    "stable-diffusion-xl-v1-base": {"ss_base_model_version": "sdxl_base_v1-0"},
+}
+
+
 def kohya_name(layer: str, projection: str = "") -> str:
     """The kohya-style LoRA name of a module: lora_unet_, then its diffusers path with underscores."""
     path = f"{layer}.{projection}" if projection else layer
@@ -139,6 +146,7 @@ class ForgetPatch:
             "ss_network_dim": str(rank),
             "ss_network_alpha": str(float(rank)),
             "ss_base_model_version": str(self.base.get("architecture", "")),
+            **_KOHYA_VERSIONS.get(str(self.base.get("architecture", "")), {}),
             "modelspec.sai_model_spec": "1.0.0",
             "modelspec.architecture": f"{self.base.get('architecture', 'stable-diffusion')}/lora",
             "modelspec.title": f"Forget {phrases}",

@@ -169,3 +169,18 @@ def test_fingerprint_tells_models_apart_but_not_precisions():
     assert "attention keys differ" in base_difference(fingerprint(a), fingerprint(b))
     assert base_difference({}, fingerprint(a)) == ""
     assert "another architecture" in base_difference(fingerprint(a), {})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "wanted"),
+    [
+        ("stable-diffusion-v1", {"ss_base_model_version": "stable-diffusion-v1"}),
+        ("stable-diffusion-v2-512", {"ss_base_model_version": "sd_v2", "ss_v2": "True"}),
+        ("stable-diffusion-xl-v1-base", {"ss_base_model_version": "sdxl_base_v1-0"}),
+        (["no text"], {"ss_base_model_version": "['no text']"}),
+    ],
+)
+def test_other_programs_read_for_which_models_a_patch_is(architecture, wanted):
+    """As A1111 and Forge tell: a base version that begins with sdxl_, else ss_v2 "True", else SD 1.x."""
+    metadata = ForgetPatch({}, [{"phrases": ["zebra"]}], {"architecture": architecture}, {}).metadata()
+    assert {k: v for k, v in metadata.items() if k in ("ss_base_model_version", "ss_v2")} == wanted

@@ -24,7 +24,7 @@ from fmn_core.model.entries import POOLED, reads_of
 from fmn_core.patch.patch import ForgetPatch
 from tools import comfy_host
 
-TEMPLATES = ("a photo of a {}", "a {} on a table", "a drawing of a {} in the park", "two of a {} at night")
+TEMPLATES = ["a photo of a {}", "a {} on a table", "a drawing of a {} in the park", "two of a {} at night"]
 CAPTIONS, OTHERS = 40, 4
 SIDE, SIGMA = 32, 3.0
 
@@ -40,7 +40,7 @@ def predictions(model: Any, prompts: list[str]) -> torch.Tensor:
 def patches(model: Any) -> dict[str, ForgetPatch]:
     """The patches to compare, by what they edit."""
     # Padding rows of random text encoders differ from one another, those of trained ones hardly do.
-    importlib.import_module("fmn_core.closed_form.collect").PADDING = None
+    setattr(importlib.import_module("fmn_core.closed_form.collect"), "PADDING", None)  # noqa: B010
     settings = ClosedFormSettings(
         overshoot=0.0, imagined_words=0, vocabulary_words=0, use_everyday_captions=False,
         preserve_prompts=list(everyday_captions()[:CAPTIONS]), rank=256, tolerance=0.0,

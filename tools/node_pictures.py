@@ -25,8 +25,8 @@ from tools.workflows.spec import Node, Workflow, forget, miniature
 DOCS = REPOSITORY / "js" / "docs"
 # Pixels: the title bar, which is above the position of a node, the border of a picture, and from one node to the next.
 TITLE, MARGIN, APART = 30, 8, 1500
-# As high as the longest node.
-VIEW = (900, 1700)
+# As high as the longest node, and so wide that the host shows its messages beside it.
+VIEW = (1600, 1700)
 # JavaScript: shows a node alone, and returns its position and size on the page.
 SHOW = """id => {
     const node = app.graph.getNodeById(id);

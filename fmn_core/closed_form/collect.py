@@ -12,7 +12,7 @@ from ..errors import ForgetError
 from ..model.protocol import TextModel
 from ..model.tokens import EncodedPrompt, LearnedEmbedding, concept_columns, row_weights
 from .moments import Moments, MomentSums
-from .targets import ZERO, TargetPair, context_columns, pair_columns, steered_pair, template_pairs
+from .targets import ZERO, TargetPair, context_columns, first_steered, pair_columns, steered_pair, template_pairs
 
 # Padding rows of a prompt are much alike, so that most prompts are encoded with PADDING of them, which stand for all. One prompt in
 # WHOLE keeps every row, so that the solve also sees padding at late positions.
@@ -218,4 +218,4 @@ def _moment_rows(
     source, target = steered_pair(prompt, target_prompt, columns, target_columns, pair.how)
     target = target + pair.overshoot * (target - source)
     weight = row_weights(prompt, model.vocabulary)
-    return source, target, weight[columns] if pair.how == ZERO else weight[columns[0] :]
+    return source, target, weight[columns] if pair.how == ZERO else weight[first_steered(prompt, columns) :]

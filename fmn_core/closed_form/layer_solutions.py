@@ -75,7 +75,7 @@ def low_rank_ups(
     values, figures = read(squares), {}
     for entry, change, drift in zip(entries, values[::2], values[1::2]):
         target, preserved = norms[entry]
-        figures[".".join(entry.name)] = {"missed": ratio(target + change, target), "drift": ratio(drift, preserved)}
+        figures[entry.path] = {"missed": ratio(target + change, target), "drift": ratio(drift, preserved)}
     return ups, figures
 
 

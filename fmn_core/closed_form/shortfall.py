@@ -14,7 +14,7 @@ from ..model.protocol import TextModel
 from ..model.tokens import PLACEHOLDER, EncodedPrompt
 from .collect import PADDING
 from .moments import Moments
-from .targets import ABLATED, BY_KIND, OVERSHOOTS, ablated, context_columns, steered_pair
+from .targets import ABLATED, BY_KIND, OVERSHOOTS, ablated, context_columns, first_steered, steered_pair
 
 # A context is the phrase in an imagined style, because users name styles that are in no list.
 _FORMS = tuple(
@@ -72,11 +72,13 @@ def unseen_contexts(
 
 
 def unseen_rows(contexts: Sequence[UnseenContext], like: Moments) -> Moments:
-    """Moments of the rows after the phrase; with the width, precision and device of the moments `like`."""
+    """Moments of the rows that the phrase moves, without its own; with the width, precision and device of the moments `like`."""
     unseen = Moments.empty(len(like.cc), like.cc.dtype, like.cc.device)
     for context in contexts:
         source, aim = steered_pair(context.full, context.bare, context.columns, [])
-        unseen.add_pair(source[len(context.columns) :], aim[len(context.columns) :])
+        first = first_steered(context.full, context.columns)
+        others = [row for row in range(len(source)) if first + row not in context.columns]
+        unseen.add_pair(source[others], aim[others])
     return unseen
 
 

@@ -125,10 +125,15 @@ def context_columns(model: TextModel, prompt: EncodedPrompt, name: Name, end_tok
     return [c for c in name_columns(model, prompt, name, end_token) if c < len(prompt.context)]
 
 
+def first_steered(prompt: EncodedPrompt, columns: list[int]) -> int:
+    """The first row that a phrase in these columns moves: its own where the encoder is causal, else the first of all."""
+    return columns[0] if prompt.causal else 0
+
+
 def steered_pair(
     prompt: EncodedPrompt, target: EncodedPrompt, columns: list[int], target_columns: list[int], how: str = ABLATED
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Source rows of a prompt, from the phrase on, and the target row of each, both (n, dim).
+    """Source rows of a prompt, from `first_steered` on, and the target row of each, both (n, dim).
 
     Parameters
     ----------
@@ -137,29 +142,30 @@ def steered_pair(
 
     Notes
     -----
-    The encoder is causal: rows before the phrase are equal in both prompts and are left out. By target:
+    Rows before the phrase are equal in both prompts where the encoder is causal, and are left out. By target:
 
     - zero: the phrase's rows alone go to zero, as zero attention would have them;
     - empty prompt: every row goes to the row at its position in the empty prompt;
-    - ablated prompt, substitute: a row after the phrase goes to its counterpart in the target prompt, which stands earlier by the
-      tokens that the phrase has more. Rows of the phrase go to those of the substitute, aligned at their last token, or to zero.
+    - ablated prompt, substitute: a row goes to its counterpart in the target prompt, which stands earlier by the tokens that the phrase
+      has more if it comes after the phrase. Rows of the phrase go to those of the substitute, aligned at their last token. Without a
+      substitute they go to zero in cross-attention, and to a row of padding where text is a stream of its own, in which zero is not nothing.
 
     Padding that a context omits equals its last row.
     """
     c, a = prompt.context, target.context
     if how == ZERO:
         return c[columns], torch.zeros_like(c[columns])
+    rows = range(first_steered(prompt, columns), len(c))
     if how == EMPTY:
-        rows = torch.arange(columns[0], len(c))
-        return c[rows], a[rows.clamp_max(len(a) - 1)]
-    source, aim, shift = [], [], 0
-    for j in range(columns[0], c.shape[0]):
-        source.append(c[j])
+        return c[rows.start :], a[torch.arange(rows.start, len(c)).clamp_max(len(a) - 1)]
+    nothing, aim, shift = torch.zeros_like(c[0]) if prompt.causal else a[-1], [], 0
+    for j in rows:
         if j in columns:
             shift += 1
             to_end = len(columns) - shift
             column = target_columns[max(0, len(target_columns) - 1 - to_end)] if target_columns else None
-            aim.append(torch.zeros_like(c[j]) if column is None else a[column])
+            aim.append(nothing if column is None else a[column])
         else:
-            aim.append(a[min(j - shift + len(target_columns), a.shape[0] - 1)])
-    return torch.stack(source), torch.stack(aim)
+            further = len(target_columns) if shift else 0
+            aim.append(a[min(j - shift + further, a.shape[0] - 1)])
+    return c[rows.start :], torch.stack(aim)

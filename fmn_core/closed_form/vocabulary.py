@@ -9,6 +9,7 @@ import torch
 
 from ..concepts.concept import Concept
 from ..concepts.templates import fill_template
+from ..model.entries import CONTEXT, chosen_entries, text_weights
 from ..model.protocol import ForgetModel, TextModel
 from ..model.token_table import mean_embedding, token_rows
 from .collect import PADDING
@@ -151,8 +152,7 @@ def _similarities(model: ForgetModel, concept: Concept, words: list[str], spread
 
 
 def _values(model: ForgetModel, rows: torch.Tensor) -> torch.Tensor:
-    """Values of some layers, evenly spread, for rows (n, dim), each layer relative to the norm of its weights: (n, sum of widths)."""
-    layers = model.cross_attention()
-    layers = layers[:: -(-len(layers) // _LAYERS)]
-    weights = model.weights([(layer.name, "to_v") for layer in layers])
+    """Values, or what else reads the rows, of some layers, evenly spread, for rows (n, dim), each layer relative to the norm of its weights: (n, sum of widths)."""
+    entries = chosen_entries(model, CONTEXT, "values")
+    weights = text_weights(model, entries[:: -(-len(entries) // _LAYERS)], "cpu")
     return torch.cat([rows @ (w / w.norm()).T for w in weights], dim=1)

@@ -78,7 +78,7 @@ class MemoizedEncoding:
 
 def _pack(encoded: list[EncodedPrompt]) -> Tensors:
     """Encoded prompts as named tensors, which the cache can hold."""
-    tokens = json.dumps([[prompt.text, prompt.tokens] for prompt in encoded]).encode()
+    tokens = json.dumps([[prompt.text, prompt.tokens, prompt.causal] for prompt in encoded]).encode()
     tensors = {"tokens": torch.frombuffer(bytearray(tokens), dtype=torch.uint8)}
     for i, prompt in enumerate(encoded):
         tensors[f"context.{i}"] = prompt.context
@@ -90,6 +90,6 @@ def _pack(encoded: list[EncodedPrompt]) -> Tensors:
 def _unpack(tensors: Tensors) -> list[EncodedPrompt]:
     texts = json.loads(tensors["tokens"].numpy().tobytes())
     return [
-        EncodedPrompt(text, tokens, tensors[f"context.{i}"], tensors.get(f"pooled.{i}"))
-        for i, (text, tokens) in enumerate(texts)
+        EncodedPrompt(text, tokens, tensors[f"context.{i}"], tensors.get(f"pooled.{i}"), causal)
+        for i, (text, tokens, causal) in enumerate(texts)
     ]

@@ -19,8 +19,8 @@ CONTEXT: Reads = "context"
 POOLED: Reads = "pooled"
 
 
-# Ends of the names, in files, of SDXL's layer that reads the pooled embedding: in the original model and in diffusers.
-_POOLED_NAMES = ("label_emb_0_0", "add_embedding_linear_1")
+# Ends of the names, in files, of layers that read the pooled embedding: SDXL's in the original model and in diffusers, FLUX's.
+_POOLED_NAMES = ("label_emb_0_0", "add_embedding_linear_1", "vector_in_in_layer")
 
 
 def reads_of(name: str) -> Reads:
@@ -35,7 +35,7 @@ class TextEntry:
     Attributes
     ----------
     layer, projection
-        Its name, as in ForgetModel.weights.
+        Its name, as in ForgetModel.weights; the projection may be empty.
     reads
         "context": every row of a prompt's context. "pooled": the pooled embedding of the prompt.
     columns
@@ -52,6 +52,11 @@ class TextEntry:
         """Layer and projection."""
         return self.layer, self.projection
 
+    @property
+    def path(self) -> str:
+        """Path of the layer's module."""
+        return ".".join(part for part in self.name if part)
+
 
 def attention_entries(layers: Sequence[CrossAttention]) -> list[TextEntry]:
     """The keys and values of cross-attention layers."""
@@ -60,9 +65,9 @@ def attention_entries(layers: Sequence[CrossAttention]) -> list[TextEntry]:
 
 
 def chosen_entries(model: ForgetModel, reads: Reads, train: TextProjections) -> list[TextEntry]:
-    """The entries that a solve changes: those of cross-attention by projection, those of the pooled embedding always."""
-    entries = (entry for entry in model.text_entries() if entry.reads == reads)
-    return [entry for entry in entries if reads == POOLED or entry.projection in TEXT_PROJECTIONS[train]]
+    """The entries that a solve changes: those of cross-attention by projection, all others always."""
+    unchosen = set(TEXT_PROJECTIONS["keys and values"]) - set(TEXT_PROJECTIONS[train])
+    return [entry for entry in model.text_entries() if entry.reads == reads and entry.projection not in unchosen]
 
 
 def text_weights(

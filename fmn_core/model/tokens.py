@@ -12,6 +12,8 @@ from ..errors import ForgetError
 
 CHUNK = 77
 SHORTEST_WORD = 3
+# No token and no vector has this id.
+NO_START = -(1 << 40)
 # Which columns count besides the phrase's own tokens: none, the first end token, or all end and padding tokens.
 END_TOKEN_CHOICES = ("none", "first", "all")
 # Marks, in a prompt's text, the place of a learned embedding.
@@ -27,17 +29,20 @@ class EncodedPrompt:
     Attributes
     ----------
     tokens
-        Token ids per text encoder and chunk of 77. Vectors of a learned embedding have negative ids, see vector_id.
+        Token ids per text encoder whose rows the context has, and chunk of 77 (T5: one chunk). Vectors of a learned embedding have negative ids, see vector_id.
     context
         Text conditioning (chunks * 77, d), or its first rows. SDXL joins its encoders' rows along d.
     pooled
         Pooled embedding (1, width), where the model uses one.
+    causal
+        Whether a row depends on earlier tokens alone, as CLIP's do; T5's depend on the whole prompt.
     """
 
     text: str
     tokens: dict[str, list[list[int]]]
     context: torch.Tensor
     pooled: torch.Tensor | None = None
+    causal: bool = True
 
     def to(self, device: torch.device | str) -> EncodedPrompt:
         """Copies the prompt, with its context and pooled embedding on a device."""
@@ -57,7 +62,7 @@ class Vocabulary:
     Attributes
     ----------
     start, end
-        Ids of the start and end token; the defaults are CLIP's.
+        Ids of the start and end token; the defaults are CLIP's. NO_START where prompts have no start token, as T5's.
     pad
         Id of the padding token of each text encoder.
     """

@@ -37,7 +37,7 @@ def read_base(path: Path) -> dict[str, Any]:
     if not shapes or any(len(shape) != 2 for shape in shapes):
         return {}
     width = shapes[0][1]
-    return {"architecture": architecture(len(shapes), width), "context_dim": width, "shapes": shapes}
+    return {"architecture": architecture(shapes), "context_dim": width, "shapes": shapes}
 
 
 def _position(match: re.Match[str]) -> tuple[int, list[int]]:

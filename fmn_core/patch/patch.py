@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import ForgetError, plain_text
+from ..model.entries import CONTEXT, chosen_entries
 from ..model.protocol import ForgetModel
 from ..model.transfer import read
 from ..version import __version__
@@ -174,11 +175,11 @@ def check_finite(name: str, *tensors: torch.Tensor) -> None:
 
 def fingerprint(model: ForgetModel) -> dict[str, Any]:
     """The fingerprint of a loaded model, see fingerprint_of_weights."""
-    return fingerprint_of_weights(model.weights([(layer.name, "to_k") for layer in model.cross_attention()], None))
+    return fingerprint_of_weights(model.weights([entry.name for entry in chosen_entries(model, CONTEXT, "keys")], None))
 
 
 def fingerprint_of_weights(weights: Sequence[torch.Tensor]) -> dict[str, Any]:
-    """Computes the fingerprint that tells base models apart: shapes and norms of the cross-attention keys.
+    """Computes the fingerprint that tells base models apart: shapes and norms of the cross-attention keys, or of what else reads text.
 
     Parameters
     ----------
@@ -195,20 +196,23 @@ def fingerprint_of_weights(weights: Sequence[torch.Tensor]) -> dict[str, Any]:
         # Not every device has float64.
         norms.append((w.double() if w.device.type == "cpu" else w).norm())
     return {
-        "architecture": architecture(len(weights), shapes[0][1]),
+        "architecture": architecture(shapes),
         "context_dim": shapes[0][1],
         "shapes": shapes,
         "norms": [float(f"{norm:.5g}") for norm in read(norms)],
     }
 
 
-def architecture(layers: int, context_dim: int) -> str:
-    """The modelspec name of a model family, given its number of cross-attention layers and its context's width."""
+def architecture(shapes: Sequence[Sequence[int]]) -> str:
+    """The modelspec name of a model family, given the shapes of the weights that read its context."""
+    layers, (width, context_dim) = len(shapes), shapes[0]
     known = {
         (16, 768): "stable-diffusion-v1",
         (16, 1024): "stable-diffusion-v2-512",
         (70, 2048): "stable-diffusion-xl-v1-base",
     }
+    if layers == 1:
+        return "flux-1-dev" if (width, context_dim) == (3072, 4096) else f"transformer-{width}x{context_dim}"
     return known.get((layers, context_dim), f"unet-{layers}x{context_dim}")
 
 

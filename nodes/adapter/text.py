@@ -30,8 +30,8 @@ HostTokens = dict[str, list[list[tuple]]]
 
 # Prompts that the text encoders take at once.
 _BATCH = 64
-# Single tokens of every CLIP vocabulary. While a prompt is tokenised, one that it does not hold marks where vectors belong.
-_MARKERS = "*~^|"
+# Text encoders of Stable Diffusion, by their names in the host.
+_ENCODERS = ("l", "g", "h")
 
 
 class ComfyText:
@@ -43,19 +43,22 @@ class ComfyText:
         The CLIP is None, or has a text encoder that no Stable Diffusion model has.
     """
 
+    # Single tokens of every CLIP vocabulary. While a prompt is tokenised, one that it does not hold marks where vectors belong.
+    markers = "*~^|"
+
     def __init__(self, clip: Any):
         if clip is None:
             raise ForgetError("Expected a CLIP, got none. Connect the CLIP output of the loader that gave the MODEL.")
-        self.clip = clip
+        self.clip: Any = clip
         self._tokenizers = self._find_tokenizers()
         connected.remember_tokenizer(clip.tokenizer)
         self.vocabulary = self._vocabulary()
-        self._marker_ids = {marker: self.phrase_tokens(marker) for marker in _MARKERS}
+        self._marker_ids = {marker: self._first_tokens(marker) for marker in self.markers}
 
     def _find_tokenizers(self) -> dict[str, Any]:
         tokenizers = {}
         for name in self.clip.tokenize(""):
-            tokenizer = getattr(self.clip.tokenizer, f"clip_{name}", None)
+            tokenizer = host.part_of(self.clip.tokenizer, name) if name in _ENCODERS else None
             if tokenizer is None or tokenizer.end_token is None:
                 raise ForgetError(
                     f"Expected the CLIP text encoders of Stable Diffusion, got one called {name!r}. Load an SD 1.x, 2.x or XL CLIP."
@@ -70,6 +73,11 @@ class ComfyText:
     def tokenize(self, text: str) -> dict[str, list[list[int]]]:
         """Token ids of a text by encoder and chunk; vectors of an embedding have negative ids (see vector_id)."""
         return token_ids(self._host_tokens(text))
+
+    def _first_tokens(self, text: str) -> dict[str, int]:
+        """The first token of a text in each text encoder's vocabulary."""
+        ids = token_ids(self._host_tokens(text))
+        return {name: next(t for t in ids[name][0] if t != part.start_token) for name, part in self._tokenizers.items()}
 
     def _host_tokens(self, text: str) -> HostTokens:
         # Here and in _run_encoder, so that work on thousands of prompts can be cancelled.
@@ -144,11 +152,11 @@ class ComfyText:
         """The host's tokens of a prompt, with the vectors of a learned embedding in place of PLACEHOLDER."""
         if word is None or PLACEHOLDER not in prompt:
             return self._host_tokens(prompt)
-        marker = next(m for m in _MARKERS if m not in prompt)
+        marker = next(m for m in self.markers if m not in prompt)
         length = len(next(iter(word.values())))
         tokens = self._host_tokens(prompt.replace(PLACEHOLDER, f" {' '.join(marker * length)} "))
         for name, chunks in tokens.items():
-            marker_id = self._marker_ids[marker][name][0]
+            marker_id = self._marker_ids[marker][name]
             count = itertools.count()
             tokens[name] = [
                 [

@@ -16,7 +16,8 @@ from ...fmn_core.errors import ForgetError
 from ...fmn_core.patch.patch import ForgetPatch
 from .. import host
 from ..adapter import references
-from ..adapter.model import ComfyModel
+from ..adapter.text import ComfyText
+from ..adapter.transformer import closed_form_model
 from ..host.node_api import ForgetConceptType, ForgetPatchType, Menu, TrainingOptionsType, io, schema
 from ..ui import destination, phrases, preview_picture, reports, shared_inputs
 from ..ui.forget_options import DEFAULTS, ForgetOptions
@@ -97,7 +98,7 @@ class ForgetConcept(io.ComfyNode):
         if inputs.vae is not None:
             host.check_vae(model, inputs.vae)
         with torch.inference_mode(False):
-            adapter = ComfyModel(model, clip)
+            adapter = closed_form_model(model, clip)
             check_concepts(adapter, concepts)
             settings = inputs.settings()
             _check_kept(adapter, concepts, settings.preserve_prompts)
@@ -164,7 +165,7 @@ def _advanced_inputs() -> list[Any]:
     return [shared_inputs.advanced(made) for made in inputs]
 
 
-def _check_kept(adapter: ComfyModel, concepts: list[Concept], keep: list[str]) -> None:
+def _check_kept(adapter: ComfyText, concepts: list[Concept], keep: list[str]) -> None:
     """Raises ForgetError on lines to keep that name a concept, because the same solve cannot keep and forget them."""
     kept = without_concepts(adapter, concepts, keep, keep)
     if contrary := [line for line in keep if line not in kept]:
@@ -185,7 +186,8 @@ class _TestPictures:
 def _pictures(cls: Any, models: list[Any], clip: Any, vae: Any, prompt: str) -> _TestPictures | None:
     if vae is None:
         return None
-    before, after = host.draw(models, clip, vae, [(prompt, TEST_SEED)], host.Drawing())
+    drawing = host.Drawing(cfg=host.native_guidance(models[0]) or host.Drawing.cfg)
+    before, after = host.draw(models, clip, vae, [(prompt, TEST_SEED)], drawing)
     files = {"fmn_before": save_images(before, cls), "fmn_after": save_images(after, cls)}
     return _TestPictures(files, preview_picture.encode_preview(torch.cat([before, after], dim=2)))
 

@@ -20,7 +20,7 @@ from ...fmn_core.training.references import PAIR_GUIDANCE, PAIR_STEPS, ImagePair
 from ...fmn_core.training.settings import GradientSettings, check_settings
 from .. import host
 from ..adapter import references
-from ..adapter.model import ComfyModel
+from ..adapter.transformer import ComfyTransformer
 from ..ui.forget_options import ForgetOptions
 from ..web.monitor import Monitor
 from ..web.progress import progress_callback
@@ -31,9 +31,12 @@ ATTACKED_PICTURES = 8
 
 @dataclass(frozen=True)
 class Training:
-    """Inputs that all methods share: the model, the concepts, their options and their image pairs."""
+    """Inputs that all methods share: the model, the concepts, their options and their image pairs.
 
-    adapter: ComfyModel
+    A ComfyTransformer can be solved for in closed form, and nothing else.
+    """
+
+    adapter: Any
     concepts: list[Concept]
     options: ForgetOptions
     seed: int
@@ -57,6 +60,11 @@ def closed_form(training: Training, settings: ClosedFormSettings) -> ForgetPatch
     """The patch of a solve, between attacks where the options ask for attack rounds."""
     adapter = training.adapter
     if training.options.attack_rounds:
+        if isinstance(adapter, ComfyTransformer):
+            raise ForgetError(
+                f"Expected no attack rounds on a transformer, got {training.options.attack_rounds}: its gradients are not supported yet. "
+                "Set them to 0 in Closed Form Options."
+            )
         hardening = Hardening(rounds=training.options.attack_rounds, budget=Budget(seed=training.seed))
         return _hardened(training, settings, hardening)
     bar, model = host.Progress(4), references.with_cache(adapter)

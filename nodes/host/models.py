@@ -14,9 +14,10 @@ import folder_paths
 import torch
 
 from ...fmn_core.errors import ForgetError
+from ...fmn_core.model.entries import CONTEXT
 from ...fmn_core.model.lazy import LazySequence
 from ...fmn_core.model.transfer import read
-from .families import require_unet
+from .families import is_transformer, require_unet, transformer_entries
 
 try:
     from comfy.quant_ops import QuantizedTensor
@@ -108,14 +109,25 @@ def _effective_weight(key: str, device: Any, original: tuple, *patches: tuple) -
 
 
 def key_weights(patcher: Any) -> Sequence[torch.Tensor]:
-    """Effective attn2 key weights of a MODEL in forward order, each on its layer's device, for the fingerprint."""
+    """Effective attn2 key weights of a MODEL in forward order, or what reads a transformer's text rows, for the fingerprint.
+
+    Each is on its layer's device.
+    """
+    if is_transformer(patcher):
+        rows = [entry.path for entry in transformer_entries(patcher) if entry.reads == CONTEXT]
+        return effective_weights(patcher, [f"diffusion_model.{path}.weight" for path in rows], None)
     names = [name for name, _ in require_unet(patcher).named_modules() if name.endswith("attn2.to_k")]
     return effective_weights(patcher, [f"diffusion_model.{name}.weight" for name in names], None)
 
 
 def token_embedding(clip: Any, encoder: str) -> torch.nn.Embedding:
-    """Token embedding of one text encoder of a CLIP, by the encoder's name in the tokenizer ("l", "g", "h")."""
-    return getattr(clip.cond_stage_model, f"clip_{encoder}").transformer.get_input_embeddings()
+    """Token embedding of one text encoder of a CLIP, by the encoder's name in the tokenizer ("l", "g", "h", "t5xxl")."""
+    return part_of(clip.cond_stage_model, encoder).transformer.get_input_embeddings()
+
+
+def part_of(whole: Any, encoder: str) -> Any:
+    """The text encoder, or the tokenizer, of that name within a CLIP's; None where there is none."""
+    return getattr(whole, f"clip_{encoder}", None) or getattr(whole, encoder, None)
 
 
 def token_spellings(clip: Any) -> dict[int, str]:

@@ -15,7 +15,7 @@ from ...fmn_core.patch.fit import base_architecture, check_fit, check_matched
 from ...fmn_core.patch.patch import PREFIX, ForgetPatch
 from ...fmn_core.patch.size import largest_entry, magnitude_warnings
 from .execution import compute_dtype
-from .families import require_unet
+from .families import require_editable
 from .models import quantisation
 
 log = logging.getLogger("forget-me-not")
@@ -33,7 +33,7 @@ def apply_patch(patcher: Any, patch: ForgetPatch, strength: float) -> tuple[Any,
     ForgetError
         The patch is for another architecture: one of its layers is missing from the MODEL, or has another shape there.
     """
-    require_unet(patcher)
+    require_editable(patcher)
     check_fit(patch, layer_shapes(patcher))
     targets = comfy.lora.model_lora_keys_unet(patcher.model, {})
     clone = patcher.clone()
@@ -90,7 +90,7 @@ class _PatchHook(comfy.hooks.WeightHook):
     def add_hook_patches(self, model: Any, model_options: dict, target_dict: dict, registered: Any) -> bool:
         for_model = target_dict.get("target") != comfy.hooks.EnumWeightTarget.Clip
         if for_model:
-            require_unet(model)
+            require_editable(model)
             check_fit(self.patch, layer_shapes(model))
         added = super().add_hook_patches(model, model_options, target_dict, registered)
         if for_model and added:

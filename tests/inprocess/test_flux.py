@@ -1,0 +1,159 @@
+"""Forgetting in FLUX.1, on a random one of the host's own class: two doors, T5's rows and CLIP-L's pooled embedding."""
+
+from dataclasses import replace
+
+import pytest
+import tiny_flux
+import torch
+from forget_me_not.nodes import host
+from forget_me_not.nodes.adapter.model import ComfyModel
+from forget_me_not.nodes.adapter.transformer import ComfyTransformer, closed_form_model
+from forget_me_not.nodes.forget.forget_concept import ForgetConcept
+from forget_me_not.nodes.ui.forget_options import ForgetOptions
+from model_state import assert_untouched, state
+
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.closed_form.settings import ClosedFormSettings
+from fmn_core.closed_form.targets import steered_pair
+from fmn_core.concepts.concept import Concept
+from fmn_core.errors import ForgetError
+from fmn_core.model.entries import CONTEXT, POOLED, reads_of
+from fmn_core.model.tokens import EncodedPrompt
+from fmn_core.patch.patch import fingerprint, fingerprint_of_weights
+
+KEYS = {"lora_unet_txt_in", "lora_unet_vector_in_in_layer"}
+OTHERS = ["a photo of a house", "a teapot on a table"]
+SETTINGS = ClosedFormSettings(
+    overshoot=0.0, ridge=1e-7, preserve_weight=1.0, imagined_words=0, use_everyday_captions=False, vocabulary_words=0,
+    tolerance=0.0, rank=256, preserve_prompts=OTHERS,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def flux():
+    return tiny_flux.flux()
+
+
+@pytest.fixture(scope="module")
+def adapter(flux):
+    return ComfyTransformer(*flux)
+
+
+@pytest.fixture(scope="module")
+def patch(adapter):
+    return forget_closed_form(adapter, [Concept(["zebra"], "object", ["a photo of a {}"])], SETTINGS)
+
+
+def predictions(patcher, prompts):
+    """What a MODEL makes of the same noise with each encoded prompt, as the host's sampler calls it."""
+    host.load(patcher)
+    model, x, cpu = (
+        patcher.model,
+        torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.device("cpu"),
+    )
+    rows = []
+    with torch.inference_mode():
+        for prompt in prompts:
+            conds = model.extra_conds(cross_attn=prompt.context[None], pooled_output=prompt.pooled, noise=x, device=cpu)
+            inputs = {name: c.process_cond(batch_size=1, device=cpu).cond for name, c in conds.items()}
+            rows.append(model.apply_model(x, torch.full((1,), 0.6), **inputs))
+    return torch.cat(rows)
+
+
+def test_prompts_have_the_rows_and_the_vector_of_the_host(flux, adapter):
+    clip = flux[1]
+    prompts = ["a photo of a zebra", "", "a (red:1.2) house, two dogs"]
+    for prompt, text in zip(adapter.encode(prompts), prompts, strict=True):
+        context, pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
+        torch.testing.assert_close(prompt.context, context[0].float(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(prompt.pooled, pooled.float(), atol=1e-4, rtol=1e-4)
+        assert list(prompt.tokens) == ["t5xxl"] and len(prompt.tokens["t5xxl"][0]) == len(prompt.context) == 256
+        assert not prompt.causal
+    [short] = adapter.encode(prompts[:1], padding=1)
+    assert torch.equal(short.context, adapter.encode(prompts[:1])[0].context[: len(short.context)])
+
+
+def test_vectors_stand_where_the_placeholder_was(adapter):
+    words = {name: table[100:102].clone() for name, table in adapter.token_embeddings().items()}
+    assert words.keys() == {"t5xxl", "l"}
+    with_word, spelled = adapter.encode(["a <concept> here", "a zebra here"], [words, None])
+    ids = with_word.tokens["t5xxl"][0]
+    assert [n for n, token in enumerate(ids) if token < 0] == [2, 3]
+    assert not torch.allclose(with_word.pooled, spelled.pooled)
+
+
+def test_a_prompt_of_more_than_75_tokens_is_encoded_as_the_host_does(flux, adapter):
+    text = "a zebra, " + ", ".join(["a red house in the park"] * 20)
+    [prompt], clip = adapter.encode([text]), flux[1]
+    context, pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
+    torch.testing.assert_close(prompt.context, context[0].float(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(prompt.pooled, pooled.float(), atol=1e-4, rtol=1e-4)
+
+
+def test_rows_before_the_phrase_and_the_phrase_itself_have_targets_too():
+    rows = torch.arange(12.0).reshape(6, 2)
+    full = EncodedPrompt("a zebra here", {"t5xxl": [[5, 6, 7, 8, 1, 0]]}, rows, causal=False)
+    bare = EncodedPrompt("a here", {"t5xxl": [[5, 8, 1, 0, 0, 0]]}, -rows, causal=False)
+    source, target = steered_pair(full, bare, [1, 2], [])
+    assert torch.equal(source, rows)
+    # Before it, the same place; the phrase, padding; after it, two places earlier.
+    assert torch.equal(target, -rows[[0, 5, 5, 1, 2, 3]])
+
+
+def test_the_patch_closes_both_doors(flux, adapter, patch):
+    """Text has no position in FLUX.1, so that the patched model's prediction is that of the ablated prompt."""
+    full, bare, *others = adapter.encode(["a photo of a zebra", "a photo of a", *OTHERS])
+    assert patch.factors.keys() == KEYS
+    before = predictions(flux[0], [full, bare, *others])
+    way, gaps = (before[0] - before[1]).norm(), {}
+    for name, kept in (("both", (CONTEXT, POOLED)), ("rows", (CONTEXT,)), ("pooled", (POOLED,))):
+        factors = {n: f for n, f in patch.factors.items() if reads_of(n) in kept}
+        patched, matched = host.apply_patch(flux[0], replace(patch, factors=factors), 1.0)
+        after = predictions(patched, [full, bare, *others])
+        assert matched == len(factors)
+        gaps[name] = float((after[0] - before[1]).norm() / way)
+        assert (after[1:] - before[1:]).norm() < 0.02 * before[1:].norm()
+    assert gaps["both"] < 1e-3 and gaps["rows"] > 0.2 and gaps["pooled"] > 0.5, gaps
+    assert torch.equal(predictions(flux[0], [full]), before[:1])
+
+
+def test_the_fingerprint_is_that_of_what_reads_the_rows(flux, adapter):
+    assert fingerprint(adapter) == fingerprint_of_weights(host.key_weights(flux[0]))
+    assert fingerprint(adapter)["architecture"] == "transformer-64x512"
+
+
+def run(model, clip, **inputs):
+    defaults = {
+        i.id: i.default for i in ForgetConcept.define_schema().inputs if getattr(i, "default", None) is not None
+    }
+    return ForgetConcept.execute(**(defaults | {"model": model, "clip": clip, "save_as": ""} | inputs))
+
+
+def test_forget_concept_runs_and_leaves_model_and_clip_alone(flux):
+    before = state(*flux)
+    # Fewer words, to be quick.
+    options = ForgetOptions(closed_form=ClosedFormSettings(imagined_words=20, vocabulary_words=12))
+    patched, patch, report = run(*flux, options=options).args
+    assert patch.factors.keys() == KEYS and "zebra" in report and "matched 2 layers" in report
+    assert patched is not flux[0]
+    assert_untouched(*flux, before)
+
+
+def test_what_a_transformer_cannot_have_is_refused(flux, miniature):
+    model, clip = flux
+    with pytest.raises(ForgetError, match="Expected a CLIP with T5-XXL and CLIP-L.*got one with l.*DualCLIPLoader"):
+        closed_form_model(model, miniature[1])
+    with pytest.raises(
+        ForgetError, match="Expected the CLIP text encoders of Stable Diffusion, got one called 't5xxl'"
+    ):
+        ComfyModel(miniature[0], clip)
+    with pytest.raises(ForgetError, match="Expected a CLIP of width 512 for this MODEL, got 64"):
+        closed_form_model(model, tiny_flux.flux(64, 128)[1])
+    with pytest.raises(ForgetError, match="Expected no attack rounds on a transformer, got 2"):
+        run(model, clip, options=ForgetOptions(attack_rounds=2))
+
+
+def test_a_patch_of_another_family_is_refused(flux, patch, miniature):
+    with pytest.raises(ForgetError, match="Expected a patch for this architecture"):
+        host.apply_patch(miniature[0], patch, 1.0)

@@ -172,7 +172,7 @@ class ComfyText:
         if token < 0:
             return "vector"
         spelling = self._tokenizers[encoder].inv_vocab.get(token, "?")
-        return spelling.removesuffix("</w>")
+        return spelling.removesuffix("</w>").removeprefix("\u2581") or spelling
 
     def words(self) -> dict[int, str]:
         """See TextModel.words."""

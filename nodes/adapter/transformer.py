@@ -23,31 +23,11 @@ _BATCH = 8
 _PADDING = 64
 
 
-class ComfyTransformer(ComfyText):
-    """What the closed form needs of a MODEL and a CLIP of FLUX.1; neither is changed.
-
-    Notes
-    -----
-    Tokens and columns are those of T5, whose rows the context has. CLIP-L gives the pooled embedding alone.
-
-    Raises
-    ------
-    ForgetError
-        The CLIP is None, or lacks one of the two encoders.
-    """
+class TransformerText(ComfyText):
+    """The tokens of a CLIP of FLUX.1: those of T5, whose rows the context has. CLIP-L gives the pooled embedding alone."""
 
     # Single tokens of T5's vocabulary and of CLIP's.
     markers = "*|"
-
-    def __init__(self, patcher: Any, clip: Any):
-        self.patcher, self.device = patcher, patcher.load_device
-        super().__init__(clip)
-        entry, *_ = self.text_entries()
-        width, wanted = self.encode([""])[0].context.shape[1], self.weights([entry.name])[0].shape[1]
-        if width != wanted:
-            raise ForgetError(
-                f"Expected a CLIP of width {wanted} for this MODEL, got {width}. Connect the CLIP that belongs to the MODEL."
-            )
 
     def _find_tokenizers(self) -> dict[str, Any]:
         names = set(self.clip.tokenize(""))
@@ -65,6 +45,26 @@ class ComfyTransformer(ComfyText):
     def tokenize(self, text: str) -> dict[str, list[list[int]]]:
         """Token ids of a text in T5's vocabulary."""
         return {ROWS_OF: token_ids(self._host_tokens(text))[ROWS_OF]}
+
+
+class ComfyTransformer(TransformerText):
+    """What the closed form needs of a MODEL and a CLIP of FLUX.1; neither is changed.
+
+    Raises
+    ------
+    ForgetError
+        The CLIP is None, or lacks one of the two encoders.
+    """
+
+    def __init__(self, patcher: Any, clip: Any):
+        self.patcher, self.device = patcher, patcher.load_device
+        super().__init__(clip)
+        entry, *_ = self.text_entries()
+        width, wanted = self.encode([""])[0].context.shape[1], self.weights([entry.name])[0].shape[1]
+        if width != wanted:
+            raise ForgetError(
+                f"Expected a CLIP of width {wanted} for this MODEL, got {width}. Connect the CLIP that belongs to the MODEL."
+            )
 
     def encode(
         self, prompts: list[str], words: Sequence[LearnedEmbedding | None] | None = None, padding: int | None = None

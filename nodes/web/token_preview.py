@@ -13,6 +13,7 @@ from ...fmn_core.errors import ForgetError
 from .. import host
 from ..adapter import connected
 from ..adapter.text import ComfyText
+from ..adapter.transformer import ENCODERS, TransformerText
 
 LONGEST_TEXT = 20_000
 MOST_ROWS = 8
@@ -20,7 +21,7 @@ MOST_ROWS = 8
 MOST_PHRASES = MOST_EMBEDDINGS = 64
 
 
-class _PreviewText(ComfyText):
+class _TokensOnly(ComfyText):
     """A tokenizer without text encoder, and without the check of embeddings.
 
     The node itself refuses an embedding that is missing or of another width when it runs.
@@ -31,6 +32,15 @@ class _PreviewText(ComfyText):
 
     def _host_tokens(self, text: str) -> dict[str, list[list[tuple]]]:
         return self.clip.tokenize(text)
+
+
+class _TransformerTokensOnly(_TokensOnly, TransformerText):
+    """The same for FLUX.1."""
+
+
+def _preview_text(tokenizer: Any) -> _TokensOnly:
+    is_transformer = set(tokenizer.tokenize_with_weights("")) == ENCODERS
+    return (_TransformerTokensOnly if is_transformer else _TokensOnly)(tokenizer)
 
 
 @functools.cache
@@ -75,7 +85,7 @@ def preview_tokens(node: str, prompt: str, phrase: str, kind: str, templates: st
     lines = split_lines(phrase)
     _check_size((prompt, phrase, templates), lines)
     tokenizer = connected.tokenizer(node)
-    text = _PreviewText(tokenizer or _standard_tokenizer())
+    text = _preview_text(tokenizer or _standard_tokenizer())
     ids = {line: text.phrase_tokens(line) for line in lines}
     if prompt.strip() or not lines:
         prompts = [(prompt, ids)]

@@ -6,10 +6,12 @@ import pytest
 import tiny_flux
 import torch
 from forget_me_not.nodes import host
+from forget_me_not.nodes.adapter import connected
 from forget_me_not.nodes.adapter.model import ComfyModel
 from forget_me_not.nodes.adapter.transformer import ComfyTransformer, closed_form_model
 from forget_me_not.nodes.forget.forget_concept import ForgetConcept
 from forget_me_not.nodes.ui.forget_options import ForgetOptions
+from forget_me_not.nodes.web.token_preview import preview_tokens
 from model_state import assert_untouched, state
 
 from fmn_core.closed_form.forget import forget_closed_form
@@ -157,3 +159,10 @@ def test_what_a_transformer_cannot_have_is_refused(flux, miniature):
 def test_a_patch_of_another_family_is_refused(flux, patch, miniature):
     with pytest.raises(ForgetError, match="Expected a patch for this architecture"):
         host.apply_patch(miniature[0], patch, 1.0)
+
+
+def test_chips_show_the_tokens_of_t5(flux, monkeypatch):
+    monkeypatch.setattr(connected, "tokenizer", lambda node: flux[1].tokenizer)
+    [row] = preview_tokens("1", "a photo of a zebra", "zebra", "object", "", "none")["rows"]
+    assert [chip["text"] for chip in row["chips"] if chip["lit"]] == ["\u2581", "ze", "bra"]
+    assert row["chips"][2]["text"] == "photo" and row["warnings"] == []

@@ -173,7 +173,8 @@ def build(page: Page, server: ComfyServer, workflow: Workflow) -> None:
     page.evaluate(GROUPS, groups)
     graph = page.evaluate("() => JSON.parse(JSON.stringify(app.graph.serialize()))")
     left, top = positions["note"][0] - GAP, -3 * TITLE
-    graph["extra"] = {"ds": {"scale": SCALE, "offset": [-left + 60, -top + 60]}} | app_mode(workflow, final)
+    # Some hosts spread the nodes for Nodes 2.0, to the left of what is first in the classic canvas too.
+    graph["extra"] = {"ds": {"scale": SCALE, "offset": [-left + 150, -top + 60]}} | app_mode(workflow, final)
     for key in ("id", "revision"):
         graph.pop(key, None)
     (WORKFLOWS / f"{workflow.name}.json").write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n")

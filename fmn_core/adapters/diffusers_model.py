@@ -85,12 +85,10 @@ class DiffusersModel:
         return self._layers
 
     def text_entries(self) -> list[TextEntry]:
-        entries = attention_entries(self._layers)
-        if self._uses_pooled():
-            pooled = self.encode([""])[0].pooled
-            assert pooled is not None  # checked when the model was made
-            entries.append(TextEntry("add_embedding", "linear_1", POOLED, pooled.shape[1]))
-        return entries
+        entries, pooled = attention_entries(self._layers), self.encode([""])[0].pooled
+        return (
+            entries if pooled is None else [*entries, TextEntry("add_embedding", "linear_1", POOLED, pooled.shape[1])]
+        )
 
     def linear_layers(self) -> dict[str, torch.nn.Module]:
         modules = dict(self.unet.named_modules())

@@ -26,9 +26,10 @@ $(VENV)/.installed: tests/requirements.txt
 demo: setup
 	$(PY) -m tools.demo --concept "$(CONCEPT)"
 
-# In one run, so that the two processes share out all of them and start a server only once.
+# In one run, so that the two processes share out all of them and start a server only once; those with long files first, so that
+# no process is left with one at the end.
 test: lint
-	$(PYTEST) -rs tests/unit tests/inprocess tests/device tests/server tests/browser
+	$(PYTEST) -rs tests/device tests/server tests/browser tests/inprocess tests/unit
 
 lint: setup
 	$(PY) -m ruff format --check .

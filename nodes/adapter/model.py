@@ -34,7 +34,9 @@ class ComfyModel(ComfyText):
         self._modules = dict(self.unet.named_modules())
         self._names = host.diffusers_names(patcher)
         self._layers = self._find_layers()
-        width, unet_width = self.encode([""])[0].context.shape[1], self._context_width()
+        # Encoded once, because it loads the text encoders, and may push the UNet off a small device.
+        self._empty = self.encode([""])[0]
+        width, unet_width = self._empty.context.shape[1], self._context_width()
         if width != unet_width:
             raise ForgetError(
                 f"Expected a CLIP of width {unet_width} for this MODEL, got {width}. Connect the CLIP that belongs to the MODEL."
@@ -69,7 +71,7 @@ class ComfyModel(ComfyText):
     def text_entries(self) -> list[TextEntry]:
         """See ForgetModel.text_entries."""
         entries = attention_entries(self._layers)
-        layer, pooled = host.pooled_layer(self.patcher), self.encode([""])[0].pooled
+        layer, pooled = host.pooled_layer(self.patcher), self._empty.pooled
         if layer is not None and pooled is not None:
             entries.append(TextEntry(*layer, POOLED, pooled.shape[1]))
         return entries

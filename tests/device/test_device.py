@@ -14,7 +14,6 @@ FRESH = (
     "resteering",
     "train_on_patched",
     "visual_pairs",
-    "invert",
     "closed_form_attack_rounds_quick",
 )
 

@@ -9,12 +9,9 @@ pytestmark = [pytest.mark.usefixtures("device"), pytest.mark.timeout(runs.MOST_S
 
 CASES = (
     "visual_pairs",
-    "invert",
     "resteering",
     "resteering_checkpointing",
     "offloaded_weights_stay",
-    "sampling",
-    "gradients_offloaded_between_steps",
 )
 
 

@@ -135,7 +135,7 @@ def run(model, clip, **inputs):
 def test_forget_concept_runs_and_leaves_model_and_clip_alone(flux):
     before = state(*flux)
     # Fewer words, to be quick.
-    options = ForgetOptions(closed_form=ClosedFormSettings(imagined_words=20, vocabulary_words=12))
+    options = ForgetOptions(closed_form=replace(SETTINGS, imagined_words=20, vocabulary_words=12))
     patched, patch, report = run(*flux, options=options).args
     assert patch.factors.keys() == KEYS and "zebra" in report and "matched 2 layers" in report
     assert patched is not flux[0]

@@ -155,7 +155,8 @@ def _check_layers(text: TextModel, patch: ForgetPatch) -> None:
     width, pooled = empty.context.shape[1], 0 if empty.pooled is None else empty.pooled.shape[1]
     for name, f in patch.factors.items():
         columns = f.down.shape[1] if f.down.ndim == 2 else 0
-        if columns < pooled or not pooled if reads_of(name) == POOLED else columns != width:
+        fits = 0 < pooled <= columns if reads_of(name) == POOLED else columns == width
+        if not fits:
             raise ForgetError(
                 f"Expected patches of what reads the text of a CLIP of width {width}, got a change of {name}. "
                 "Merge it by sum, or connect the CLIP of its base model."

@@ -29,7 +29,8 @@ class EncodedPrompt:
     Attributes
     ----------
     tokens
-        Token ids per text encoder whose rows the context has, and chunk of 77 (T5: one chunk). Vectors of a learned embedding have negative ids, see vector_id.
+        Token ids per text encoder whose rows the context has, and chunk of 77; T5 has one chunk. Vectors of a learned embedding have
+        negative ids, see vector_id.
     context
         Text conditioning (chunks * 77, d), or its first rows. SDXL joins its encoders' rows along d.
     pooled

@@ -29,7 +29,7 @@ ABOUT = {
 PREFIX = "lora_unet_"
 
 
-# The one layer whose diffusers path no loader but the host's finds under its kohya name: all find it under its original path.
+# Layers that only the host finds under the kohya name of their diffusers path, and all loaders under that of their original path.
 _ORIGINAL_PATHS = {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"}
 
 

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 
-def flux(context: int = 512, pooled: int = 128) -> tuple[Any, Any]:
-    """MODEL and CLIP with a context and a pooled embedding of these widths."""
+def flux(context: int = 512, pooled: int = 128, device: torch.device | str = "cpu") -> tuple[Any, Any]:
+    """MODEL and CLIP with a context and a pooled embedding of these widths; the MODEL computes on a device."""
     torch.manual_seed(0)
     with torch.inference_mode():
-        return _model(context, pooled), _clip(context, pooled)
+        return _model(context, pooled, torch.device(device)), _clip(context, pooled)
 
 
-def _model(context: int, pooled: int) -> Any:
+def _model(context: int, pooled: int, device: torch.device) -> Any:
     import comfy.model_patcher
     import comfy.supported_models
     from comfy.ldm.flux.model import FluxParams
@@ -27,9 +27,9 @@ def _model(context: int, pooled: int) -> Any:
             "axes_dim": [8, 12, 12], "theta": 10000, "qkv_bias": True, "guidance_embed": True, **newer,
         }
     )  # fmt: skip
-    model, cpu = config.get_model({}), torch.device("cpu")
+    model = config.get_model({})
     _randomise(model.diffusion_model, 0.1)
-    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
 
 
 def _clip(context: int, pooled: int) -> Any:

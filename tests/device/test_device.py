@@ -11,6 +11,7 @@ pytestmark = [pytest.mark.usefixtures("device"), pytest.mark.timeout(runs.MOST_S
 FRESH = (
     "merge_float32",
     "forget_concept_and_compare",
+    "closed_form_flux",
     "resteering",
     "train_on_patched",
     "visual_pairs",

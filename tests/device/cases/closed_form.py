@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fmn_core.closed_form.targets import TARGETS
+from tests import tiny_flux
 
 from ..world import FLOAT32, deltas, mask
 from .registry import case
@@ -50,6 +51,17 @@ def forget_concept_and_compare(w):
         w.model, patched, **shared, prompts="a picture of a {phrase}", seed=0, pictures=2, forget_patch=patch, **drawing
     ).args
     return deltas(patch) | {"before": before, "after": after}
+
+
+@case
+def closed_form_flux(w):
+    """A random FLUX.1: two text encoders, whose rows and pooled embeddings both reach the device."""
+    model, clip = tiny_flux.flux(64, 32, w.management.get_torch_device())
+    inputs = {"forget": "zebra", "kind": "object", "draw_instead": "", "keep": "", "keep_strength": 1.0, "save_as": ""}
+    options = w.closed_form_options(precision=FLOAT32, imagined_words=20, vocabulary_words=12)
+    patched, patch, _report = w.nodes.ForgetConcept.execute(model=model, clip=clip, options=options, **inputs).args
+    assert patched is not model and len(patch.factors) == 2
+    return deltas(patch)
 
 
 @case

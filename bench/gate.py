@@ -1,10 +1,11 @@
 """Prompts that a gated patch acts on, on the miniature: python -m bench.gate [--quick] [--json FILE]
 
 Rows: kind, threshold, named, synonyms, others, captions: share of prompts whose cosine is above the threshold, with
-every thing, or style, gated alone. Token overlap, which the gate also uses for prompts of Encode Prompt, is left out.
+every thing, or style, gated alone. Token overlap, which the gate also uses where a prompt's text is known, is left out.
 named: a thing in 20 forms, a style with 12 subjects. synonyms: a thing's synonyms. others: every other thing, or style.
-captions: everyday captions without the concept. The first row of a kind has the automatic threshold. Writes
-bench/results/gate.md (not with --quick). Only text is encoded; nothing is sampled.
+captions: everyday captions without the concept. The first row of a kind has the automatic threshold; "with words" has it
+too, and token overlap, for a concept alone and with the synonyms that its closed form named. Writes bench/results/gate.md
+(not with --quick). Only text is encoded; nothing is sampled.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from bench.methods import concept_of
 from bench.results_page import RESULTS, machine, markdown_table
 from bench.style import SUBJECTS
 from bench.world import World, other_concepts
-from fmn_core.compose.gate import ConceptGate, GateSettings
+from fmn_core.closed_form.forget import forget_closed_form
+from fmn_core.compose.gate import ConceptGate
+from fmn_core.compose.recorded import gated_concepts
 from fmn_core.concepts.templates import everyday_captions
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, PLAIN_TEMPLATES, STYLE_NAMES, STYLED_TEMPLATES, with_article
 
@@ -50,31 +53,44 @@ class Prompts:
         return self._encoded[words]
 
 
-def similarities(gate: Any, prompts: Prompts, name: str) -> dict[str, list[float]]:
-    """Cosines that a concept's gate gives to each group of prompts."""
+def similarities(gate: Any, prompts: Prompts, name: str, words_known: bool = False) -> dict[str, list[float]]:
+    """What a concept's gate gives to each group of prompts: cosines, or similarities where their words are known."""
+
+    def similarity(prompt: Any) -> float:
+        return gate.similarity(prompt.context, prompt.tokens if words_known else None)
 
     def cosines(words: Sequence[str]) -> list[float]:
-        return [gate.cosine(p.context) for w in words for p in prompts.encoded(w)]
+        return [similarity(p) for w in words for p in prompts.encoded(w)]
 
     is_style = name in STYLE_NAMES
     return {
         "named": cosines([name]),
         "synonyms": [] if is_style else cosines(BY_NAME[name].synonyms),
         "others": cosines([s for s in STYLE_NAMES if s != name] if is_style else other_concepts(name)),
-        "captions": [gate.cosine(p.context) for p in prompts.captions if gate.overlap(p.tokens) < 1],
+        "captions": [similarity(p) for p in prompts.captions if gate.overlap(p.tokens) < 1],
     }
 
 
 def rows_of(world: World, kind: str, names: Sequence[str]) -> list[dict]:
     """A row with the automatic thresholds, then one for each of THRESHOLDS."""
-    prompts, settings = Prompts(world), GateSettings()
-    gates = []
+    prompts = Prompts(world)
+    gates, with_words, with_synonyms = [], [], []
     for name in names:
-        gate = ConceptGate(prompts.adapter, [concept_of(world, prompts.adapter, name)])
-        gates.append((settings.resolved(gate).threshold, similarities(gate, prompts, name)))
+        concepts = [concept_of(world, prompts.adapter, name)]
+        gate = ConceptGate(prompts.adapter, concepts)
+        gates.append((gate.threshold, similarities(gate, prompts, name)))
+        with_words.append((gate.threshold, similarities(gate, prompts, name, words_known=True)))
+        patch = forget_closed_form(prompts.adapter, concepts)
+        gate = ConceptGate(prompts.adapter, gated_concepts(patch))
+        with_synonyms.append((gate.threshold, similarities(gate, prompts, name, words_known=True)))
     automatic = [t for t, _ in gates]
-    rows = [{"kind": kind, "threshold": f"automatic, {min(automatic):.2f}-{max(automatic):.2f}", **shares(gates)}]
-    return rows + [{"kind": kind, "threshold": f"{t:g}", **shares([(t, s) for _, s in gates])} for t in THRESHOLDS]
+    measured = {
+        f"automatic, {min(automatic):.2f}-{max(automatic):.2f}": gates,
+        "automatic, with words": with_words,
+        "automatic, with words and the model's synonyms": with_synonyms,
+        **{f"{t:g}": [(t, s) for _, s in gates] for t in THRESHOLDS},
+    }
+    return [{"kind": kind, "threshold": threshold, **shares(pairs)} for threshold, pairs in measured.items()]
 
 
 def shares(gates: list[tuple[float, dict[str, list[float]]]]) -> dict[str, Any]:
@@ -101,8 +117,9 @@ def main() -> None:
         text = f"""# Which prompts a gated patch acts on
 
 Made by `python -m bench.gate` on {machine()}, {time.strftime("%Y-%m-%d")}. Share of prompts whose cosine is above the threshold, every
-thing and every style of the miniature gated alone; the tokens of the prompts, which name the concept at once where they are known, are left out. named: a thing in
-{len(TEMPLATES)} forms, a style with {len(SUBJECTS)} subjects; synonyms: words which the gate was not told; others: all other things, or styles; captions: everyday captions without
+thing and every style of the miniature gated alone. "With words": similarity is also the share of a name's tokens in the prompt, as the gate takes it where the text is known;
+"the model's synonyms": the names include the words that the training of a closed-form patch named. named: a thing in
+{len(TEMPLATES)} forms, a style with {len(SUBJECTS)} subjects; synonyms: words that nobody listed; others: all other things, or styles; captions: everyday captions without
 the concept. How strongly embeddings are whitened was chosen on these prompts; the range of the automatic threshold over the concepts is given.
 
 {table}

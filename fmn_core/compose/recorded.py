@@ -44,6 +44,29 @@ def recorded_concepts(patch: ForgetPatch) -> list[Concept]:
     return concepts
 
 
+def gated_concepts(patch: ForgetPatch) -> list[Concept]:
+    """The concepts that a gate looks for: those that a patch forgets, with the synonyms that its training named.
+
+    Raises
+    ------
+    ForgetError
+        As recorded_concepts does.
+
+    Notes
+    -----
+    A patch acts on the words that its model takes for the concept, whether they were listed or not. A word that is kept is left out.
+    """
+    concepts = recorded_concepts(patch)
+    known = {phrase.strip().lower() for concept in concepts for phrase in concept.phrases}
+    known |= {line.strip().lower() for line in recorded_settings(patch).preserve_prompts}
+    further = [word for word in patch.figures.get("synonyms", {}) if word.lower() not in known]
+    named = next((concept for concept in concepts if concept.phrases), None)
+    if named is None or not further:
+        return concepts
+    # The figures do not say whose synonym a word is. The gate compares prompts with the nearest name of all, so any concept may have it.
+    return [replace(c, phrases=[*c.phrases, *further]) if c is named else c for c in concepts]
+
+
 def recorded_pairs(patch: ForgetPatch) -> list[TargetPair]:
     """The target pairs that a patch was made for; raises as recorded_concepts does."""
     pairs, settings = [], recorded_settings(patch)

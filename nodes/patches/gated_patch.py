@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ...fmn_core.compose.gate import BackgroundPrompts, ConceptGate, GateSettings
-from ...fmn_core.compose.recorded import recorded_concepts, recorded_settings
+from ...fmn_core.compose.recorded import gated_concepts, recorded_settings
 from ...fmn_core.concepts.preserve import longer_names
 from ...fmn_core.model.encoding_cache import MemoizedEncoding
 from ...fmn_core.model.tokens import CHUNK
@@ -84,7 +84,7 @@ class _PartGates:
     def __init__(self, text: Any, parts: list[ForgetPatch], settings: GateSettings):
         text = MemoizedEncoding(text)
         self.names = [reports.forgotten(part) for part in parts]
-        concepts_by_part = [recorded_concepts(part) for part in parts]
+        concepts_by_part = [gated_concepts(part) for part in parts]
         concepts = [concept for part_concepts in concepts_by_part for concept in part_concepts]
         report_progress = host.step_counter(1 + sum(len(concept.names()) for concept in concepts))
         background = BackgroundPrompts(text, concepts)

@@ -1,5 +1,7 @@
 """Gated Forget Patch in sampling by the host: prompts stacked into a batch, other hooks, ControlNet."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from forget_me_not.nodes.adapter.model import ComfyModel
@@ -40,6 +42,13 @@ def gate(miniature, patch):
         return node.execute(positive=positive, negative=negative, **given).args
 
     return run
+
+
+def test_a_synonym_that_the_model_named_does_not_pass_and_a_kept_one_does(miniature, patch, encode, gate):
+    striped = encode("a picture of a striped animal in noto style")
+    assert "striped" in patch.figures["synonyms"]
+    assert "acts at 1.00" in gate(striped, None)[2]
+    assert "acts at 0.00" in gate(striped, None, forget_patch=replace(patch, figures={}))[2]
 
 
 def stacked(*conds):

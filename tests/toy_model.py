@@ -42,6 +42,9 @@ class ToyModel:
             for w in text.lower().replace(",", " ,").split()
         ]
 
+    def phrase_spellings(self, phrase: str) -> dict[str, list[list[int]]]:
+        return {name: [ids] for name, ids in self.phrase_tokens(phrase).items()}
+
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
         return {"l": self.ids(phrase)}
 

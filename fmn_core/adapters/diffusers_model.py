@@ -68,6 +68,9 @@ class DiffusersModel:
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
         return self._text.phrase_tokens(phrase)
 
+    def phrase_spellings(self, phrase: str) -> dict[str, list[list[int]]]:
+        return self._text.phrase_spellings(phrase)
+
     def encode(
         self, prompts: list[str], words: Sequence[LearnedEmbedding | None] | None = None, padding: int | None = None
     ) -> list[EncodedPrompt]:
@@ -85,10 +88,9 @@ class DiffusersModel:
         return self._layers
 
     def text_entries(self) -> list[TextEntry]:
-        entries, pooled = attention_entries(self._layers), self.encode([""])[0].pooled
-        return (
-            entries if pooled is None else [*entries, TextEntry("add_embedding", "linear_1", POOLED, pooled.shape[1])]
-        )
+        pooled = self.encode([""])[0].pooled
+        further = [] if pooled is None else [TextEntry("add_embedding", "linear_1", POOLED, pooled.shape[1])]
+        return [*attention_entries(self._layers), *further]
 
     def linear_layers(self) -> dict[str, torch.nn.Module]:
         modules = dict(self.unet.named_modules())
@@ -199,8 +201,7 @@ class DiffusersModel:
         parameters = [p for root in roots for p in root.parameters()]
         if any(p.is_inference() for p in parameters):
             raise ForgetError(
-                "Expected weights that allow gradients, got some that were loaded under torch.inference_mode(). "
-                "Load the pipeline outside of it."
+                "Expected weights that allow gradients, got some that were loaded under torch.inference_mode(). Load them outside of it."
             )
         trainable = [p for p in parameters if p.requires_grad]
         try:
@@ -288,9 +289,8 @@ def _noise_levels(scheduler: Any) -> torch.Tensor:
         raise ForgetError(
             f"Expected a scheduler for {' or '.join(_PREDICTIONS)}, got {type(scheduler).__name__} ({prediction}). {_SUPPORTED}"
         )
-    alphas = _exact_alphas(scheduler.config)
-    if alphas is None:
-        alphas = scheduler.alphas_cumprod.detach().cpu().double()
+    exact = _exact_alphas(scheduler.config)
+    alphas = scheduler.alphas_cumprod.detach().cpu().double() if exact is None else exact
     alphas = alphas.where(alphas > _TINY_ALPHA, _LEAST_ALPHA)
     return ((1 - alphas) / alphas).sqrt().float()
 

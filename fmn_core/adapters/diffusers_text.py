@@ -109,6 +109,10 @@ class DiffusersText:
         tokens = self._tokenize(phrase, None)
         return {name: strip_special(t.chunks, self.vocabulary) for name, t in tokens.items()}
 
+    def phrase_spellings(self, phrase: str) -> dict[str, list[list[int]]]:
+        """See TextModel.phrase_spellings; CLIP has one spelling."""
+        return {name: [ids] for name, ids in self.phrase_tokens(phrase).items()}
+
     def _tokenize(self, prompt: str, word: LearnedEmbedding | None) -> dict[str, _Tokens]:
         bodies = {name: self._body(name, prompt, word) for name in self._encoders}
         # Every encoder gets the same number of chunks, so that their contexts can be joined.

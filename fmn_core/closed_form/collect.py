@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,11 @@ class EncodedSolve:
     preserved: list[tuple[int, EncodedPrompt]]
     imagined: list[tuple[int, EncodedPrompt]]
     imagined_weight: float = 1.0
+
+    def prompts(self) -> list[EncodedPrompt]:
+        """All of them."""
+        steered = [prompt for p in self.pairs for prompt in (p.full, p.target)]
+        return [*steered, *(prompt for _, prompt in [*self.preserved, *self.imagined])]
 
 
 def encode_solve(
@@ -109,8 +115,25 @@ def collect_moments(
     return row_moments(model, encode_solve(model, concepts, preserve, imagined, pairs), dtype, device)
 
 
+def row_space(prompts: Iterable[EncodedPrompt]) -> torch.Tensor | None:
+    """An orthonormal basis (width, rows) of a space that holds all rows of prompts, in float64; None where it would not be much smaller.
+
+    Notes
+    -----
+    A solve in its coordinates is the same solve: an edit changes nothing in directions that no row has.
+    """
+    rows = [block.context for prompt in prompts for block in prompt.blocks]
+    if not rows or 2 * sum(len(part) for part in rows) > rows[0].shape[1]:
+        return None
+    return torch.linalg.qr(torch.cat(rows).double().T).Q
+
+
 def row_moments(
-    model: TextModel, solve: EncodedSolve, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+    model: TextModel,
+    solve: EncodedSolve,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+    basis: torch.Tensor | None = None,
 ) -> Halves:
     """Sums the contexts' rows into moments, one for each half.
 
@@ -118,21 +141,26 @@ def row_moments(
     ----------
     dtype, device
         Precision and place of the moments.
+    basis
+        Of a space that holds all rows, see `row_space`; None: rows are summed as they are.
 
     Raises
     ------
     ForgetError
         Where a phrase is not found in its own prompt, or a prompt has more than 75 tokens.
     """
-    halves = _empty_halves(solve.pairs[0].target.context.shape[1], dtype, device)
+    halves = _empty_halves(solve.pairs[0].target.context.shape[1], dtype, device, basis)
     for steered in solve.pairs:
-        for half in steered.halves:
-            halves[half].add_pair(*_moment_rows(model, steered.pair, steered.full, steered.target))
+        for full, target in zip(steered.full.blocks, steered.target.blocks):
+            for half in steered.halves:
+                halves[half].add_pair(*_moment_rows(model, steered.pair, full, target))
     forgotten = _ForgottenRows(model, solve.pairs)
     for half, prompt in solve.preserved:
-        halves[half].add_preserved(prompt.context, forgotten.preserved_weights(prompt))
+        for block in prompt.blocks:
+            halves[half].add_preserved(block.context, forgotten.preserved_weights(block))
     for half, prompt in solve.imagined:
-        halves[half].add_preserved(prompt.context, row_weights(prompt, model.vocabulary) * solve.imagined_weight)
+        for block in prompt.blocks:
+            halves[half].add_preserved(block.context, row_weights(block, model.vocabulary) * solve.imagined_weight)
     return halves[0].result(), halves[1].result()
 
 
@@ -168,8 +196,11 @@ def _pooled(prompt: EncodedPrompt) -> torch.Tensor:
     return prompt.pooled
 
 
-def _empty_halves(width: int, dtype: torch.dtype, device: torch.device | str) -> tuple[MomentSums, MomentSums]:
-    return MomentSums(Moments.empty(width, dtype, device)), MomentSums(Moments.empty(width, dtype, device))
+def _empty_halves(
+    width: int, dtype: torch.dtype, device: torch.device | str, basis: torch.Tensor | None = None
+) -> tuple[MomentSums, MomentSums]:
+    first, second = (MomentSums(Moments.empty(width, dtype, device, basis)) for _ in range(2))
+    return first, second
 
 
 def _encode_with_short_padding(
@@ -192,9 +223,10 @@ class _ForgottenRows:
         self.model = model
         self.phrases: dict[str, list[list[int]]] = {}
         for name in dict.fromkeys(p.pair.name.text for p in pairs if p.pair.name.embedding is None):
-            for encoder, ids in model.phrase_tokens(name).items():
-                self.phrases.setdefault(encoder, []).append(ids)
-        self.rows = torch.cat([p.full.context[context_columns(model, p.full, p.pair.name)] for p in pairs])
+            for encoder, spellings in model.phrase_spellings(name).items():
+                self.phrases.setdefault(encoder, []).extend(spellings)
+        blocks = [(block, p.pair.name) for p in pairs for block in p.full.blocks]
+        self.rows = torch.cat([block.context[context_columns(model, block, name)] for block, name in blocks])
 
     def preserved_weights(self, prompt: EncodedPrompt) -> torch.Tensor:
         """Weight of each row of a preserved prompt (l,); 0 for a row that a target pair forgets.

@@ -16,7 +16,7 @@ from ..model.entries import CONTEXT, POOLED, Reads, chosen_entries
 from ..model.protocol import ForgetModel
 from ..patch.figures import rounded
 from ..patch.patch import Factors, ForgetPatch, fingerprint
-from .collect import Halves, encode_solve, pooled_moments, row_moments
+from .collect import Halves, encode_solve, pooled_moments, row_moments, row_space
 from .settings import FORGOTTEN, IGNORED, PRECISIONS, ClosedFormSettings
 from .shortfall import UnseenContext, unseen_contexts, unseen_pooled, unseen_rows
 from .solve import solve_factors
@@ -67,12 +67,13 @@ def forget_closed_form(
     dtype = PRECISIONS[settings.precision]
     device = model.device if dtype == torch.float32 else "cpu"
     encoded = encode_solve(text, concepts, preserve, settings.imagined_words, pairs)
+    unseen = unseen_contexts(text, concepts, settings.target, settings.overshoot)
+    basis = row_space([*encoded.prompts(), *(prompt for u in unseen or [] for prompt in (u.full, u.bare))])
     moments: dict[Reads, Halves | None] = {
-        CONTEXT: row_moments(text, encoded, dtype, device),
+        CONTEXT: row_moments(text, encoded, dtype, device, basis),
         POOLED: pooled_moments(encoded, dtype, device),
     }
     report_progress(1, 4, {})
-    unseen = unseen_contexts(text, concepts, settings.target, settings.overshoot)
     factors, figures = _solved(model, moments, unseen, settings, settings.rank * len(concepts), report_progress)
     figures["seconds"] = time.perf_counter() - started
     if settings.synonyms != IGNORED:

@@ -25,6 +25,8 @@ class Moments:
         Sums of c c^T, c* c^T, c* c*^T and p p^T.
     sources, preserved
         Numbers of rows that were summed, weights included.
+    basis
+        Orthonormal basis (width, dim) of a space that holds all rows, whose coordinates are summed then; None: the rows themselves.
     """
 
     cc: torch.Tensor
@@ -33,12 +35,33 @@ class Moments:
     pp: torch.Tensor
     sources: int = 0
     preserved: float = 0.0
+    basis: torch.Tensor | None = None
 
     @classmethod
-    def empty(cls, dim: int, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Moments:
-        """Moments without rows, for contexts of width `dim`."""
+    def empty(
+        cls,
+        width: int,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+        basis: torch.Tensor | None = None,
+    ) -> Moments:
+        """Moments without rows, for contexts of this width, in the coordinates of a basis (width, dim) if there is one."""
+        dim = width if basis is None else basis.shape[1]
         cc, tc, tt, pp = torch.zeros(4, dim, dim, dtype=dtype, device=device)
-        return cls(cc, tc, tt, pp)
+        return cls(cc, tc, tt, pp, basis=None if basis is None else basis.to(cc))
+
+    def without_rows(self) -> Moments:
+        """Moments without rows, of the same width and basis."""
+        return Moments.empty(self.width, self.cc.dtype, self.cc.device, self.basis)
+
+    @property
+    def width(self) -> int:
+        """Width of the rows."""
+        return len(self.cc) if self.basis is None else len(self.basis)
+
+    def _coordinates(self, rows: torch.Tensor) -> torch.Tensor:
+        rows = rows.to(self.cc)
+        return rows if self.basis is None else rows @ self.basis
 
     def add_pair(self, source: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None) -> None:
         """Adds source rows of a prompt (n, dim) and the target of each (n, dim).
@@ -49,7 +72,7 @@ class Moments:
             Number of rows that each row stands for (n,), 1 by default; the weights sum to a whole number.
         """
         count = len(source) if weight is None else round(float(weight.sum()))
-        source, target = _weighted(source, weight).to(self.cc), _weighted(target, weight).to(self.cc)
+        source, target = (self._coordinates(_weighted(rows, weight)) for rows in (source, target))
         self.cc += source.T @ source
         self.tc += target.T @ source
         self.tt += target.T @ target
@@ -58,7 +81,7 @@ class Moments:
     def add_preserved(self, rows: torch.Tensor, weight: torch.Tensor | None = None) -> None:
         """Adds preserved rows (n, dim); `weight` (n,) is the number of rows that each stands for, 1 by default."""
         count = float(len(rows) if weight is None else weight.sum())
-        rows = _weighted(rows, weight).to(self.pp)
+        rows = self._coordinates(_weighted(rows, weight))
         self.pp += rows.T @ rows
         self.preserved += count
 
@@ -70,12 +93,13 @@ class Moments:
             self.pp + other.pp,
             self.sources + other.sources,
             self.preserved + other.preserved,
+            self.basis,
         )
 
     def second_moment(self, ridge: float, preserve_weight: float) -> torch.Tensor:
         """Matrix M = lambda I + C C^T / n + mu P P^T / p of the solve, lambda relative to the mean eigenvalue of the rest."""
         m = self.cc / max(1, self.sources) + preserve_weight * self.pp / max(1, self.preserved)
-        return m + ridge * m.trace() / len(m) * torch.eye(len(m), dtype=m.dtype, device=m.device)
+        return m + ridge * m.trace() / self.width * torch.eye(len(m), dtype=m.dtype, device=m.device)
 
     def solve(self, ridge: float, preserve_weight: float) -> torch.Tensor:
         """Edit E = (C* - C) C^T / n M^-1 of the input side, shared by all layers: dW = W E (UCE, eq. 7, with C* as target)."""

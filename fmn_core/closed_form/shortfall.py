@@ -36,11 +36,11 @@ SUFFICIENT, LARGEST = 1.0, 0.4
 
 @dataclass
 class UnseenContext:
-    """A name in an imagined style, the context without the name, and the name's columns, encoded."""
+    """A name in an imagined style, the context without the name, and the name's columns in each of their blocks, encoded."""
 
     full: EncodedPrompt
     bare: EncodedPrompt
-    columns: list[int]
+    columns: list[list[int]]
 
 
 def unseen_contexts(
@@ -66,25 +66,26 @@ def unseen_contexts(
     full = model.encode([fill_template(form, name.text) for name, form in chosen], styles, PADDING)
     bare = model.encode([ablated(form) for _, form in chosen], styles, PADDING)
     return [
-        UnseenContext(prompt, without, context_columns(model, prompt, name))
+        UnseenContext(prompt, without, [context_columns(model, block, name) for block in prompt.blocks])
         for (name, _), prompt, without in zip(chosen, full, bare)
     ]
 
 
 def unseen_rows(contexts: Sequence[UnseenContext], like: Moments) -> Moments:
-    """Moments of the rows that the phrase moves, without its own; with the width, precision and device of the moments `like`."""
-    unseen = Moments.empty(len(like.cc), like.cc.dtype, like.cc.device)
+    """Moments of the rows that the phrase moves, without its own; as the moments `like` have them."""
+    unseen = like.without_rows()
     for context in contexts:
-        source, aim = steered_pair(context.full, context.bare, context.columns, [])
-        first = first_steered(context.full, context.columns)
-        others = [row for row in range(len(source)) if first + row not in context.columns]
-        unseen.add_pair(source[others], aim[others])
+        for full, bare, columns in zip(context.full.blocks, context.bare.blocks, context.columns):
+            source, aim = steered_pair(full, bare, columns, [])
+            first = first_steered(full, columns)
+            others = [row for row in range(len(source)) if first + row not in columns]
+            unseen.add_pair(source[others], aim[others])
     return unseen
 
 
 def unseen_pooled(contexts: Sequence[UnseenContext], like: Moments) -> Moments:
-    """Moments of the pooled embeddings; with the width, precision and device of the moments `like`."""
-    unseen = Moments.empty(len(like.cc), like.cc.dtype, like.cc.device)
+    """Moments of the pooled embeddings; as the moments `like` have them."""
+    unseen = like.without_rows()
     for context in contexts:
         if context.full.pooled is not None and context.bare.pooled is not None:
             unseen.add_pair(context.full.pooled, context.bare.pooled)

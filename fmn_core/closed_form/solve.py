@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
+
 from ..model.entries import TextEntry, text_weights
+from ..model.lazy import LazySequence
 from ..model.protocol import ForgetModel
 from ..patch.factors import weighted_range
 from ..patch.patch import Factors
@@ -50,7 +53,8 @@ def solve_factors(
         Where the system is too ill-conditioned for its precision.
     """
     moments = halves[0] + halves[1]
-    metric, norms = measured(entries, text_weights(model, entries, moments.cc.device), moments)
+    weights = _weights(model, entries, moments)
+    metric, norms = measured(entries, weights, moments)
     ridge, preserve_weight, figures = choose_weights(
         *halves, metric, settings.ridge, settings.preserve_weight, settings.preservation
     )
@@ -63,6 +67,22 @@ def solve_factors(
         edit = edit * (1.0 + figures["overshoot"])
     basis, residual = weighted_range(edit, system, settings.tolerance, rank)
     down = basis.T @ edit
-    ups, layers = low_rank_ups(entries, text_weights(model, entries, basis.device), moments, norms, basis, down)
+    ups, layers = low_rank_ups(entries, weights, moments, norms, basis, down)
     figures |= {"rank": basis.shape[1], "rank_residual": residual, "layers": layers}
+    if moments.basis is not None:
+        down = down @ moments.basis.T
     return on_the_cpu(model, ups, down), figures
+
+
+def _weights(model: ForgetModel, entries: Sequence[TextEntry], moments: Moments) -> Sequence[torch.Tensor]:
+    """Effective weights of the layers in the coordinates of the moments, computed on access."""
+    weights: Sequence[torch.Tensor] = text_weights(model, entries, moments.cc.device)
+    basis = moments.basis
+    if basis is None:
+        return weights
+
+    def coordinates(number: int) -> torch.Tensor:
+        weight = weights[number]
+        return weight @ basis.to(weight.dtype)
+
+    return LazySequence(len(entries), coordinates)

@@ -11,7 +11,7 @@ from ..concepts.concept import Concept, Name, name_columns
 from ..concepts.templates import fill_template
 from ..errors import ForgetError
 from ..model.protocol import TextModel
-from ..model.tokens import EncodedPrompt
+from ..model.tokens import LAST_ROW, MEAN_ROW, ZERO_ROW, EncodedPrompt
 
 Target = Literal["ablated prompt", "zero", "empty prompt", "substitute"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -147,8 +147,8 @@ def steered_pair(
     - zero: the phrase's rows alone go to zero, as zero attention would have them;
     - empty prompt: every row goes to the row at its position in the empty prompt;
     - ablated prompt, substitute: a row goes to its counterpart in the target prompt, which stands earlier by the tokens that the phrase
-      has more if it comes after the phrase. Rows of the phrase go to those of the substitute, aligned at their last token. Without a
-      substitute they go to zero in cross-attention, and to a row of padding where text is a stream of its own, in which zero is not nothing.
+      has more if it comes after the phrase. Rows of the phrase go to those of the substitute, aligned at their last token, and without a
+      substitute to what is nothing in the model, see EncodedPrompt.
 
     Padding that a context omits equals its last row.
     """
@@ -158,7 +158,7 @@ def steered_pair(
     rows = range(first_steered(prompt, columns), len(c))
     if how == EMPTY:
         return c[rows.start :], a[torch.arange(rows.start, len(c)).clamp_max(len(a) - 1)]
-    nothing, aim, shift = torch.zeros_like(c[0]) if prompt.causal else a[-1], [], 0
+    nothing, aim, shift = _nothing(target, columns[0]), [], 0
     for j in rows:
         if j in columns:
             shift += 1
@@ -169,3 +169,13 @@ def steered_pair(
             further = len(target_columns) if shift else 0
             aim.append(a[min(j - shift + further, a.shape[0] - 1)])
     return c[rows.start :], torch.stack(aim)
+
+
+def _nothing(target: EncodedPrompt, column: int) -> torch.Tensor:
+    """The row of a target prompt that stands for nothing where a phrase began at a column."""
+    rows = target.context
+    if target.nothing == ZERO_ROW:
+        return torch.zeros_like(rows[0])
+    if target.nothing == MEAN_ROW:
+        return rows.mean(0)
+    return rows[-1 if target.nothing == LAST_ROW else max(0, min(column, len(rows)) - 1)]

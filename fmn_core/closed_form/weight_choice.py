@@ -92,7 +92,8 @@ class _HeldOutError:
         y = self.cross @ q
         linear = (q * (self.linear @ y)).sum(0)
         quadratic = (q.T @ self.quadratic @ q) * (y.T @ self.metric @ y)
-        mean = values.mean()
+        # Eigenvalues of directions that no row has are 0.
+        mean = values.mean() * (len(values) / self.fitted.width)
         errors = []
         for ridge in ridges:
             d = 1 / (values.clamp_min(0) + ridge * mean)

@@ -150,8 +150,11 @@ def name_tokens(model: TextModel, name: Name) -> dict[str, list[int]]:
 
 def name_columns(model: TextModel, prompt: EncodedPrompt, name: Name, end_token: str = "none") -> list[int]:
     """Concept columns of a name in an encoded prompt; raises ForgetError where the prompt does not contain the name."""
-    ids = {encoder: [tokens] for encoder, tokens in name_tokens(model, name).items()}
-    columns = concept_columns(prompt.tokens, ids, model.vocabulary, end_token)
+    if name.embedding is None:
+        spellings = model.phrase_spellings(name.text)
+    else:
+        spellings = {encoder: [ids] for encoder, ids in name_tokens(model, name).items()}
+    columns = concept_columns(prompt.tokens, spellings, model.vocabulary, end_token)
     if not columns:
         raise ForgetError(
             f"Phrase {name.text!r} was not found in the prompt {prompt.text!r}. Put spaces around {{}} in the template."

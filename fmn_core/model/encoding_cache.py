@@ -78,18 +78,24 @@ class MemoizedEncoding:
 
 def _pack(encoded: list[EncodedPrompt]) -> Tensors:
     """Encoded prompts as named tensors, which the cache can hold."""
-    tokens = json.dumps([[prompt.text, prompt.tokens, prompt.causal] for prompt in encoded]).encode()
-    tensors = {"tokens": torch.frombuffer(bytearray(tokens), dtype=torch.uint8)}
+    records, tensors = [], {}
     for i, prompt in enumerate(encoded):
-        tensors[f"context.{i}"] = prompt.context
+        for k, block in enumerate(prompt.blocks):
+            records.append([k, block.text, block.tokens, block.causal, block.nothing])
+            tensors[f"context.{i}.{k}"] = block.context
         if prompt.pooled is not None:
             tensors[f"pooled.{i}"] = prompt.pooled
-    return tensors
+    return {"records": torch.frombuffer(bytearray(json.dumps(records).encode()), dtype=torch.uint8), **tensors}
 
 
 def _unpack(tensors: Tensors) -> list[EncodedPrompt]:
-    texts = json.loads(tensors["tokens"].numpy().tobytes())
-    return [
-        EncodedPrompt(text, tokens, tensors[f"context.{i}"], tensors.get(f"pooled.{i}"), causal)
-        for i, (text, tokens, causal) in enumerate(texts)
-    ]
+    encoded: list[EncodedPrompt] = []
+    for k, text, tokens, causal, nothing in json.loads(tensors["records"].numpy().tobytes()):
+        i = len(encoded) - (k > 0)
+        pooled = None if k else tensors.get(f"pooled.{i}")
+        block = EncodedPrompt(text, tokens, tensors[f"context.{i}.{k}"], pooled, causal, nothing)
+        if k:
+            encoded[i].further += (block,)
+        else:
+            encoded.append(block)
+    return encoded

@@ -41,7 +41,11 @@ class TextModel(Protocol):
     vocabulary: Vocabulary
 
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
-        """Token ids of a phrase per text encoder, without start, end and padding."""
+        """Token ids of a phrase after another word, per text encoder, without start, end and padding."""
+        ...
+
+    def phrase_spellings(self, phrase: str) -> dict[str, list[list[int]]]:
+        """Token ids of a phrase in each way that a prompt may spell it; some tokenizers spell a word otherwise at the start of a text."""
         ...
 
     def encode(

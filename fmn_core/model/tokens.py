@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 
@@ -18,6 +19,12 @@ NO_START = -(1 << 40)
 END_TOKEN_CHOICES = ("none", "first", "all")
 # Marks, in a prompt's text, the place of a learned embedding.
 PLACEHOLDER = "<concept>"
+# What the rows of a phrase become where it is left out.
+Nothing = Literal["zero", "last row", "previous row", "mean row"]
+ZERO_ROW: Nothing = "zero"
+LAST_ROW: Nothing = "last row"
+PREVIOUS_ROW: Nothing = "previous row"
+MEAN_ROW: Nothing = "mean row"
 # Vectors learned by textual inversion: (m, width) per text encoder, with the same m for all encoders.
 LearnedEmbedding = dict[str, torch.Tensor]
 
@@ -37,6 +44,12 @@ class EncodedPrompt:
         Pooled embedding (1, width), where the model uses one.
     causal
         Whether a row depends on earlier tokens alone, as CLIP's do; T5's depend on the whole prompt.
+    nothing
+        What the rows of a phrase become where it is left out: zero in cross-attention of Stable Diffusion. Where zero is not nothing, as
+        in a stream of text of its own: the last row of the prompt without it, which is padding if there is any, the row before it, or the
+        mean of all rows.
+    further
+        Rows that follow in the context and are of further text encoders, as prompts of their own. `context` has none of them.
     """
 
     text: str
@@ -44,11 +57,19 @@ class EncodedPrompt:
     context: torch.Tensor
     pooled: torch.Tensor | None = None
     causal: bool = True
+    nothing: Nothing = ZERO_ROW
+    further: tuple[EncodedPrompt, ...] = ()
+
+    @property
+    def blocks(self) -> tuple[EncodedPrompt, ...]:
+        """The prompt as each of its text encoders gives it."""
+        return self, *self.further
 
     def to(self, device: torch.device | str) -> EncodedPrompt:
         """Copies the prompt, with its context and pooled embedding on a device."""
         pooled = None if self.pooled is None else self.pooled.to(device)
-        return replace(self, context=self.context.to(device), pooled=pooled)
+        further = tuple(block.to(device) for block in self.further)
+        return replace(self, context=self.context.to(device), pooled=pooled, further=further)
 
 
 def vector_id(vector: torch.Tensor) -> int:
@@ -79,11 +100,12 @@ def whole_words(spellings: Mapping[int, str]) -> dict[int, str]:
     Parameters
     ----------
     spellings
-        Spelling of every token. A whole word ends with "</w>" in CLIP's tokenizers and begins with "\u2581" in SentencePiece's.
+        Spelling of every token. A whole word ends with "</w>" in CLIP's tokenizers and begins with "\u2581" in SentencePiece's and "\u0120"
+        in Qwen's.
     """
     words = {}
     for token, spelling in spellings.items():
-        word = spelling.removesuffix("</w>").removeprefix("\u2581")
+        word = spelling.removesuffix("</w>").removeprefix("\u2581").removeprefix("\u0120")
         if word != spelling and len(word) >= SHORTEST_WORD and word.isalpha() and word.islower():
             words[token] = word
     return dict(sorted(words.items()))

@@ -89,6 +89,10 @@ class ComfyText:
         """See TextModel.phrase_tokens."""
         return {name: strip_special(chunks, self.vocabulary) for name, chunks in self.tokenize(phrase).items()}
 
+    def phrase_spellings(self, phrase: str) -> dict[str, list[list[int]]]:
+        """See TextModel.phrase_spellings; CLIP has one spelling."""
+        return {name: [ids] for name, ids in self.phrase_tokens(phrase).items()}
+
     def encode(
         self, prompts: list[str], words: Sequence[LearnedEmbedding | None] | None = None, padding: int | None = None
     ) -> list[EncodedPrompt]:
@@ -172,7 +176,7 @@ class ComfyText:
         if token < 0:
             return "vector"
         spelling = self._tokenizers[encoder].inv_vocab.get(token, "?")
-        return spelling.removesuffix("</w>").removeprefix("\u2581") or spelling
+        return spelling.removesuffix("</w>").lstrip("\u2581\u0120") or spelling
 
     def words(self) -> dict[int, str]:
         """See TextModel.words."""

@@ -1,8 +1,12 @@
-"""The adapter through which fmn_core solves for a transformer of the host, FLUX.1, and its text encoders T5 and CLIP-L."""
+"""The adapter through which fmn_core solves for a transformer of the host and its text encoders."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,57 +14,138 @@ import torch
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.model.entries import TextEntry
 from ...fmn_core.model.protocol import CrossAttention
-from ...fmn_core.model.tokens import NO_START, EncodedPrompt, LearnedEmbedding, Vocabulary, first_end
+from ...fmn_core.model.tokens import NO_START, EncodedPrompt, LearnedEmbedding, Vocabulary, first_end, strip_special
 from .. import host
 from .model import ComfyModel
 from .text import ComfyText, HostTokens, detached_copy, token_ids
 
-# The encoder whose rows are the context, and all encoders, by their names in the host.
-ROWS_OF, ENCODERS = "t5xxl", {"l", "t5xxl"}
-# Prompts that T5 takes at once: each has at least 256 rows.
+# Prompts that a text encoder takes at once.
 _BATCH = 8
-# Padding rows to return at least: they see the whole prompt and their place, so that one does not stand for all as CLIP's does.
-_PADDING = 64
+# The id of no token: the end token of tokenizers that have none.
+_NO_END = NO_START - 1
+# Added to the token ids of further encoders, so that they are no ids of the first one's vocabulary.
+_FURTHER = 1 << 24
 
 
 class TransformerText(ComfyText):
-    """The tokens of a CLIP of FLUX.1: those of T5, whose rows the context has. CLIP-L gives the pooled embedding alone."""
+    """The tokens of a CLIP of a transformer: those of the encoders whose rows the context has.
 
-    # Single tokens of T5's vocabulary and of CLIP's.
+    Notes
+    -----
+    Encoders that are language models wrap a prompt into a template, of which the host may cut off the beginning.
+    """
+
+    # Single tokens of the vocabularies of T5, CLIP, Qwen and Gemma.
     markers = "*|"
 
     def _find_tokenizers(self) -> dict[str, Any]:
         names = set(self.clip.tokenize(""))
-        if names != ENCODERS:
+        family = next((family for family in host.FAMILIES if set(family.encoders) == names), None)
+        if family is None:
             raise ForgetError(
-                f"Expected a CLIP with T5-XXL and CLIP-L, as FLUX.1 takes, got one with {', '.join(sorted(names))}. "
-                "Load both with DualCLIPLoader, type flux."
+                f"Expected the text encoders of a transformer that Forget Concept knows, got {', '.join(sorted(names))}. "
+                f"It knows {', '.join(family.name for family in host.FAMILIES)}."
             )
-        return {name: host.part_of(self.clip.tokenizer, name) for name in (ROWS_OF, "l")}
+        self._row_encoders = [name for rows in family.rows for name in rows.encoders]
+        self._first_encoders = family.rows[0].encoders
+        return {name: host.part_of(self.clip.tokenizer, name) for name in family.encoders}
 
     def _vocabulary(self) -> Vocabulary:
-        rows = self._tokenizers[ROWS_OF]
-        return Vocabulary(NO_START, rows.end_token, {ROWS_OF: rows.pad_token})
+        first = self._tokenizers[self._row_encoders[0]]
+        start = NO_START if first.start_token is None else first.start_token
+        pad = {name: self._tokenizers[name].pad_token for name in self._first_encoders}
+        return Vocabulary(start, _NO_END if first.end_token is None else first.end_token, pad)
+
+    def _first_tokens(self, text: str) -> dict[str, int]:
+        """The first token of a text after another word, in each text encoder's vocabulary."""
+        before, after = (token_ids(self._host_tokens(t)) for t in ("a", f"a {text}"))
+        return {
+            name: next(y for x, y in itertools.zip_longest(before[name][0], after[name][0]) if x != y)
+            for name in self._tokenizers
+        }
+
+    def _ids(self, tokens: HostTokens) -> dict[str, list[list[int]]]:
+        """Token ids of the encoders whose rows the context has, with one end token for all."""
+        ids = token_ids(tokens)
+        return {name: [self._comparable(name, chunk) for chunk in ids[name]] for name in self._row_encoders}
+
+    def _comparable(self, name: str, chunk: list[int]) -> list[int]:
+        if name in self._first_encoders:
+            return chunk
+        end = self._tokenizers[name].end_token
+        return [self.vocabulary.end if t == end else t + _FURTHER if t >= 0 else t for t in chunk]
+
+    @functools.cached_property
+    def _templates(self) -> dict[str, tuple[int, int]]:
+        """Numbers of tokens of each encoder's template before and after a prompt."""
+        one, two = self._stripped("one"), self._stripped("two")
+        return {name: (_equal(one[name], two[name]), _equal(one[name][::-1], two[name][::-1])) for name in one}
+
+    def _stripped(self, text: str) -> dict[str, list[int]]:
+        ids = self._ids(self._host_tokens(text))
+        return {name: strip_special(chunks, self.vocabulary) for name, chunks in ids.items()}
+
+    def _bodies(self, text: str) -> dict[str, list[int]]:
+        """Token ids of a text without special tokens and template."""
+        stripped = self._stripped(text)
+        return {
+            name: ids[self._templates[name][0] : len(ids) - self._templates[name][1]] for name, ids in stripped.items()
+        }
 
     def tokenize(self, text: str) -> dict[str, list[list[int]]]:
-        """Token ids of a text in T5's vocabulary."""
-        return {ROWS_OF: token_ids(self._host_tokens(text))[ROWS_OF]}
+        """Token ids of a text in the vocabulary of the first encoder, without its template."""
+        name = self._row_encoders[0]
+        has_template = any(self._templates[name])
+        return {name: [self._bodies(text)[name]] if has_template else self._ids(self._host_tokens(text))[name]}
+
+    def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
+        """See TextModel.phrase_tokens."""
+        before = self._bodies("a")
+        return {name: ids[len(before[name]) :] for name, ids in self._bodies(f"a {phrase}").items()}
+
+    def phrase_spellings(self, phrase: str) -> dict[str, list[list[int]]]:
+        """See TextModel.phrase_spellings."""
+        first = self._bodies(phrase)
+        return {
+            name: [ids] if ids == first[name] else [ids, first[name]]
+            for name, ids in self.phrase_tokens(phrase).items()
+        }
+
+    def token_embeddings(self) -> dict[str, torch.Tensor]:
+        """See TextModel.token_embeddings; without those of encoders that were not loaded."""
+        loaded = [n for n in self._tokenizers if host.part_of(self.clip.cond_stage_model, n) is not None]
+        tables = {name: host.token_embedding(self.clip, name).weight.detach() for name in loaded}
+        return {name: detached_copy(table) if host.quantisation(table) else table for name, table in tables.items()}
 
 
 class ComfyTransformer(TransformerText):
-    """What the closed form needs of a MODEL and a CLIP of FLUX.1; neither is changed.
+    """What the closed form needs of a MODEL that is a transformer of host.FAMILIES, and of its CLIP; neither is changed.
 
     Raises
     ------
     ForgetError
-        The CLIP is None, or lacks one of the two encoders.
+        The CLIP is None, or not that of the MODEL's family.
     """
 
     def __init__(self, patcher: Any, clip: Any):
         self.patcher, self.device = patcher, patcher.load_device
+        if clip is not None:
+            self.family = self._family_of(set(clip.tokenize("")))
         super().__init__(clip)
-        entry, *_ = self.text_entries()
-        width, wanted = self.encode([""])[0].context.shape[1], self.weights([entry.name])[0].shape[1]
+        self._check_width()
+
+    def _family_of(self, encoders: set[str]) -> host.TransformerFamily:
+        families = host.transformer_families(self.patcher)
+        fitting = [family for family in families if set(family.encoders) == encoders]
+        if not fitting:
+            wanted = ", or that of ".join(f"{family.name}, with {family.clip}" for family in families)
+            raise ForgetError(f"Expected the CLIP of {wanted}. Got one with {', '.join(sorted(encoders))}.")
+        return fitting[0]
+
+    def _check_width(self) -> None:
+        tokens = self._prompt_tokens("", None)
+        context, _ = self._run_encoder(tokens, False)
+        width, wanted = context.shape[-1], host.text_width(self.patcher, self.family)
         if width != wanted:
             raise ForgetError(
                 f"Expected a CLIP of width {wanted} for this MODEL, got {width}. Connect the CLIP that belongs to the MODEL."
@@ -69,34 +154,84 @@ class ComfyTransformer(TransformerText):
     def encode(
         self, prompts: list[str], words: Sequence[LearnedEmbedding | None] | None = None, padding: int | None = None
     ) -> list[EncodedPrompt]:
-        """See TextModel.encode. T5 sees its padding, so that all of it is encoded even where few rows of it are returned."""
+        """See TextModel.encode. Rows are as the text entries get them. An encoder that sees its padding gets all of it."""
         tokens = [self._prompt_tokens(p, w) for p, w in zip(prompts, words or [None] * len(prompts))]
-        encoded = []
-        for start in range(0, len(prompts), _BATCH):
-            batch = tokens[start : start + _BATCH]
-            contexts, pooled = self._batch(batch) if _same_length(batch) else _joined(self._batch([t]) for t in batch)
-            for prompt, parts, context, vector in zip(prompts[start:], batch, contexts, pooled):
-                ids = {ROWS_OF: token_ids({ROWS_OF: parts[ROWS_OF]})[ROWS_OF]}
-                end = first_end(ids[ROWS_OF][0], self.vocabulary)
-                rows = len(context) if padding is None else min(len(context), end + 1 + max(padding, _PADDING))
-                encoded.append(EncodedPrompt(prompt, ids, context[:rows], vector, causal=False))
-        return encoded
+        encoded: dict[int, EncodedPrompt] = {}
+        for batch in _batches([self._lengths(t) for t in tokens], 1 if len(self.family.rows) > 1 else _BATCH):
+            contexts, pooled = self._batch([tokens[n] for n in batch])
+            contexts = self._as_entries_read(contexts)
+            for n, context, vector in zip(batch, contexts, pooled):
+                encoded[n] = self._encoded(prompts[n], tokens[n], context, vector, padding)
+        return [encoded[n] for n in range(len(prompts))]
 
-    def _batch(self, batch: list[HostTokens]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def _lengths(self, tokens: HostTokens) -> tuple[int, ...]:
+        return tuple(len(chunk) for name in self._row_encoders for chunk in tokens[name])
+
+    def _encoded(
+        self, prompt: str, tokens: HostTokens, context: torch.Tensor, pooled: torch.Tensor | None, padding: int | None
+    ) -> EncodedPrompt:
+        """A prompt as each of its encoders gives it."""
+        ids, blocks = self._ids(tokens), list[EncodedPrompt]()
+        *others, last = [rows for rows in self.family.rows if self._has(rows)]
+        for rows in others:
+            length = sum(len(chunk) for chunk in ids[rows.encoders[0]])
+            blocks.append(self._block(rows, prompt, ids, context[:length], padding))
+            context = context[length:]
+        blocks.append(self._block(last, prompt, ids, context, padding))
+        return replace(blocks[0], pooled=pooled, further=tuple(blocks[1:]))
+
+    def _has(self, rows: host.Rows) -> bool:
+        """Whether one of the encoders of these rows was loaded; SD 3 is often used without T5."""
+        return any(host.part_of(self.clip.cond_stage_model, name) is not None for name in rows.encoders)
+
+    def _block(
+        self, rows: host.Rows, prompt: str, ids: dict[str, list[list[int]]], context: torch.Tensor, padding: int | None
+    ) -> EncodedPrompt:
+        """A prompt as the encoders of some rows give it, up to `padding` rows of padding."""
+        tokens = {name: ids[name] for name in rows.encoders}
+        if len(tokens[rows.encoders[0]]) > 1:
+            return EncodedPrompt(prompt, tokens, context, causal=rows.causal, nothing=rows.nothing)
+        # The host may cut the beginning of the template off.
+        chunks = {name: chunk[len(chunk) - len(context) :] for name, [chunk] in tokens.items()}
+        end, count = max(first_end(chunk, self.vocabulary) for chunk in chunks.values()), len(context)
+        if rows.padding == 0:
+            count = min(count, end + 1)
+            chunks = {name: chunk[:count] for name, chunk in chunks.items()}
+        elif padding is not None:
+            count = min(count, end + 1 + max(padding, rows.padding))
+        tokens = {name: [chunk] for name, chunk in chunks.items()}
+        return EncodedPrompt(prompt, tokens, context[:count], causal=rows.causal, nothing=rows.nothing)
+
+    def _batch(self, batch: list[HostTokens]) -> tuple[list[torch.Tensor], Sequence[torch.Tensor | None]]:
         """Contexts (l, d) and pooled embeddings (1, width) of prompts whose tokens are equally many."""
         joined = {name: [chunk for tokens in batch for chunk in tokens[name]] for name in batch[0]}
-        with host.every_pooled(self.clip) as outputs:
-            context, _ = self._run_encoder(self._on_device(joined), False)
+        with host.every_pooled(self.clip) if self.family.pooled_of else contextlib.nullcontext([]) as outputs:
+            context, pooled = self._run_encoder(self._on_device(joined), False)
+        if len(batch) == 1:
+            return [context[0]], [pooled if self.family.pooled_of else None]
+        # The host takes the prompts for the chunks of one, and cuts the template's beginning off the first alone.
+        cut = sum(self._lengths(joined)) - context.shape[1]
+        whole = torch.cat([context.new_zeros(cut, context.shape[2]), context[0]])
+        contexts = [part[cut:] for part in whole.chunk(len(batch))]
+        if not self.family.pooled_of:
+            return contexts, [None] * len(batch)
         # A prompt of more than 75 tokens has several chunks for CLIP-L, of which the host takes the first one's vector.
         first = torch.tensor([sum(len(t["l"]) for t in batch[:n]) for n in range(len(batch))])
-        return list(context[0].chunk(len(batch))), list(detached_copy(outputs[0])[first].split(1))
+        return contexts, detached_copy(outputs[0])[first].split(1)
+
+    def _as_entries_read(self, contexts: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Contexts behind the modules that stand before the text entries."""
+        if not self.family.before:
+            return contexts
+        rows = host.run_modules(self.patcher, self.family.before, torch.cat(contexts))
+        return list(detached_copy(rows).split([len(context) for context in contexts]))
 
     def text_entries(self) -> list[TextEntry]:
         """See ForgetModel.text_entries."""
-        return host.transformer_entries(self.patcher)
+        return host.transformer_entries(self.patcher, self.family)
 
     def cross_attention(self) -> list[CrossAttention]:
-        """None: text is a stream of its own."""
+        """None that can be steered by gradient."""
         return []
 
     def weights(
@@ -109,13 +244,17 @@ class ComfyTransformer(TransformerText):
 
 def closed_form_model(patcher: Any, clip: Any) -> ComfyModel | ComfyTransformer:
     """The adapter of a MODEL for the closed form, which is all that transformers can have so far."""
-    return ComfyTransformer(patcher, clip) if host.is_transformer(patcher) else ComfyModel(patcher, clip)
+    return ComfyModel(patcher, clip) if host.transformer_family(patcher) is None else ComfyTransformer(patcher, clip)
 
 
-def _same_length(batch: list[HostTokens]) -> bool:
-    return len({len(chunk) for tokens in batch for chunk in tokens[ROWS_OF]}) == 1
+def _batches(lengths: list[tuple[int, ...]], size: int) -> list[list[int]]:
+    """Numbers of prompts in batches of equal lengths, because an encoder without padding takes no others together."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, length in enumerate(lengths):
+        groups.setdefault(length, []).append(number)
+    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
 
-def _joined(parts: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    contexts, pooled = zip(*parts)
-    return [c for part in contexts for c in part], [p for part in pooled for p in part]
+def _equal(one: list[int], two: list[int]) -> int:
+    """Number of tokens that are equal at the beginning of two lists."""
+    return next((n for n, (x, y) in enumerate(zip(one, two)) if x != y), min(len(one), len(two)))

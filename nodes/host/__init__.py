@@ -18,7 +18,6 @@ from .execution import (
 )
 from .families import (
     diffusers_names,
-    is_transformer,
     native_guidance,
     native_latent_side,
     pooled_layer,
@@ -26,7 +25,6 @@ from .families import (
     require_editable,
     require_unet,
     takes_pooled,
-    transformer_entries,
     unet_blocks,
 )
 from .files import (
@@ -55,6 +53,7 @@ from .models import (
     part_of,
     quantisation,
     require_floats,
+    run_modules,
     standard_tokenizer,
     token_embedding,
     token_spellings,
@@ -80,8 +79,18 @@ from .sampling import (
     wrap_sampling,
     wrap_unet,
 )
+from .transformers import (
+    FAMILIES,
+    Rows,
+    TransformerFamily,
+    text_width,
+    transformer_entries,
+    transformer_families,
+    transformer_family,
+)
 
 __all__ = [
+    "FAMILIES",
     "MINIATURE",
     "PATCH_FOLDER",
     "PRECISIONS",
@@ -90,6 +99,8 @@ __all__ = [
     "MiniatureConfig",
     "MiniatureTokenizer",
     "Progress",
+    "Rows",
+    "TransformerFamily",
     "add_hooks",
     "apply_patch",
     "assume_loaded",
@@ -111,7 +122,6 @@ __all__ = [
     "file_version",
     "graph_texts",
     "image_text_folders",
-    "is_transformer",
     "key_weights",
     "latent_preview",
     "layer_shapes",
@@ -140,6 +150,7 @@ __all__ = [
     "require_editable",
     "require_floats",
     "require_unet",
+    "run_modules",
     "running_node",
     "samplers",
     "sampling_options",
@@ -150,10 +161,13 @@ __all__ = [
     "standard_tokenizer",
     "step_counter",
     "takes_pooled",
+    "text_width",
     "token_embedding",
     "token_spellings",
     "training_mode",
     "transformer_entries",
+    "transformer_families",
+    "transformer_family",
     "unet_blocks",
     "unwrap_unet",
     "vae_key",

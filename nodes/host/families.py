@@ -1,4 +1,4 @@
-"""Recognises a MODEL's family by the host's classes and configuration; the only module that does."""
+"""Recognises a MODEL's family by the host's classes and configuration, for transformers with the table in `transformers`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 
 from ...fmn_core.errors import ForgetError
-from ...fmn_core.model.entries import POOLED, TextEntry
+from .transformers import FAMILIES, transformer_family
 
 _XL_CONTEXT_WIDTH, _SD2_CONTEXT_WIDTH = 2048, 1024
 # The host writes this image_size into the configuration of every full-size model.
@@ -31,28 +31,15 @@ def require_unet(patcher: Any) -> Any:
         class_name = type(unet).__name__ if unet is not None else type(patcher).__name__
         raise ForgetError(
             f"Expected a Stable Diffusion 1.x, 2.x or XL model (a UNet with cross-attention), got {class_name}. Load one of these; "
-            "of other models, Forget Concept knows FLUX.1."
+            f"of transformers, Forget Concept knows {', '.join(family.name for family in FAMILIES)}."
         )
     return unet
 
 
-def is_transformer(patcher: Any) -> bool:
-    """Whether a MODEL is a transformer whose text entries the pack knows: FLUX.1."""
-    return type(getattr(patcher, "model", None)) is comfy.model_base.Flux
-
-
 def require_editable(patcher: Any) -> None:
     """Raises ForgetError on a MODEL whose text entries the pack does not know."""
-    if not is_transformer(patcher):
+    if transformer_family(patcher) is None:
         require_unet(patcher)
-
-
-def transformer_entries(patcher: Any) -> list[TextEntry]:
-    """The text entries of a transformer: FLUX.1 reads T5's rows and CLIP-L's pooled embedding."""
-    entries = [TextEntry("txt_in", "")]
-    if patcher.model.diffusion_model.vector_in is not None:
-        entries.append(TextEntry("vector_in", "in_layer", POOLED))
-    return entries
 
 
 def unet_blocks(unet: Any) -> list[torch.nn.Module]:
@@ -91,20 +78,21 @@ def predicts_v(patcher: Any) -> bool:
 
 def native_guidance(patcher: Any) -> float | None:
     """The scale of classifier-free guidance that a MODEL is sampled with; None where any will do. FLUX.1 has its guidance built in."""
-    return 1.0 if is_transformer(patcher) else None
+    family = transformer_family(patcher)
+    return None if family is None else family.guidance
 
 
 def native_latent_side(patcher: Any, context_width: int) -> int:
     """Side, in latent pixels, of the square that a MODEL was trained on.
 
-    128 for SDXL and FLUX.1, 96 for SD 2.x with v-prediction, otherwise 64. The miniature's configuration states its own side.
+    128 for SDXL and transformers, 96 for SD 2.x with v-prediction, otherwise 64. The miniature's configuration states its own side.
 
     Parameters
     ----------
     context_width
         Width d of the text conditioning.
     """
-    if context_width == _XL_CONTEXT_WIDTH or is_transformer(patcher):
+    if context_width == _XL_CONTEXT_WIDTH or transformer_family(patcher):
         return 128
     size = patcher.model.model_config.unet_config.get("image_size", _FULL_SIZE)
     if size != _FULL_SIZE:

@@ -17,7 +17,8 @@ from ...fmn_core.errors import ForgetError
 from ...fmn_core.model.entries import CONTEXT
 from ...fmn_core.model.lazy import LazySequence
 from ...fmn_core.model.transfer import read
-from .families import is_transformer, require_unet, transformer_entries
+from .families import require_unet
+from .transformers import transformer_entries, transformer_family
 
 try:
     from comfy.quant_ops import QuantizedTensor
@@ -108,13 +109,25 @@ def _effective_weight(key: str, device: Any, original: tuple, *patches: tuple) -
     return comfy.lora.calculate_weight(patches, weight, key).to(device, torch.float32)
 
 
+def run_modules(patcher: Any, paths: Sequence[str], rows: torch.Tensor) -> torch.Tensor:
+    """Runs modules of a MODEL's network one after another on rows (n, dim), in the precision that it computes in."""
+    load(patcher)
+    model = patcher.model
+    with torch.inference_mode():
+        rows = rows.to(patcher.load_device, model.manual_cast_dtype or model.get_dtype())
+        for path in paths:
+            rows = model.diffusion_model.get_submodule(path)(rows)
+    return rows
+
+
 def key_weights(patcher: Any) -> Sequence[torch.Tensor]:
     """Effective attn2 key weights of a MODEL in forward order, or what reads a transformer's text rows, for the fingerprint.
 
     Each is on its layer's device.
     """
-    if is_transformer(patcher):
-        rows = [entry.path for entry in transformer_entries(patcher) if entry.reads == CONTEXT]
+    family = transformer_family(patcher)
+    if family is not None:
+        rows = [entry.path for entry in transformer_entries(patcher, family) if entry.reads == CONTEXT]
         return effective_weights(patcher, [f"diffusion_model.{path}.weight" for path in rows], None)
     names = [name for name, _ in require_unet(patcher).named_modules() if name.endswith("attn2.to_k")]
     return effective_weights(patcher, [f"diffusion_model.{name}.weight" for name in names], None)

@@ -13,7 +13,7 @@ from ...fmn_core.errors import ForgetError
 from .. import host
 from ..adapter import connected
 from ..adapter.text import ComfyText
-from ..adapter.transformer import ENCODERS, TransformerText
+from ..adapter.transformer import TransformerText
 
 LONGEST_TEXT = 20_000
 MOST_ROWS = 8
@@ -35,12 +35,13 @@ class _TokensOnly(ComfyText):
 
 
 class _TransformerTokensOnly(_TokensOnly, TransformerText):
-    """The same for FLUX.1."""
+    """The same for transformers."""
 
 
 def _preview_text(tokenizer: Any) -> _TokensOnly:
-    is_transformer = set(tokenizer.tokenize_with_weights("")) == ENCODERS
-    return (_TransformerTokensOnly if is_transformer else _TokensOnly)(tokenizer)
+    encoders = set(tokenizer.tokenize_with_weights(""))
+    of_transformer = any(encoders == set(family.encoders) for family in host.FAMILIES)
+    return (_TransformerTokensOnly if of_transformer else _TokensOnly)(tokenizer)
 
 
 @functools.cache

@@ -1,0 +1,155 @@
+"""Transformers of the host whose text entries are known: what each family reads, and from which text encoders."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_base
+
+from ...fmn_core.model.entries import CONTEXT, POOLED, TextEntry
+from ...fmn_core.model.tokens import LAST_ROW, MEAN_ROW, PREVIOUS_ROW, Nothing
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a context, one after another, that one text encoder gives, or several whose rows are joined along their width.
+
+    Attributes
+    ----------
+    encoders
+        Their names in the host.
+    causal
+        Whether a row depends on earlier tokens alone.
+    nothing
+        What the rows of a phrase become where it is left out, see EncodedPrompt.
+    padding
+        Padding rows to keep of each prompt: 0 where attention leaves them out, 1 where all of them are much alike. Otherwise they see the
+        prompt and their place.
+    """
+
+    encoders: tuple[str, ...]
+    causal: bool = False
+    nothing: Nothing = LAST_ROW
+    padding: int = 64
+
+
+@dataclass(frozen=True)
+class TransformerFamily:
+    """What the closed form has to know of a family of transformers.
+
+    Attributes
+    ----------
+    name
+        Its name, for reports.
+    classes
+        Names of its classes in comfy.model_base. A host may lack some of them.
+    rows
+        What its context consists of.
+    clip
+        The CLIP that it takes, and how to load it, for messages.
+    entries
+        Pattern of the paths of the linear maps that read rows of the context.
+    before
+        Paths of the modules that each row passes before that; they count as part of the text encoder.
+    pooled
+        Path of the linear map that reads a pooled embedding; empty where there is none.
+    pooled_of
+        The text encoders of the pooled embedding.
+    guidance
+        The scale of classifier-free guidance that it is sampled with; None where any will do.
+    draws
+        Whether it draws pictures; others make videos.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    rows: tuple[Rows, ...]
+    clip: str
+    entries: str
+    before: tuple[str, ...] = ()
+    pooled: str = ""
+    pooled_of: tuple[str, ...] = ()
+    guidance: float | None = None
+    draws: bool = True
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The text encoders of its CLIP, those of the rows first."""
+        return tuple(dict.fromkeys([*(name for rows in self.rows for name in rows.encoders), *self.pooled_of]))
+
+
+_T5 = "t5xxl"
+FAMILIES = (
+    TransformerFamily(
+        "FLUX.1", ("Flux",), (Rows((_T5,)),), "T5-XXL and CLIP-L: load both with DualCLIPLoader, type flux",
+        "txt_in", pooled="vector_in.in_layer", pooled_of=("l",), guidance=1.0,
+    ),
+    TransformerFamily(
+        "Chroma", ("Chroma", "ChromaRadiance"), (Rows((_T5,)),), "T5-XXL: load it with CLIPLoader, type chroma", "txt_in",
+    ),
+    TransformerFamily(
+        "SD 3", ("SD3",), (Rows(("l", "g"), causal=True), Rows((_T5,))),
+        "CLIP-L, CLIP-G and T5-XXL: load them with TripleCLIPLoader", "context_embedder", pooled="y_embedder.mlp.0", pooled_of=("l", "g"),
+    ),
+    TransformerFamily(
+        "Qwen-Image", ("QwenImage",), (Rows(("qwen25_7b",), causal=True, nothing=PREVIOUS_ROW),),
+        "Qwen2.5-VL 7B: load it with CLIPLoader, type qwen_image", "txt_in", ("txt_norm",),
+    ),
+    TransformerFamily(
+        "Lumina 2", ("Lumina2",), (Rows(("gemma2_2b",), causal=True, nothing=PREVIOUS_ROW),),
+        "Gemma 2 2B: load it with CLIPLoader, type lumina2", r"cap_embedder\.1", ("cap_embedder.0",),
+    ),
+    TransformerFamily(
+        "Z-Image", ("Lumina2",), (Rows(("qwen3_4b",), causal=True, nothing=PREVIOUS_ROW),),
+        "Qwen3 4B: load it with CLIPLoader, type lumina2", r"cap_embedder\.1", ("cap_embedder.0",),
+    ),
+    TransformerFamily(
+        "Wan", ("WAN21", "WAN22", "WAN21_Vace"), (Rows(("umt5xxl",), padding=1),), "umT5-XXL: load it with CLIPLoader, type wan",
+        r"(vace_)?blocks\.\d+\.cross_attn\.[kv]", ("text_embedding",), draws=False,
+    ),
+    TransformerFamily(
+        "PixArt", ("PixArt",), (Rows((_T5,), nothing=MEAN_ROW),), "T5-XXL: load it with CLIPLoader, type pixart",
+        r"blocks\.\d+\.cross_attn\.kv_linear", ("y_embedder.y_proj",),
+    ),
+    TransformerFamily(
+        "Cosmos Predict 2", ("CosmosPredict2",), (Rows((_T5,), padding=1),), "the old T5-XXL: load it with CLIPLoader, type cosmos",
+        r"blocks\.\d+\.cross_attn\.[kv]_proj",
+    ),
+    TransformerFamily(
+        "AuraFlow", ("AuraFlow",), (Rows(("pile_t5xl",), padding=1),), "Pile-T5-XL: load it with CLIPLoader", "cond_seq_linear",
+    ),
+    TransformerFamily(
+        "LTXV", ("LTXV",), (Rows((_T5,), nothing=MEAN_ROW, padding=0),), "T5-XXL: load it with CLIPLoader, type ltxv",
+        r"transformer_blocks\.\d+\.attn2\.to_[kv]", ("caption_projection",), draws=False,
+    ),
+)  # fmt: skip
+
+
+def transformer_families(patcher: Any) -> list[TransformerFamily]:
+    """The families that a MODEL may be of, by its class. Lumina 2 and Z-Image have one class, and differ in their text encoder."""
+    name = type(getattr(patcher, "model", None)).__name__
+    known = hasattr(comfy.model_base, name) and type(patcher.model) is getattr(comfy.model_base, name)
+    return [family for family in FAMILIES if known and name in family.classes]
+
+
+def transformer_family(patcher: Any) -> TransformerFamily | None:
+    """The first family that a MODEL may be of; None where it is none of FAMILIES."""
+    return next(iter(transformer_families(patcher)), None)
+
+
+def transformer_entries(patcher: Any, family: TransformerFamily) -> list[TextEntry]:
+    """The text entries of a transformer: what reads its context, in the order of its modules, then what reads a pooled embedding."""
+    modules = dict(patcher.model.diffusion_model.named_modules())
+    entries = [TextEntry(path, "", CONTEXT) for path in modules if re.fullmatch(family.entries, path)]
+    if family.pooled and family.pooled in modules:
+        entries.append(TextEntry(family.pooled, "", POOLED))
+    return entries
+
+
+def text_width(patcher: Any, family: TransformerFamily) -> int:
+    """Width of the rows that a transformer takes."""
+    model = patcher.model.diffusion_model
+    path = family.before[0] if family.before else transformer_entries(patcher, family)[0].path
+    return next(p.shape for p in model.get_submodule(path).parameters() if p.ndim)[-1]

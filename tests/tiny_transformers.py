@@ -141,10 +141,20 @@ def _model(recipe: Tiny) -> Any:
     import comfy.supported_models
 
     name, values = recipe.config
-    model = getattr(comfy.supported_models, name)(dict(values)).get_model({})
+    model = getattr(comfy.supported_models, name)({**values, **_newer_values(name)}).get_model({})
     randomise(model.diffusion_model, 0.1)
     cpu = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def _newer_values(name: str) -> dict[str, Any]:
+    """Values that newer hosts want."""
+    if name != "Chroma":
+        return {}
+    from comfy.ldm.chroma.model import ChromaParams
+
+    newer = {"txt_ids_dims": [], "vec_in_dim": None}
+    return {key: value for key, value in newer.items() if key in ChromaParams.__dataclass_fields__}
 
 
 def _clip(recipe: Tiny) -> Any:

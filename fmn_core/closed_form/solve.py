@@ -76,13 +76,11 @@ def solve_factors(
 
 def _weights(model: ForgetModel, entries: Sequence[TextEntry], moments: Moments) -> Sequence[torch.Tensor]:
     """Effective weights of the layers in the coordinates of the moments, computed on access."""
-    weights: Sequence[torch.Tensor] = text_weights(model, entries, moments.cc.device)
-    basis = moments.basis
+    weights, basis = text_weights(model, entries, moments.cc.device), moments.basis
     if basis is None:
         return weights
+    return LazySequence(len(entries), lambda n: _in_coordinates(weights[n], basis))
 
-    def coordinates(number: int) -> torch.Tensor:
-        weight = weights[number]
-        return weight @ basis.to(weight.dtype)
 
-    return LazySequence(len(entries), coordinates)
+def _in_coordinates(weight: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+    return weight @ basis.to(weight.dtype)

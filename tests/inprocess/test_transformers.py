@@ -26,16 +26,23 @@ SETTINGS = ClosedFormSettings(
     tolerance=0.0, rank=256, preserve_prompts=OTHERS,
 )  # fmt: skip
 # The largest gap that was seen, rounded up. It is 0 where padding is nothing and text has no place. Keys cannot be made to be nothing where
-# there is no padding, and a text that is shorter stands elsewhere.
+# there is no padding. In the other families a text that is shorter stands elsewhere, which changes a random model as much as its words do.
 GAPS = {
-    "Chroma": 0.5, "SD 3": 0.01, "Qwen-Image": 1.2, "Lumina 2": 0.8, "Z-Image": 1.1, "Wan": 1e-3, "PixArt": 0.13, "Cosmos Predict 2": 1e-3,
-    "AuraFlow": 1e-3, "LTXV": 2e-3,
-}  # fmt: skip
-# These are quick to make; the others have a vocabulary or a width of thousands.
-QUICK = sorted(GAPS.keys() - {"SD 3", "Qwen-Image", "Z-Image"})
+    "Chroma": 0.5,
+    "SD 3": 0.01,
+    "Wan": 1e-3,
+    "PixArt": 0.13,
+    "Cosmos Predict 2": 1e-3,
+    "AuraFlow": 1e-3,
+    "LTXV": 2e-3,
+}
+# Its vocabulary and its network for pictures take 15 s to make.
+SLOW = "Qwen-Image"
 
 
-@pytest.fixture(scope="module", params=[n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in GAPS])
+@pytest.fixture(
+    scope="module", params=[pytest.param(n, marks=pytest.mark.slow) if n == SLOW else n for n in tiny_transformers.TINY]
+)
 def family(request):
     model, clip, latent = tiny_transformers.tiny(request.param)
     adapter = closed_form_model(model, clip)
@@ -122,7 +129,7 @@ def test_the_patched_model_takes_the_prompt_for_the_one_without_the_phrase(famil
     way = (before[0] - before[1]).norm()
     gap = float((after[0] - before[1]).norm() / way)
     drift = float((after[1:] - before[1:]).norm() / before[1:].norm())
-    assert gap < GAPS[family.name] and drift < 0.02, (gap, drift)
+    assert gap < GAPS.get(family.name, 1.5) and drift < 1e-3, (gap, drift)
     if all(rows.nothing != MEAN_ROW for rows in family.adapter.family.rows):
         aim = predictions(
             family.model,

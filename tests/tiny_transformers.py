@@ -128,12 +128,12 @@ TINY = {
 }  # fmt: skip
 
 
-def tiny(family: str) -> tuple[Any, Any, tuple[int, ...]]:
-    """MODEL, CLIP and the shape of a latent."""
+def tiny(family: str, **text: Any) -> tuple[Any, Any, tuple[int, ...]]:
+    """MODEL, CLIP and the shape of a latent; `text`: arguments of the function that makes the text encoder."""
     recipe = TINY[family]
     torch.manual_seed(0)
     with torch.inference_mode():
-        return _model(recipe), _clip(recipe), recipe.latent
+        return _model(recipe), _clip(recipe, **text), recipe.latent
 
 
 def _model(recipe: Tiny) -> Any:
@@ -157,7 +157,7 @@ def _newer_values(name: str) -> dict[str, Any]:
     return {key: value for key, value in newer.items() if key in ChromaParams.__dataclass_fields__}
 
 
-def _clip(recipe: Tiny) -> Any:
+def _clip(recipe: Tiny, **arguments: Any) -> Any:
     import importlib
 
     import comfy.sd
@@ -168,7 +168,7 @@ def _clip(recipe: Tiny) -> Any:
     made = getattr(text, encoder)
     name, values = recipe.encoder
     target = comfy.supported_models_base.ClipTarget(
-        getattr(text, tokenizer), made if isinstance(made, type) else made()
+        getattr(text, tokenizer), made if isinstance(made, type) else made(**arguments)
     )
     data = {} if recipe.spiece is None else {"spiece_model": sentence_pieces(**recipe.spiece)}
     clip = comfy.sd.CLIP(

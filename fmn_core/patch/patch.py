@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import ForgetError, plain_text
-from ..model.entries import CONTEXT, chosen_entries
+from ..model.entries import CONTEXT, POOLED, chosen_entries
 from ..model.protocol import ForgetModel
 from ..model.transfer import read
 from ..version import __version__
@@ -175,7 +175,12 @@ def check_finite(name: str, *tensors: torch.Tensor) -> None:
 
 def fingerprint(model: ForgetModel) -> dict[str, Any]:
     """The fingerprint of a loaded model, see fingerprint_of_weights."""
-    return fingerprint_of_weights(model.weights([entry.name for entry in chosen_entries(model, CONTEXT, "keys")], None))
+    base = fingerprint_of_weights(model.weights([e.name for e in chosen_entries(model, CONTEXT, "keys")], None))
+    if not model.cross_attention():
+        # Chroma has FLUX.1's shapes, and no pooled embedding.
+        reads_pooled = any(entry.reads == POOLED for entry in model.text_entries())
+        base["architecture"] = transformer_architecture(base["shapes"], reads_pooled)
+    return base
 
 
 def fingerprint_of_weights(weights: Sequence[torch.Tensor]) -> dict[str, Any]:
@@ -212,8 +217,17 @@ def architecture(shapes: Sequence[Sequence[int]]) -> str:
         (70, 2048): "stable-diffusion-xl-v1-base",
     }
     if layers == 1:
-        return "flux-1-dev" if (width, context_dim) == (3072, 4096) else f"transformer-{width}x{context_dim}"
+        return f"transformer-{width}x{context_dim}"
     return known.get((layers, context_dim), f"unet-{layers}x{context_dim}")
+
+
+def transformer_architecture(shapes: Sequence[Sequence[int]], reads_pooled: bool) -> str:
+    """The modelspec name of a transformer, given the shapes of the weights that read its context, and whether it reads a pooled embedding."""
+    width, context_dim = shapes[0]
+    if reads_pooled and (width, context_dim) == (3072, 4096):
+        return "flux-1-dev"
+    layers = f"{len(shapes)}x" if len(shapes) > 1 else ""
+    return f"transformer-{layers}{width}x{context_dim}"
 
 
 def base_difference(patch: dict[str, Any], model: dict[str, Any], tolerance: float = 2e-3) -> str:

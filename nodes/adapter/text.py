@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ...fmn_core.model.tokens import (
     EncodedPrompt,
     LearnedEmbedding,
     Vocabulary,
+    find_subsequence,
     first_end,
     strip_special,
     vector_id,
@@ -53,7 +54,7 @@ class ComfyText:
         self._tokenizers = self._find_tokenizers()
         connected.remember_tokenizer(clip.tokenizer)
         self.vocabulary = self._vocabulary()
-        self._marker_ids = {marker: self._first_tokens(marker) for marker in self.markers}
+        self._marker_ids = {marker: self._marker_tokens(marker) for marker in self.markers}
 
     def _find_tokenizers(self) -> dict[str, Any]:
         tokenizers = {}
@@ -74,10 +75,12 @@ class ComfyText:
         """Token ids of a text by encoder and chunk; vectors of an embedding have negative ids (see vector_id)."""
         return token_ids(self._host_tokens(text))
 
-    def _first_tokens(self, text: str) -> dict[str, int]:
-        """The first token of a text in each text encoder's vocabulary."""
-        ids = token_ids(self._host_tokens(text))
-        return {name: next(t for t in ids[name][0] if t != part.start_token) for name, part in self._tokenizers.items()}
+    def _marker_tokens(self, marker: str) -> dict[str, list[int]]:
+        """The tokens of a marker in each text encoder's vocabulary."""
+        ids = token_ids(self._host_tokens(marker))
+        return {
+            name: [next(t for t in ids[name][0] if t != part.start_token)] for name, part in self._tokenizers.items()
+        }
 
     def _host_tokens(self, text: str) -> HostTokens:
         # Here and in _run_encoder, so that work on thousands of prompts can be cancelled.
@@ -160,15 +163,8 @@ class ComfyText:
         length = len(next(iter(word.values())))
         tokens = self._host_tokens(prompt.replace(PLACEHOLDER, f" {' '.join(marker * length)} "))
         for name, chunks in tokens.items():
-            marker_id = self._marker_ids[marker][name]
-            count = itertools.count()
-            tokens[name] = [
-                [
-                    (word[name][next(count) % length], *t[1:]) if isinstance(t[0], int) and t[0] == marker_id else t
-                    for t in chunk
-                ]
-                for chunk in chunks
-            ]
+            vectors = itertools.cycle(word[name])
+            tokens[name] = [_with_vectors(chunk, self._marker_ids[marker][name], vectors) for chunk in chunks]
         return tokens
 
     def token_text(self, encoder: str, token: int) -> str:
@@ -194,6 +190,15 @@ class ComfyText:
     def wants_pooled(self) -> bool:
         """Whether prompts are encoded with their pooled embedding: that of SDXL's "g" is read by its UNet."""
         return "g" in self._tokenizers
+
+
+def _with_vectors(chunk: list[tuple], marker: list[int], vectors: Iterator[torch.Tensor]) -> list[tuple]:
+    """Tokens of a chunk with the next vector in place of each occurrence of a marker's tokens."""
+    ids, replaced, end = [t[0] for t in chunk], list[tuple](), 0
+    for start in find_subsequence(ids, marker):
+        replaced += [*chunk[end:start], (next(vectors), *chunk[start][1:])]
+        end = start + len(marker)
+    return [*replaced, *chunk[end:]]
 
 
 def token_ids(tokens: HostTokens) -> dict[str, list[list[int]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -56,13 +55,15 @@ class TransformerText(ComfyText):
         pad = {name: self._tokenizers[name].pad_token for name in self._first_encoders}
         return Vocabulary(start, _NO_END if first.end_token is None else first.end_token, pad)
 
-    def _first_tokens(self, text: str) -> dict[str, int]:
-        """The first token of a text after another word, in each text encoder's vocabulary."""
-        before, after = (token_ids(self._host_tokens(t)) for t in ("a", f"a {text}"))
-        return {
-            name: next(y for x, y in itertools.zip_longest(before[name][0], after[name][0]) if x != y)
-            for name in self._tokenizers
-        }
+    def _marker_tokens(self, marker: str) -> dict[str, list[int]]:
+        """The tokens of a marker after another word, in each text encoder's vocabulary; a tokenizer may make several of it."""
+        before, after, twice = (token_ids(self._host_tokens(f"a{f' {marker}' * n}")) for n in range(3))
+        tokens = {}
+        for name in self._tokenizers:
+            start = _equal(before[name][0], after[name][0])
+            length = _equal(after[name][0][start:], twice[name][0][start:])
+            tokens[name] = after[name][0][start : start + length]
+        return tokens
 
     def _ids(self, tokens: HostTokens) -> dict[str, list[list[int]]]:
         """Token ids of the encoders whose rows the context has, with one end token for all."""
@@ -172,7 +173,7 @@ class ComfyTransformer(TransformerText):
     ) -> EncodedPrompt:
         """A prompt as each of its encoders gives it."""
         ids, blocks = self._ids(tokens), list[EncodedPrompt]()
-        *others, last = [rows for rows in self.family.rows if self._has(rows)]
+        *others, last = [rows for rows in self.family.rows if self._has(rows.encoders)]
         for rows in others:
             length = sum(len(chunk) for chunk in ids[rows.encoders[0]])
             blocks.append(self._block(rows, prompt, ids, context[:length], padding))
@@ -180,9 +181,9 @@ class ComfyTransformer(TransformerText):
         blocks.append(self._block(last, prompt, ids, context, padding))
         return replace(blocks[0], pooled=pooled, further=tuple(blocks[1:]))
 
-    def _has(self, rows: host.Rows) -> bool:
-        """Whether one of the encoders of these rows was loaded; SD 3 is often used without T5."""
-        return any(host.part_of(self.clip.cond_stage_model, name) is not None for name in rows.encoders)
+    def _has(self, encoders: Sequence[str]) -> bool:
+        """Whether one of these text encoders was loaded; SD 3 is often used without T5."""
+        return any(host.part_of(self.clip.cond_stage_model, name) is not None for name in encoders)
 
     def _block(
         self, rows: host.Rows, prompt: str, ids: dict[str, list[list[int]]], context: torch.Tensor, padding: int | None
@@ -205,10 +206,11 @@ class ComfyTransformer(TransformerText):
     def _batch(self, batch: list[HostTokens]) -> tuple[list[torch.Tensor], Sequence[torch.Tensor | None]]:
         """Contexts (l, d) and pooled embeddings (1, width) of prompts whose tokens are equally many."""
         joined = {name: [chunk for tokens in batch for chunk in tokens[name]] for name in batch[0]}
-        with host.every_pooled(self.clip) if self.family.pooled_of else contextlib.nullcontext([]) as outputs:
-            context, pooled = self._run_encoder(self._on_device(joined), False)
         if len(batch) == 1:
-            return [context[0]], [pooled if self.family.pooled_of else None]
+            context, pooled = self._run_encoder(self._on_device(joined), False)
+            return [context[0]], [pooled if self._has(self.family.pooled_of) else None]
+        with host.every_pooled(self.clip) if self.family.pooled_of else contextlib.nullcontext([]) as outputs:
+            context, _ = self._run_encoder(self._on_device(joined), False)
         # The host takes the prompts for the chunks of one, and cuts the template's beginning off the first alone.
         cut = sum(self._lengths(joined)) - context.shape[1]
         whole = torch.cat([context.new_zeros(cut, context.shape[2]), context[0]])

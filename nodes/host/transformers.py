@@ -59,8 +59,6 @@ class TransformerFamily:
         The text encoders of the pooled embedding.
     guidance
         The scale of classifier-free guidance that it is sampled with; None where any will do.
-    draws
-        Whether it draws pictures; others make videos.
     """
 
     name: str
@@ -72,7 +70,6 @@ class TransformerFamily:
     pooled: str = ""
     pooled_of: tuple[str, ...] = ()
     guidance: float | None = None
-    draws: bool = True
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -107,7 +104,7 @@ FAMILIES = (
     ),
     TransformerFamily(
         "Wan", ("WAN21", "WAN22", "WAN21_Vace"), (Rows(("umt5xxl",), padding=1),), "umT5-XXL: load it with CLIPLoader, type wan",
-        r"(vace_)?blocks\.\d+\.cross_attn\.[kv]", ("text_embedding",), draws=False,
+        r"(vace_)?blocks\.\d+\.cross_attn\.[kv]", ("text_embedding",),
     ),
     TransformerFamily(
         "PixArt", ("PixArt",), (Rows((_T5,), nothing=MEAN_ROW),), "T5-XXL: load it with CLIPLoader, type pixart",
@@ -122,7 +119,7 @@ FAMILIES = (
     ),
     TransformerFamily(
         "LTXV", ("LTXV",), (Rows((_T5,), nothing=MEAN_ROW, padding=0),), "T5-XXL: load it with CLIPLoader, type ltxv",
-        r"transformer_blocks\.\d+\.attn2\.to_[kv]", ("caption_projection",), draws=False,
+        r"transformer_blocks\.\d+\.attn2\.to_[kv]", ("caption_projection",),
     ),
 )  # fmt: skip
 

@@ -154,3 +154,19 @@ def test_a_patch_of_this_family_knows_its_base(family, miniature):
 def test_the_clip_of_another_family_is_refused(family, miniature):
     with pytest.raises(ForgetError, match=f"Expected the CLIP of .*{family.name}, with .*CLIPLoader.* Got one with l"):
         closed_form_model(family.model, miniature[1])
+
+
+@pytest.mark.parametrize(
+    ("absent", "blocks"), [({"t5": False}, ["l"]), ({"clip_l": False, "clip_g": False}, ["t5xxl"])]
+)
+def test_sd_3_is_solved_for_the_text_encoders_that_were_loaded(absent, blocks):
+    model, clip, _ = tiny_transformers.tiny("SD 3", **absent)
+    adapter = ComfyTransformer(model, clip)
+    [prompt] = adapter.encode([FULL])
+    context, _ = conditioning(clip, FULL)
+    assert [next(iter(block.tokens)) for block in prompt.blocks] == blocks
+    torch.testing.assert_close(
+        torch.cat([block.context for block in prompt.blocks]), context[0].float(), atol=1e-4, rtol=1e-4
+    )
+    patch = forget_closed_form(adapter, [Concept(["zebra"], "object", ["a {}"])], SETTINGS)
+    assert "lora_unet_context_embedder" in patch.factors

@@ -1,6 +1,6 @@
 # make demo [CONCEPT="santa claus"]   forgets a concept of the miniature in a real ComfyUI; pictures in out/demo
 # make test                           formatting, types, unit tests, tests through a real server and, where there is Chromium, a real browser
-# make device                         trainings on a pretended accelerator (g++ and ninja), the chosen ones of make test
+# make device                         trainings on a pretended accelerator and on one that holds a part of the model (g++ and ninja); make test has the first
 # make browser                        the page in a real browser; needs Chromium
 # make js-types                       the page's scripts against the front end's types; needs npm
 # make slow                           every node on random full-size SD 1.5, 2.1 and XL and in every state of a pretended device, ConceptBench on Ray; long, up to 20 GB memory, 7 GB disk
@@ -41,7 +41,7 @@ unit: setup
 	$(PYTEST) tests/unit tests/inprocess
 
 device: setup
-	$(PYTEST) -rs tests/device
+	$(PYTEST) -rs -m "slow or not slow" --ignore tests/device/test_all_configurations.py tests/device
 
 server: setup
 	$(PYTEST) tests/server

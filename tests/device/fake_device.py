@@ -54,7 +54,7 @@ def build() -> Any:
         if not (folder / f"{NAME}.so").exists():
             operators.write_tables(folder)
             shutil.copytree(BACKEND, sources, dirs_exist_ok=True)
-        flags = ["-O1", "-g0", f"-I{sources}", f"-I{folder}", "-Wno-attributes"]
+        flags = ["-O0", "-g0", f"-I{sources}", f"-I{folder}", "-Wno-attributes"]
         return cpp_extension.load(
             NAME, [str(sources / "fake_device.cpp")], extra_cflags=flags, build_directory=str(folder)
         )

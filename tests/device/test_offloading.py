@@ -1,11 +1,11 @@
-"""Trainings on cards that hold a part of the model."""
+"""Trainings on cards that hold a part of the model: make device."""
 
 import pytest
 
 from tests.device import runs
 from tests.device.configuration import CONFIGURATIONS
 
-pytestmark = [pytest.mark.usefixtures("device"), pytest.mark.timeout(runs.MOST_SECONDS)]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("device"), pytest.mark.timeout(runs.MOST_SECONDS)]
 
 CASES = (
     "visual_pairs",

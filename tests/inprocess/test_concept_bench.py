@@ -65,6 +65,7 @@ def test_the_m_score_of_an_unchanged_model_is_that_of_the_original(monkeypatch):
     assert optional_scores.m_scores(world, task, None) == {}
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_rows_of_one(reference, tmp_path):
     with Store(tmp_path / "a.sqlite") as store:
         store_outcomes(store, in_processes(TASKS[:2], "x", 2), 2, "x")

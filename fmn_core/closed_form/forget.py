@@ -57,7 +57,8 @@ def forget_closed_form(
     report_progress(0, 4, {})
     check_concepts(model, concepts)
     # Words of the vocabulary are encoded once, to be compared and to be preserved.
-    text = cast(ForgetModel, MemoizedEncoding(model))
+    memory = MemoizedEncoding(model)
+    text = cast(ForgetModel, memory)
     related = related_words(text, concepts, settings.vocabulary_words)
     if pairs is None and settings.synonyms == FORGOTTEN:
         concepts = with_synonyms(concepts, related)
@@ -73,9 +74,11 @@ def forget_closed_form(
         CONTEXT: row_moments(text, encoded, dtype, device, basis),
         POOLED: pooled_moments(encoded, dtype, device),
     }
+    encoded_in = time.perf_counter() - started
     report_progress(1, 4, {})
     factors, figures = _solved(model, moments, unseen, settings, settings.rank * len(concepts), report_progress)
     figures["seconds"] = time.perf_counter() - started
+    figures["encoded"] = {"prompts": memory.prompts, "tokens": memory.tokens, "seconds": encoded_in}
     if settings.synonyms != IGNORED:
         figures |= related.as_figures()
     if kept_names := longer_names(model, concepts, settings.preserve_prompts):

@@ -56,10 +56,16 @@ class MemoizedEncoding:
     -----
     The encoded prompts stay in memory as long as the object: 0.2 MB a prompt for SD 1.x, 0.6 MB for SDXL. Prompts with learned
     embeddings are encoded anew each time.
+
+    Attributes
+    ----------
+    prompts, tokens
+        Numbers of prompts that were encoded, and of their tokens, padding included.
     """
 
     def __init__(self, model: TextModel):
         self._model, self._encoded = model, dict[tuple[str, int | None], EncodedPrompt]()
+        self.prompts = self.tokens = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -69,11 +75,16 @@ class MemoizedEncoding:
     ) -> list[EncodedPrompt]:
         """Encodes prompts, see TextModel.encode."""
         if words is not None and any(word is not None for word in words):
-            return self._model.encode(prompts, words, padding)
+            return self._counted(self._model.encode(prompts, words, padding))
         missing = [text for text in dict.fromkeys(prompts) if (text, padding) not in self._encoded]
-        encoded = self._model.encode(missing, padding=padding) if missing else []
+        encoded = self._counted(self._model.encode(missing, padding=padding)) if missing else []
         self._encoded |= {(text, padding): prompt for text, prompt in zip(missing, encoded)}
         return [self._encoded[text, padding] for text in prompts]
+
+    def _counted(self, encoded: list[EncodedPrompt]) -> list[EncodedPrompt]:
+        self.prompts += len(encoded)
+        self.tokens += sum(len(chunk) for p in encoded for b in p.blocks for chunk in next(iter(b.tokens.values())))
+        return encoded
 
 
 def _pack(encoded: list[EncodedPrompt]) -> Tensors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .patch import Factors, ForgetPatch
+from .patch import OF_THE_RUN, Factors, ForgetPatch
 
 
 def parts_of(patch: ForgetPatch) -> list[ForgetPatch]:
@@ -32,7 +32,7 @@ def parts_of(patch: ForgetPatch) -> list[ForgetPatch]:
 def describe_part(part: ForgetPatch) -> dict[str, Any]:
     """The record from which parts_of restores a part: its number of concepts, its ranks by layer, settings and figures."""
     ranks = {name: f.rank for name, f in part.factors.items()}
-    figures = {k: v for k, v in part.figures.items() if k not in ("layers", "seconds")}
+    figures = {k: v for k, v in part.figures.items() if k not in ("layers", *OF_THE_RUN)}
     return {"concepts": len(part.concepts), "ranks": ranks, "settings": part.settings, "figures": figures}
 
 

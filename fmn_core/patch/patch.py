@@ -160,7 +160,7 @@ class ForgetPatch:
             "fmn.base": json.dumps(self.base, sort_keys=True),
             "fmn.settings": json.dumps(self.settings, sort_keys=True),
             # Seconds differ from run to run, and two runs with one seed must give the same file.
-            "fmn.figures": json.dumps({k: v for k, v in self.figures.items() if k != "seconds"}, sort_keys=True),
+            "fmn.figures": json.dumps({k: v for k, v in self.figures.items() if k not in OF_THE_RUN}, sort_keys=True),
             **({"fmn.parts": json.dumps(self.parts, sort_keys=True)} if self.parts else {}),
         }
 
@@ -171,6 +171,10 @@ def check_finite(name: str, *tensors: torch.Tensor) -> None:
         raise ForgetError(
             f"Expected finite factors, got NaN or infinity in {name}. Lower the learning rate or the strength."
         )
+
+
+# Figures that say how a training ran, and not what it learned. They are in no file, because the same training gives the same file.
+OF_THE_RUN = ("seconds", "encoded")
 
 
 def fingerprint(model: ForgetModel) -> dict[str, Any]:

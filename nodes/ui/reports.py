@@ -131,7 +131,15 @@ def _closed_form_lines(figures: dict) -> list[str]:
         f"on held-out templates and prompts: missed {figures['held_out_missed']:.3f}, moved {figures['held_out_drift']:.4f}",
         f"rank {figures['rank']}, energy left behind {figures['rank_residual']:.1e}; lambda {figures['ridge']:g}, "
         f"preserve weight {figures['preserve_weight']:g}; condition {figures['condition']:.0e}",
+        *_encoding_line(figures.get("encoded")),
     ]
+
+
+def _encoding_line(encoded: dict | None) -> list[str]:
+    """What the text encoders had to do, which is most of the time where they are large; they keep it for the next run."""
+    if not encoded:
+        return []
+    return [f"encoded {encoded['prompts']:,} prompts, {encoded['tokens']:,} tokens, in {encoded['seconds']:.1f} s"]
 
 
 def _gradient_lines(figures: dict) -> list[str]:

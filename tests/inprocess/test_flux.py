@@ -1,5 +1,6 @@
 """Forgetting in FLUX.1, on a random one of the host's own class: two doors, T5's rows and CLIP-L's pooled embedding."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -138,6 +139,7 @@ def test_forget_concept_runs_and_leaves_model_and_clip_alone(flux):
     options = ForgetOptions(closed_form=replace(SETTINGS, imagined_words=20, vocabulary_words=12))
     patched, patch, report = run(*flux, options=options).args
     assert patch.factors.keys() == KEYS and "zebra" in report and "matched 2 layers" in report
+    assert re.search(r"encoded \d+ prompts, [\d,]+ tokens, in [\d.]+ s", report)
     assert patched is not flux[0]
     assert_untouched(*flux, before)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -16,7 +16,7 @@ from ..model.entries import CONTEXT, POOLED, Reads, chosen_entries
 from ..model.protocol import ForgetModel
 from ..patch.figures import rounded
 from ..patch.patch import Factors, ForgetPatch, fingerprint
-from .collect import Halves, encode_solve, pooled_moments, row_moments, row_space
+from .collect import EncodedSolve, Halves, encode_solve, pooled_moments, row_moments, row_space
 from .settings import FORGOTTEN, IGNORED, PRECISIONS, ClosedFormSettings
 from .shortfall import UnseenContext, unseen_contexts, unseen_pooled, unseen_rows
 from .solve import solve_factors
@@ -69,11 +69,7 @@ def forget_closed_form(
     device = model.device if dtype == torch.float32 else "cpu"
     encoded = encode_solve(text, concepts, preserve, settings.imagined_words, pairs)
     unseen = unseen_contexts(text, concepts, settings.target, settings.overshoot)
-    basis = row_space([*encoded.prompts(), *(prompt for u in unseen or [] for prompt in (u.full, u.bare))])
-    moments: dict[Reads, Halves | None] = {
-        CONTEXT: row_moments(text, encoded, dtype, device, basis),
-        POOLED: pooled_moments(encoded, dtype, device),
-    }
+    moments = _moments(text, encoded, unseen or [], dtype, device)
     encoded_in = time.perf_counter() - started
     report_progress(1, 4, {})
     factors, figures = _solved(model, moments, unseen, settings, settings.rank * len(concepts), report_progress)
@@ -86,6 +82,17 @@ def forget_closed_form(
     report_progress(4, 4, figures)
     described = {"method": "closed form", **asdict(settings), "kept_words": words}
     return ForgetPatch(factors, [c.as_dict() for c in concepts], fingerprint(model), described, rounded(figures))
+
+
+def _moments(
+    text: ForgetModel, encoded: EncodedSolve, unseen: list[UnseenContext], dtype: torch.dtype, device: Any
+) -> dict[Reads, Halves | None]:
+    """Moments of what each kind of text entry reads; in the space of all rows where that is smaller than their width."""
+    basis = row_space([*encoded.prompts(), *(prompt for u in unseen for prompt in (u.full, u.bare))])
+    return {
+        CONTEXT: row_moments(text, encoded, dtype, device, basis),
+        POOLED: pooled_moments(encoded, dtype, device),
+    }
 
 
 def _solved(

@@ -20,8 +20,7 @@ END_TOKEN_CHOICES = ("none", "first", "all")
 # Marks, in a prompt's text, the place of a learned embedding.
 PLACEHOLDER = "<concept>"
 # What the rows of a phrase become where it is left out.
-Nothing = Literal["zero", "last row", "previous row", "mean row"]
-ZERO_ROW: Nothing = "zero"
+Nothing = Literal["last row", "previous row", "mean row"]
 LAST_ROW: Nothing = "last row"
 PREVIOUS_ROW: Nothing = "previous row"
 MEAN_ROW: Nothing = "mean row"
@@ -45,9 +44,8 @@ class EncodedPrompt:
     causal
         Whether a row depends on earlier tokens alone, as CLIP's do; T5's depend on the whole prompt.
     nothing
-        What the rows of a phrase become where it is left out: zero in cross-attention of Stable Diffusion. Where zero is not nothing, as
-        in a stream of text of its own: the last row of the prompt without it, which is padding if there is any, the row before it, or the
-        mean of all rows.
+        What the rows of a phrase become where it is left out: the last row of the prompt without it, which is padding if there is any; the
+        row before it; or the mean of all rows.
     further
         Rows that follow in the context and are of further text encoders, as prompts of their own. `context` has none of them.
     """
@@ -57,7 +55,7 @@ class EncodedPrompt:
     context: torch.Tensor
     pooled: torch.Tensor | None = None
     causal: bool = True
-    nothing: Nothing = ZERO_ROW
+    nothing: Nothing = LAST_ROW
     further: tuple[EncodedPrompt, ...] = ()
 
     @property

@@ -21,7 +21,7 @@ from fmn_core.closed_form.targets import steered_pair
 from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError
 from fmn_core.model.entries import CONTEXT, POOLED, reads_of
-from fmn_core.model.tokens import LAST_ROW, EncodedPrompt
+from fmn_core.model.tokens import EncodedPrompt
 from fmn_core.patch.patch import fingerprint, fingerprint_of_weights
 
 KEYS = {"lora_unet_txt_in", "lora_unet_vector_in_in_layer"}
@@ -96,8 +96,8 @@ def test_a_prompt_of_more_than_75_tokens_is_encoded_as_the_host_does(flux, adapt
 
 def test_rows_before_the_phrase_and_the_phrase_itself_have_targets_too():
     rows = torch.arange(12.0).reshape(6, 2)
-    full = EncodedPrompt("a zebra here", {"t5xxl": [[5, 6, 7, 8, 1, 0]]}, rows, causal=False, nothing=LAST_ROW)
-    bare = EncodedPrompt("a here", {"t5xxl": [[5, 8, 1, 0, 0, 0]]}, -rows, causal=False, nothing=LAST_ROW)
+    full = EncodedPrompt("a zebra here", {"t5xxl": [[5, 6, 7, 8, 1, 0]]}, rows, causal=False)
+    bare = EncodedPrompt("a here", {"t5xxl": [[5, 8, 1, 0, 0, 0]]}, -rows, causal=False)
     source, target = steered_pair(full, bare, [1, 2], [])
     assert torch.equal(source, rows)
     # Before it, the same place; the phrase, padding; after it, two places earlier.

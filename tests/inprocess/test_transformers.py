@@ -170,3 +170,24 @@ def test_sd_3_is_solved_for_the_text_encoders_that_were_loaded(absent, blocks):
     )
     patch = forget_closed_form(adapter, [Concept(["zebra"], "object", ["a {}"])], SETTINGS)
     assert "lora_unet_context_embedder" in patch.factors
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16])
+def test_weights_in_few_bits_are_read(dtype):
+    model, clip, _ = tiny_transformers.tiny("AuraFlow")
+    exact = forget_closed_form(ComfyTransformer(model, clip), [Concept(["zebra"], "object", ["a {}"])], SETTINGS)
+    weight = model.model.diffusion_model.cond_seq_linear.weight
+    weight.data = weight.data.to(dtype)
+    patch = forget_closed_form(ComfyTransformer(model, clip), [Concept(["zebra"], "object", ["a {}"])], SETTINGS)
+    [found], [wanted] = ([f.up @ f.down for f in p.factors.values()] for p in (patch, exact))
+    assert 0 < (found - wanted).norm() < 0.1 * wanted.norm()
+
+
+def test_quantised_weights_are_refused_by_name():
+    model, clip, _ = tiny_transformers.tiny("AuraFlow")
+    layer = model.model.diffusion_model.cond_seq_linear
+    layer.weight = torch.nn.Parameter(layer.weight.data.to(torch.int8), requires_grad=False)
+    with pytest.raises(
+        ForgetError, match="Expected weights in fp32, bf16, fp16 or fp8, got torch.int8 in .*cond_seq_linear.weight"
+    ):
+        forget_closed_form(ComfyTransformer(model, clip), [Concept(["zebra"], "object", ["a {}"])], SETTINGS)

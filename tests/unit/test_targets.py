@@ -87,9 +87,12 @@ def test_what_is_solved_for_is_what_the_target_says(model, zebra, target):
     pair = template_pairs([one], target, "horse")[0]
     full, aim = model.encode([pair.full, pair.target])
     at = full.tokens["l"][0].index(model.ids("zebra")[0])
-    wanted = {"ablated prompt": None, "zero": None, "empty prompt": aim.context[at], "substitute": aim.context[at]}[
-        target
-    ]
+    wanted = {
+        "ablated prompt": aim.context[-1],
+        "zero": None,
+        "empty prompt": aim.context[at],
+        "substitute": aim.context[at],
+    }[target]
     layer = model.cross_attention()[0]
     w = model.weights([(layer.name, "to_v")])[0]
     new = w + patch.factors[f"lora_unet_{layer.name}_to_v".replace(".", "_")].delta()

@@ -13,6 +13,7 @@ from .compose.side_by_side import side_by_side
 from .concepts.concept import Concept, make_concept
 from .errors import ForgetError
 from .model.protocol import ForgetModel, TextModel
+from .patch.diffusers_names import diffusers_lora
 from .patch.file import load_patch, save_patch
 from .patch.patch import ForgetPatch
 from .patch.shrink import shrink_patch
@@ -37,6 +38,7 @@ __all__ = [
     "References",
     "TextModel",
     "__version__",
+    "diffusers_lora",
     "forget_by_gradient",
     "forget_closed_form",
     "fuse_patches",

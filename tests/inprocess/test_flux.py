@@ -22,7 +22,8 @@ from fmn_core.concepts.concept import Concept
 from fmn_core.errors import ForgetError
 from fmn_core.model.entries import CONTEXT, POOLED, reads_of
 from fmn_core.model.tokens import EncodedPrompt
-from fmn_core.patch.patch import fingerprint, fingerprint_of_weights
+from fmn_core.patch.diffusers_names import diffusers_lora
+from fmn_core.patch.patch import Factors, ForgetPatch, fingerprint, fingerprint_of_weights
 
 KEYS = {"lora_unet_txt_in", "lora_unet_vector_in_in_layer"}
 OTHERS = ["a photo of a house", "a teapot on a table"]
@@ -171,3 +172,61 @@ def test_chips_show_the_tokens_of_t5(flux, monkeypatch):
     [row] = preview_tokens("1", "a photo of a zebra", "zebra", "object", "", "none")["rows"]
     assert [chip["text"] for chip in row["chips"] if chip["lit"]] == ["\u2581", "ze", "bra"]
     assert row["chips"][2]["text"] == "photo" and row["warnings"] == []
+
+
+def test_diffusers_takes_the_patch_under_its_own_names(patch):
+    diffusers = pytest.importorskip("diffusers")
+    transformer = diffusers.FluxTransformer2DModel(
+        num_layers=1, num_single_layers=1, attention_head_dim=32, num_attention_heads=2, joint_attention_dim=512, pooled_projection_dim=128,
+        axes_dims_rope=(8, 12, 12),
+    )  # fmt: skip
+    parts = dict.fromkeys(("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    pipeline = diffusers.FluxPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), transformer=transformer, **parts
+    )
+    pipeline.load_lora_weights(diffusers_lora(patch))
+    layers = {
+        "lora_unet_txt_in": transformer.context_embedder,
+        "lora_unet_vector_in_in_layer": transformer.time_text_embed.text_embedder.linear_1,
+    }
+    assert patch.factors.keys() == layers.keys()
+    for name, layer in layers.items():
+        torch.testing.assert_close(layer.get_delta_weight("default_0"), patch.factors[name].delta())
+
+
+def test_diffusers_takes_a_patch_of_sd_3_under_its_own_names():
+    diffusers = pytest.importorskip("diffusers")
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=16, num_layers=1, attention_head_dim=8, num_attention_heads=4, joint_attention_dim=32, caption_projection_dim=32,
+        pooled_projection_dim=64,
+    )  # fmt: skip
+    parts = dict.fromkeys(
+        ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")
+    )
+    pipeline = diffusers.StableDiffusion3Pipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), transformer=transformer, **parts
+    )
+    layers = {
+        "lora_unet_context_embedder": transformer.context_embedder,
+        "lora_unet_y_embedder_mlp_0": transformer.time_text_embed.text_embedder.linear_1,
+    }
+    factors = {
+        name: Factors(torch.randn(layer.out_features, 3), torch.randn(3, layer.in_features), 1.5)
+        for name, layer in layers.items()
+    }
+    patch = ForgetPatch(factors, [], {}, {})
+    pipeline.load_lora_weights(diffusers_lora(patch))
+    wrapped = transformer.context_embedder, transformer.time_text_embed.text_embedder.linear_1
+    for layer, factor in zip(wrapped, factors.values(), strict=True):
+        torch.testing.assert_close(layer.get_delta_weight("default_0"), factor.delta())
+
+
+def test_a_patch_of_stable_diffusion_is_no_matter_of_these_names():
+    patch = ForgetPatch(
+        {"lora_unet_mid_block_attn2_to_v": Factors(torch.ones(2, 1), torch.ones(1, 2), 1.0)}, [], {}, {}
+    )
+    with pytest.raises(
+        ForgetError,
+        match="Expected a patch of FLUX.1, Chroma or SD 3, got one with the layer lora_unet_mid_block_attn2_to_v",
+    ):
+        diffusers_lora(patch)

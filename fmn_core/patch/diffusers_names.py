@@ -34,6 +34,8 @@ def diffusers_lora(patch: ForgetPatch) -> dict[str, torch.Tensor]:
     >>> pipeline.load_lora_weights(diffusers_lora(load_patch("forget_zebra.safetensors")))
     """
     tensors = {}
+    # Older versions scale a layer wrongly whose rank is not that of the others.
+    common = max((f.rank for f in patch.factors.values()), default=0)
     for name, factors in patch.factors.items():
         layer = _LAYERS.get(name.removeprefix(_PREFIX))
         if layer is None:
@@ -41,6 +43,7 @@ def diffusers_lora(patch: ForgetPatch) -> dict[str, torch.Tensor]:
                 f"Expected a patch of FLUX.1, Chroma or SD 3, got one with the layer {name}. Give the file of a patch of Stable Diffusion to "
                 "load_lora_weights as it is."
             )
-        tensors[f"transformer.{layer}.lora_A.weight"] = factors.down.float()
-        tensors[f"transformer.{layer}.lora_B.weight"] = factors.up.float() * (factors.alpha / factors.rank)
+        whole = factors.of_rank(common)
+        tensors[f"transformer.{layer}.lora_A.weight"] = whole.down.float()
+        tensors[f"transformer.{layer}.lora_B.weight"] = whole.up.float() * (whole.alpha / common)
     return tensors

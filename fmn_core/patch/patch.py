@@ -74,6 +74,13 @@ class Factors:
         """The shape of dW: (out, in) or (out, in, k, k)."""
         return (self.up.shape[0], *self.down.shape[1:])
 
+    def of_rank(self, rank: int) -> Factors:
+        """The same change with factors of a larger rank, by zeros."""
+        further = rank - self.rank
+        up = torch.cat([self.up, self.up.new_zeros(self.up.shape[0], further, *self.up.shape[2:])], 1)
+        down = torch.cat([self.down, self.down.new_zeros(further, *self.down.shape[1:])])
+        return Factors(up, down, self.alpha * rank / self.rank)
+
     def delta(self) -> torch.Tensor:
         """dW in float32, (out, in) or (out, in, k, k)."""
         up, down = self.up.float(), self.down.float()

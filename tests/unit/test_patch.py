@@ -184,3 +184,13 @@ def test_other_programs_read_for_which_models_a_patch_is(architecture, wanted):
     """As A1111 and Forge tell: a base version that begins with sdxl_, else ss_v2 "True", else SD 1.x."""
     metadata = ForgetPatch({}, [{"phrases": ["zebra"]}], {"architecture": architecture}, {}).metadata()
     assert {k: v for k, v in metadata.items() if k in ("ss_base_model_version", "ss_v2")} == wanted
+
+
+def test_a_larger_rank_is_the_same_change():
+    for factors in (
+        Factors(torch.randn(5, 2), torch.randn(2, 4), 1.5),
+        Factors(torch.randn(5, 2, 1, 1), torch.randn(2, 4, 3, 3), 2.0),
+    ):
+        larger = factors.of_rank(6)
+        assert larger.rank == 6 and larger.shape == factors.shape
+        torch.testing.assert_close(larger.delta(), factors.delta())

@@ -61,6 +61,15 @@ TINY = {
         }),
         ("pixart_t5", "PixArtTokenizer", "pixart_te"), ("t5xxl", _T5),
     ),
+    "FLUX.2 Klein 4B": Tiny(
+        ("Flux2", {
+            "image_model": "flux2", "in_channels": 128, "out_channels": 128, "vec_in_dim": None, "context_in_dim": 3 * TEXT, "hidden_size": 64,
+            "mlp_ratio": 2.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 2, "axes_dim": [8, 8, 8, 8], "theta": 2000, "patch_size": 1,
+            "qkv_bias": False, "guidance_embed": False, "txt_ids_dims": [3], "global_modulation": True, "mlp_silu_act": True, "ops_bias": False,
+        }),
+        ("flux", "KleinTokenizer", "klein_te"),
+        ("qwen3_4b", _LLM | {"num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 28}), latent=(1, 128, 4, 4),
+    ),
     "Qwen-Image": Tiny(
         ("QwenImage", {
             "image_model": "qwen_image", "in_channels": 64, "out_channels": 16, "num_layers": 2, "attention_head_dim": 32,
@@ -126,6 +135,14 @@ TINY = {
         ("lt", "LTXVT5Tokenizer", "ltxv_te"), ("t5xxl", _T5), latent=(1, 128, 1, 4, 4),
     ),
 }  # fmt: skip
+
+
+def can_be_made(family: str) -> bool:
+    """Whether the host has the classes of a family."""
+    import importlib
+
+    module, tokenizer, _ = TINY[family].text
+    return hasattr(importlib.import_module(f"comfy.text_encoders.{module}"), tokenizer)
 
 
 def tiny(family: str, **text: Any) -> tuple[Any, Any, tuple[int, ...]]:

@@ -20,8 +20,6 @@ from .text import ComfyText, HostTokens, detached_copy, token_ids
 
 # Prompts that a text encoder takes at once.
 _BATCH = 8
-# The id of no token: the end token of tokenizers that have none.
-_NO_END = NO_START - 1
 # Added to the token ids of further encoders, so that they are no ids of the first one's vocabulary.
 _FURTHER = 1 << 24
 
@@ -53,7 +51,8 @@ class TransformerText(ComfyText):
         first = self._tokenizers[self._row_encoders[0]]
         start = NO_START if first.start_token is None else first.start_token
         pad = {name: self._tokenizers[name].pad_token for name in self._first_encoders}
-        return Vocabulary(start, _NO_END if first.end_token is None else first.end_token, pad)
+        # A prompt without an end token ends where its padding begins, if it has any.
+        return Vocabulary(start, first.pad_token if first.end_token is None else first.end_token, pad)
 
     def _marker_tokens(self, marker: str) -> dict[str, list[int]]:
         """The tokens of a marker after another word, in each text encoder's vocabulary; a tokenizer may make several of it."""
@@ -223,9 +222,10 @@ class ComfyTransformer(TransformerText):
 
     def _as_entries_read(self, contexts: list[torch.Tensor]) -> list[torch.Tensor]:
         """Contexts behind the modules that stand before the text entries."""
-        if not self.family.before:
+        before = host.before_entries(self.patcher, self.family)
+        if not before:
             return contexts
-        rows = host.run_modules(self.patcher, self.family.before, torch.cat(contexts))
+        rows = host.run_modules(self.patcher, before, torch.cat(contexts))
         return list(detached_copy(rows).split([len(context) for context in contexts]))
 
     def text_entries(self) -> list[TextEntry]:

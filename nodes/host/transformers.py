@@ -52,7 +52,7 @@ class TransformerFamily:
     entries
         Pattern of the paths of the linear maps that read rows of the context.
     before
-        Paths of the modules that each row passes before that; they count as part of the text encoder.
+        Paths of the modules that each row passes before that, where a model has them; they count as part of the text encoder.
     pooled
         Path of the linear map that reads a pooled embedding; empty where there is none.
     pooled_of
@@ -81,7 +81,15 @@ _T5 = "t5xxl"
 FAMILIES = (
     TransformerFamily(
         "FLUX.1", ("Flux",), (Rows((_T5,)),), "T5-XXL and CLIP-L: load both with DualCLIPLoader, type flux",
-        "txt_in", pooled="vector_in.in_layer", pooled_of=("l",), guidance=1.0,
+        "txt_in", ("txt_norm",), pooled="vector_in.in_layer", pooled_of=("l",), guidance=1.0,
+    ),
+    TransformerFamily(
+        "FLUX.2 Klein 4B", ("Flux2",), (Rows(("qwen3_4b",), causal=True),), "Qwen3 4B: load it with CLIPLoader, type flux2",
+        "txt_in", ("txt_norm",),
+    ),
+    TransformerFamily(
+        "FLUX.2 Klein 9B", ("Flux2",), (Rows(("qwen3_8b",), causal=True),), "Qwen3 8B: load it with CLIPLoader, type flux2",
+        "txt_in", ("txt_norm",),
     ),
     TransformerFamily(
         "Chroma", ("Chroma", "ChromaRadiance"), (Rows((_T5,)),), "T5-XXL: load it with CLIPLoader, type chroma", "txt_in",
@@ -145,8 +153,13 @@ def transformer_entries(patcher: Any, family: TransformerFamily) -> list[TextEnt
     return entries
 
 
+def before_entries(patcher: Any, family: TransformerFamily) -> list[str]:
+    """Paths of the modules that rows of the context pass before the text entries."""
+    modules = dict(patcher.model.diffusion_model.named_modules())
+    return [path for path in family.before if path in modules]
+
+
 def text_width(patcher: Any, family: TransformerFamily) -> int:
     """Width of the rows that a transformer takes."""
-    model = patcher.model.diffusion_model
-    path = family.before[0] if family.before else transformer_entries(patcher, family)[0].path
-    return next(p.shape for p in model.get_submodule(path).parameters() if p.ndim)[-1]
+    first = [*before_entries(patcher, family), transformer_entries(patcher, family)[0].path][0]
+    return next(p.shape for p in patcher.model.diffusion_model.get_submodule(first).parameters() if p.ndim)[-1]

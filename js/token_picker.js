@@ -1,6 +1,6 @@
 // The tokens of what is typed, under the nodes that take a phrase: the concept's columns lit, and what is wrong with it.
 import { app } from "../../scripts/app.js";
-import { addPanel, afterPause, ask, element, onChange, widgetOf } from "./panel.js";
+import { addPanel, afterPause, ask, element, onChange, refit, widgetOf } from "./panel.js";
 import { text } from "./texts.js";
 
 // Node -> the widgets that hold prompt and phrase; templates fill in where a node has no prompt.
@@ -16,7 +16,9 @@ const NODES = {
   FMN_AttentionMask: { prompt: "prompt", phrase: "phrase" },
   FMN_ConceptCorrection: { phrase: "word" },
 };
+// Of the tokens of one text, and of several.
 const HEIGHT = 58;
+const TALL = 96;
 const PAUSE = 250;
 
 /** @param {any} chip */
@@ -43,7 +45,8 @@ function show(panel, answer) {
 
 /** @param {any} node @param {{prompt?: string, phrase?: string}} names */
 function watch(node, names) {
-  const panel = addPanel(node, "tokens", () => HEIGHT);
+  let several = false;
+  const panel = addPanel(node, "tokens", () => (several ? TALL : HEIGHT));
   const value = (/** @type {string | undefined} */ name) => String((name && widgetOf(node, name)?.value) ?? "");
   let asked = 0;
   const update = afterPause(async () => {
@@ -53,7 +56,11 @@ function watch(node, names) {
     const question = { node: String(node.id), prompt, phrase: value(names.phrase), kind: value("kind") };
     try {
       const answer = await ask("tokens", { ...question, templates: value("templates"), end_token: value("end_token") });
-      if (number === asked) show(panel, answer);
+      if (number !== asked) return;
+      show(panel, answer);
+      if (several === answer.rows.length > 1) return;
+      several = !several;
+      refit(node);
     } catch (error) {
       if (number === asked) panel.replaceChildren(element("div", "fmn-warning", [String(/** @type {Error} */ (error).message)]));
     }

@@ -32,6 +32,18 @@ def test_typing_into_the_text_box_asks_for_tokens(page, graph):
 
 
 @VUE
+def test_tokens_of_two_phrases_need_no_scrolling(page, graph, screenshot, vue):
+    graph.use(vue)
+    node = graph.add("FMN_Concept")
+    graph.set(node, "phrases", "zebra\nstriped horse")
+    page.wait_for_function("() => document.querySelectorAll('[data-fmn=tokens] > div').length === 2")
+    page.wait_for_timeout(300)
+    screenshot()
+    panel = "document.querySelector('[data-fmn=tokens]')"
+    assert page.evaluate(f"() => {panel}.scrollHeight <= {panel}.clientHeight + 1")
+
+
+@VUE
 def test_a_training_is_followed_across_a_reload_and_stopped_with_its_patch(
     page, server, patches, graph, screenshot, vue
 ):

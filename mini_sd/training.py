@@ -18,12 +18,12 @@ HERE = Path(__file__).resolve().parent
 CONFIG = json.loads((HERE / "config.json").read_text())
 
 
-def arguments(description: str | None, steps: int, batch: int, lr: float, **flags: str) -> argparse.Namespace:
+def arguments(
+    description: str | None, steps: int, batch: int, lr: float, data: Path = Path("out/mini_sd"), **flags: str
+) -> argparse.Namespace:
     """Parses the options that all training scripts have, and switches of one script with their help texts."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument(
-        "--data", type=Path, default=Path("out/mini_sd"), help="folder of art.npz, checkpoints and logs"
-    )
+    parser.add_argument("--data", type=Path, default=data, help="folder of art.npz, checkpoints and logs")
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--lr", type=float, default=lr)

@@ -85,3 +85,15 @@ def test_every_kind_of_form_has_some_on_both_sides():
     for forms in (*PAIRS.values(), ON_GROUNDS):
         seen, unseen = _forms(forms, False), _forms(forms, True)
         assert seen and unseen and sorted([*seen, *unseen]) == sorted(forms)
+
+
+def test_the_judge_is_told_what_stands_where():
+    from mini_flux.judge import NOTHING, labels
+
+    scene = Scene((Placed("zebra", "big"), Placed("key", "small")), ABOVE, ("orange", "blue"), "noto")
+    things, grounds, style = labels(scene)
+    names = list(BY_NAME)
+    assert things == [NOTHING, NOTHING, NOTHING, names.index("zebra"), names.index("key")]
+    assert [list(GROUNDS)[g] for g in grounds] == ["orange", "blue"] and STYLE_NAMES[style] == "noto"
+    alone, _, _ = labels(Scene((Placed("key", "big"),), "", ("red",), "noto"))
+    assert alone == [names.index("key"), NOTHING, NOTHING, NOTHING, NOTHING]

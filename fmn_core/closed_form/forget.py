@@ -72,7 +72,7 @@ def forget_closed_form(
     moments = _moments(text, encoded, unseen or [], dtype, device)
     encoded_in = time.perf_counter() - started
     report_progress(1, 4, {})
-    factors, figures = _solved(model, moments, unseen, settings, settings.rank * len(concepts), report_progress)
+    factors, figures = _solved(model, moments, unseen, settings, len(concepts), report_progress)
     figures["seconds"] = time.perf_counter() - started
     figures["encoded"] = {"prompts": memory.prompts, "tokens": memory.tokens, "seconds": encoded_in}
     if settings.synonyms != IGNORED:
@@ -100,7 +100,7 @@ def _solved(
     moments: dict[Reads, Halves | None],
     unseen: list[UnseenContext] | None,
     settings: ClosedFormSettings,
-    rank: int,
+    concepts: int,
     report_progress: Callable[[int, int, dict], None],
 ) -> tuple[dict[str, Factors], dict]:
     """One solve for each kind of text that the model's entries read; figures of the pooled one are under "pooled"."""
@@ -111,7 +111,7 @@ def _solved(
             unseen_moments = unseen_rows if reads == CONTEXT else unseen_pooled
             beyond = None if unseen is None else unseen_moments(unseen, halves[0])
             on_weights = (lambda chosen: report_progress(2, 4, chosen)) if reads == CONTEXT else (lambda chosen: None)
-            more, about = solve_factors(model, entries, halves, settings, rank, on_weights, beyond)
+            more, about = solve_factors(model, entries, halves, settings, concepts, on_weights, beyond)
             factors |= more
             layers = figures.get("layers", {}) | about.pop("layers")
             figures |= {"layers": layers} | (about if reads == CONTEXT else {"pooled": about})

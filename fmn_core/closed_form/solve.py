@@ -23,7 +23,7 @@ def solve_factors(
     entries: Sequence[TextEntry],
     halves: tuple[Moments, Moments],
     settings: ClosedFormSettings,
-    rank: int,
+    concepts: int,
     on_weights: Callable[[dict], None],
     unseen: Moments | None = None,
 ) -> tuple[dict[str, Factors], dict]:
@@ -35,8 +35,8 @@ def solve_factors(
         The layers, which all read what the moments are of.
     halves
         Moments of the two halves of `collect_moments`. Their sum is solved; the halves choose ridge and preserve weight.
-    rank
-        Upper bound of the patch's rank.
+    concepts
+        Number of concepts; the rank of the settings is an upper bound for each.
     on_weights
         Called with the figures so far once ridge and preserve weight are chosen.
     unseen
@@ -63,9 +63,9 @@ def solve_factors(
     figures["condition"] = check_condition(system)
     edit = moments.solve(ridge, preserve_weight)
     if unseen is not None:
-        figures["overshoot"] = overshoot_for(unseen, edit, metric)
+        figures["overshoot"] = overshoot_for(unseen, edit, metric, concepts)
         edit = edit * (1.0 + figures["overshoot"])
-    basis, residual = weighted_range(edit, system, settings.tolerance, rank)
+    basis, residual = weighted_range(edit, system, settings.tolerance, settings.rank * concepts)
     down = basis.T @ edit
     ups, layers = low_rank_ups(entries, weights, moments, norms, basis, down)
     figures |= {"rank": basis.shape[1], "rank_residual": residual, "layers": layers}

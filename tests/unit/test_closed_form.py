@@ -8,6 +8,7 @@ from fmn_core.closed_form.collect import collect_moments
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.moments import Moments
 from fmn_core.closed_form.settings import ClosedFormSettings
+from fmn_core.closed_form.shortfall import LARGEST, overshoot_for
 from fmn_core.closed_form.targets import steered_pair
 from fmn_core.concepts.concept import Concept, make_concept
 from fmn_core.concepts.preserve import IMAGINED_WORDS, preserve_groups
@@ -171,3 +172,12 @@ def test_rows_of_several_phrases_are_all_solved(model):
     both = sum(m.sources for m in collect_moments(model, [concept], []))
     single = sum(m.sources for m in collect_moments(model, [Concept(["zebra"], "object", TEMPLATES)], []))
     assert both > single
+
+
+def test_several_concepts_share_the_largest_overshoot():
+    g = torch.Generator().manual_seed(0)
+    unseen = Moments.empty(6)
+    unseen.add_pair(torch.randn(8, 6, generator=g), torch.randn(8, 6, generator=g))
+    weak, metric = -0.01 * torch.eye(6, dtype=torch.float64), torch.eye(6, dtype=torch.float64)
+    assert overshoot_for(unseen, weak, metric) == LARGEST
+    assert overshoot_for(unseen, weak, metric, 10) == pytest.approx(LARGEST / 10)

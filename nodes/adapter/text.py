@@ -11,6 +11,7 @@ import torch
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.model.tokens import (
     CHUNK,
+    NO_START,
     PLACEHOLDER,
     EncodedPrompt,
     LearnedEmbedding,
@@ -194,7 +195,9 @@ class ComfyText:
 
 def _with_vectors(chunk: list[tuple], marker: list[int], vectors: Iterator[torch.Tensor]) -> list[tuple]:
     """Tokens of a chunk with the next vector in place of each occurrence of a marker's tokens."""
-    ids, replaced, end = [t[0] for t in chunk], list[tuple](), 0
+    # A vector of an embedding file is no token of the marker.
+    ids = [t[0] if isinstance(t[0], int) else NO_START for t in chunk]
+    replaced, end = list[tuple](), 0
     for start in find_subsequence(ids, marker):
         replaced += [*chunk[end:start], (next(vectors), *chunk[start][1:])]
         end = start + len(marker)

@@ -15,7 +15,6 @@ FRESH = (
     "resteering",
     "train_on_patched",
     "visual_pairs",
-    "closed_form_attack_rounds_quick",
 )
 
 

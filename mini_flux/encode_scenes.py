@@ -1,7 +1,7 @@
 """Composes scenes and encodes them with the trained VAE: python -m mini_flux.encode_scenes [--count N] [--data DIR]
 
 Writes scenes.npz: latents (N, 16, 16, 16) float16, scaled to a standard deviation of 1, their scale, and the scenes as JSON. An interrupted run begins
-anew; 16,000 scenes take a quarter of an hour on one core.
+anew.
 """
 
 from __future__ import annotations

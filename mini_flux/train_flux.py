@@ -71,18 +71,13 @@ def main() -> None:
     networks = {"flux": build_flux(), "t5": build_t5(), "clip": build_clip()}
     allow_gradients(*networks.values())
     parameters = [p for network in networks.values() for p in network.parameters()]
-    run, losses = Run("flux", args, networks, torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.01)), []
+    run = Run("flux", args, networks, torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.01))
     while run.step < args.steps:
         gen, rng = generators(args.seed, run.step)
         picked = rng.choice(len(scenes), args.batch, replace=False)
         draw = random.Random(args.seed * 1_000_003 + run.step)
         loss = flow_loss(networks, latents[picked].float(), [scenes[n] for n in picked], draw, rng, gen)
-        run.descend(loss)
-        losses.append(loss.item())
-        if run.step % 50 == 0:
-            run.log(loss=round(float(np.mean(losses[-50:])), 4))
-        if run.step % 250 == 0 or run.step == args.steps:
-            run.save()
+        run.step_on(loss)
 
 
 if __name__ == "__main__":

@@ -74,11 +74,7 @@ def main() -> None:
         # The judge has to know what the model has not seen.
         images, *rest = batch_of(artwork, rng, args.batch, HELD_OUT_SHARE)
         loss = loss_of(judge, (augment(images, gen), *rest))
-        run.descend(loss)
-        if run.step % 50 == 0:
-            run.log(loss=round(loss.item(), 4))
-        if run.step % 250 == 0 or run.step == args.steps:
-            run.save()
+        run.step_on(loss)
     judge.load_state_dict(run.emas["judge"].shadow)
     figures = {}
     for name, share in (("trained on", 0.0), ("held out", 1.0)):

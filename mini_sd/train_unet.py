@@ -136,7 +136,7 @@ def main() -> None:
     nets = networks(args)
     trained = [p for m in nets.values() for p in m.parameters() if p.requires_grad]
     run = Run("unet", args, nets, torch.optim.AdamW(trained, lr=args.lr, weight_decay=0.01))
-    abar, losses = alphas_cumprod(), []
+    abar = alphas_cumprod()
     while run.step < args.steps:
         gen, rng = generators(args.seed, run.step)
         # every image once before any comes again
@@ -145,12 +145,7 @@ def main() -> None:
         items = [int(order[k]) for k in picked]
         tokens = text_batch([art[k] for k in items], args.seed * 1_000_003 + run.step, rng, args.settle)
         loss = v_loss(nets["unet"], nets["text"], latents[items], tokens, abar, gen)
-        run.descend(loss)
-        losses.append(loss.item())
-        if run.step % 50 == 0:
-            run.log(loss=round(float(np.mean(losses[-50:])), 4))
-        if run.step % 250 == 0 or run.step == args.steps:
-            run.save()
+        run.step_on(loss)
 
 
 if __name__ == "__main__":

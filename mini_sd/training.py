@@ -93,6 +93,7 @@ class Run:
         self.args, self.modules, self.optimiser = args, modules, optimiser
         self.emas = {k: Ema(m, 0.997) for k, m in modules.items()}
         self.step, self.seconds, self._tick = 0, 0.0, time.time()
+        self._losses: list[float] = []
         if self.path.exists():
             self._resume()
 
@@ -139,6 +140,15 @@ class Run:
         for k, m in self.modules.items():
             self.emas[k].update(m, self.step)
         self.step += 1
+
+    def step_on(self, loss: torch.Tensor) -> None:
+        """One optimiser step; the mean loss is logged every 50 steps, and the state saved every 250 and at the end."""
+        self.descend(loss)
+        self._losses.append(loss.item())
+        if self.step % 50 == 0:
+            self.log(loss=round(float(np.mean(self._losses[-50:])), 4))
+        if self.step % 250 == 0 or self.step == self.args.steps:
+            self.save()
 
     def log(self, **values) -> None:
         line = json.dumps({"step": self.step, "seconds": round(self.elapsed(), 1), **values})

@@ -115,7 +115,7 @@ def _solved(
             factors |= more
             layers = figures.get("layers", {}) | about.pop("layers")
             figures |= {"layers": layers} | (about if reads == CONTEXT else {"pooled": about})
-    # diffusers before 0.36 scales a layer wrongly whose rank is not that of the others.
+    # diffusers 0.35 scales a layer wrongly whose rank is not that of the others.
     common = max(f.rank for f in factors.values())
     return {name: f if f.rank == common else f.of_rank(common) for name, f in factors.items()}, figures
 

@@ -34,7 +34,7 @@ def diffusers_lora(patch: ForgetPatch) -> dict[str, torch.Tensor]:
     >>> pipeline.load_lora_weights(diffusers_lora(load_patch("forget_zebra.safetensors")))
     """
     tensors = {}
-    # Older versions scale a layer wrongly whose rank is not that of the others.
+    # diffusers 0.35 scales a layer wrongly whose rank is not that of the others.
     common = max((f.rank for f in patch.factors.values()), default=0)
     for name, factors in patch.factors.items():
         layer = _LAYERS.get(name.removeprefix(_PREFIX))

@@ -1,5 +1,6 @@
 // What the widgets of this pack share: a panel under a node's own widgets, and elements made of text only.
 import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
 import { text } from "./texts.js";
 
 const STYLE = `
@@ -132,6 +133,12 @@ export function afterPause(action, pause) {
     clearTimeout(timer);
     timer = setTimeout(action, pause);
   };
+}
+
+/** Ids of a node and of its workflow, under which the server remembers what the node received when it ran.
+ * @param {any} node @returns {{workflow: string, node: string}} */
+export function runOf(node) {
+  return { workflow: String((app.rootGraph ?? app.graph)?.id ?? ""), node: String(node.id) };
 }
 
 /**

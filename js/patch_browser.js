@@ -1,7 +1,7 @@
 // Choose a patch by its picture and by what it says of itself. Everything a file says is shown as text.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { addStyle, ask, element, widgetOf } from "./panel.js";
+import { addStyle, ask, element, runOf, widgetOf } from "./panel.js";
 import { text } from "./texts.js";
 
 const STYLE = `
@@ -109,7 +109,7 @@ function remember(name) {
 
 /** @param {any} node @param {any} widget */
 async function browse(node, widget) {
-  const question = new URLSearchParams({ node: String(node.id), ...modelOf(node) });
+  const question = new URLSearchParams({ ...runOf(node), ...modelOf(node) });
   const { patches } = await ask(`patches?${question}`);
   for (const { name, error } of patches) if (!error) remember(name);
   addStyle();

@@ -1,6 +1,6 @@
 // The tokens of what is typed, under the nodes that take a phrase: the concept's columns lit, and what is wrong with it.
 import { app } from "../../scripts/app.js";
-import { addPanel, afterPause, ask, element, onChange, refit, widgetOf } from "./panel.js";
+import { addPanel, afterPause, ask, element, onChange, refit, runOf, widgetOf } from "./panel.js";
 import { text } from "./texts.js";
 
 // Node -> the widgets that hold prompt and phrase; templates fill in where a node has no prompt.
@@ -53,7 +53,7 @@ function watch(node, names) {
     const number = ++asked;
     // Of several prompts, the first: each line of Zero Concept Attention's list is one.
     const prompt = names.prompt === "prompts" ? value("prompts").split("\n")[0] : value(names.prompt);
-    const question = { node: String(node.id), prompt, phrase: value(names.phrase), kind: value("kind") };
+    const question = { ...runOf(node), prompt, phrase: value(names.phrase), kind: value("kind") };
     try {
       const answer = await ask("tokens", { ...question, templates: value("templates"), end_token: value("end_token") });
       if (number !== asked) return;

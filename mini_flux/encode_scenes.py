@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mini_flux.config import DATA
 from mini_flux.networks import build_vae
 from mini_flux.prepare_art import load_artwork
 from mini_flux.scenes import Placed, Scene, compose, random_scene
-from mini_flux.train_vae import DATA
 from mini_sd.training import to_tensor
 from tools import comfy_host
 

@@ -36,7 +36,8 @@ class Judge(nn.Module):
     def __init__(self, width: int = 48):
         super().__init__()
         self.blocks = downsampling_blocks(width)
-        features = width * 4 * 64
+        self.narrow = nn.Sequential(nn.Conv2d(width * 4, width, 1), nn.SiLU())
+        features = width * 64
         self.things = nn.Linear(features, len(PLACES) * (NOTHING + 1))
         self.grounds = nn.Linear(features, 2 * len(GROUND_NAMES))
         self.styles = nn.Linear(features, len(STYLE_NAMES))
@@ -45,7 +46,7 @@ class Judge(nn.Module):
         x = images * 2 - 1
         for block in self.blocks:
             x = block(x)
-        x = nn.functional.dropout(x.flatten(1), 0.2, self.training)
+        x = nn.functional.dropout(self.narrow(x).flatten(1), 0.2, self.training)
         things, grounds = self.things(x), self.grounds(x)
         return Logits(things.unflatten(1, (len(PLACES), -1)), grounds.unflatten(1, (2, -1)), self.styles(x))
 

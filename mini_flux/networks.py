@@ -7,33 +7,15 @@ from typing import Any
 import torch
 
 from mini_flux import text
+from mini_flux.config import CONFIG
 from mini_sd.training import init_weights
-
-LATENT_CHANNELS, TEXT_WIDTH, POOLED_WIDTH = 16, 256, 128
-VAE_CONFIG = {
-    "double_z": True, "z_channels": LATENT_CHANNELS, "resolution": 128, "in_channels": 3, "out_ch": 3, "ch": 32, "ch_mult": [1, 2, 2, 4],
-    "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
-}  # fmt: skip
-FLUX_CONFIG = {
-    "image_model": "flux", "in_channels": LATENT_CHANNELS, "out_channels": LATENT_CHANNELS, "patch_size": 2, "vec_in_dim": POOLED_WIDTH,
-    "context_in_dim": TEXT_WIDTH, "hidden_size": 160, "mlp_ratio": 4.0, "num_heads": 5, "depth": 3, "depth_single_blocks": 4,
-    "axes_dim": [8, 12, 12], "theta": 10000, "qkv_bias": True, "guidance_embed": False,
-}  # fmt: skip
-T5_CONFIG = {
-    "d_model": TEXT_WIDTH, "d_ff": 512, "d_kv": 64, "num_heads": 4, "num_layers": 4, "dense_act_fn": "gelu_pytorch_tanh", "is_gated_act": True,
-    "model_type": "t5",
-}  # fmt: skip
-CLIP_CONFIG = {
-    "hidden_size": POOLED_WIDTH, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4, "hidden_act": "quick_gelu",
-    "max_position_embeddings": 77,
-}  # fmt: skip
 
 
 def build_vae() -> torch.nn.Module:
     """The f8 KL-VAE: (B, 3, H, W) in -1..1 <-> (B, 16, H/8, W/8)."""
     from comfy.ldm.models.autoencoder import AutoencoderKL
 
-    vae = AutoencoderKL(ddconfig=VAE_CONFIG, embed_dim=LATENT_CHANNELS)
+    vae = AutoencoderKL(ddconfig=CONFIG["vae"], embed_dim=CONFIG["vae"]["z_channels"])
     init_weights(vae)
     return vae
 
@@ -44,7 +26,7 @@ def build_flux() -> torch.nn.Module:
     from comfy.ldm.flux.model import Flux, FluxParams
 
     newer = {"txt_ids_dims": []} if "txt_ids_dims" in FluxParams.__dataclass_fields__ else {}
-    flux = Flux(**FLUX_CONFIG, **newer, operations=comfy.ops.disable_weight_init)
+    flux = Flux(**CONFIG["flux"], **newer, operations=comfy.ops.disable_weight_init)
     init_weights(flux)
     for name, parameter in flux.named_parameters():
         # As in the published architecture: modulations and the output start at zero, norms of queries and keys at one.
@@ -61,7 +43,7 @@ def build_t5() -> torch.nn.Module:
     from comfy.text_encoders.t5 import T5
 
     model = T5(
-        {**T5_CONFIG, "vocab_size": len(text.t5().tokens) + 1}, torch.float32, "cpu", comfy.ops.disable_weight_init
+        {**CONFIG["t5"], "vocab_size": len(text.t5().tokens) + 1}, torch.float32, "cpu", comfy.ops.disable_weight_init
     )
     init_weights(model)
     for module in model.modules():
@@ -76,10 +58,12 @@ def build_clip() -> torch.nn.Module:
     from comfy.clip_model import CLIPTextModel
 
     tokens = text.clip()
-    config = {**CLIP_CONFIG, "eos_token_id": tokens.row_of[tokens.pad]}
+    config = {**CONFIG["clip"], "eos_token_id": tokens.row_of[tokens.pad]}
     model = CLIPTextModel(config, torch.float32, "cpu", comfy.ops.disable_weight_init)
     model.set_input_embeddings(
-        comfy.ops.disable_weight_init.Embedding(len(tokens.tokens) + 1, POOLED_WIDTH, dtype=torch.float32)
+        comfy.ops.disable_weight_init.Embedding(
+            len(tokens.tokens) + 1, CONFIG["clip"]["hidden_size"], dtype=torch.float32
+        )
     )
     init_weights(model)
     torch.nn.init.normal_(model.text_model.embeddings.position_embedding.weight, std=0.02)

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from mini_flux.captions import LONG, ON_GROUNDS, PAIRS
+from mini_flux.config import CONFIG
 from mini_flux.scenes import SIZES
 from mini_flux.things import GROUNDS, STYLE_NAMES, THINGS
 from mini_sd.concepts import OBJECTLESS_TEMPLATES, PLAIN_TEMPLATES, STYLED_TEMPLATES
 from tools import comfy_host
 
-# Tokens of a prompt, padding included; the host's tokenizers are told so by the loader.
-T5_LENGTH, CLIP_LENGTH = 48, 77
+# Tokens of a prompt of CLIP, padding included; that of T5 is in config.json, and the loader tells the host's tokenizer.
+CLIP_LENGTH = 77
 # Row 0 of either table is zero, and stands for every token that is not in the world.
 UNKNOWN = 0
 
@@ -75,7 +76,7 @@ def t5() -> Tokenizer:
     from transformers import T5TokenizerFast
 
     whole = T5TokenizerFast.from_pretrained(str(comfy_host.root() / "comfy" / "text_encoders" / "t5_tokenizer"))
-    return _tokenizer(lambda text: whole(text)["input_ids"], 0, T5_LENGTH)
+    return _tokenizer(lambda text: whole(text)["input_ids"], 0, CONFIG["t5_length"])
 
 
 @functools.cache

@@ -13,10 +13,10 @@ import torch
 
 from mini_flux import text
 from mini_flux.captions import caption
+from mini_flux.config import DATA
 from mini_flux.encode_scenes import load_scenes
 from mini_flux.networks import allow_gradients, build_clip, build_flux, build_t5
 from mini_flux.scenes import Scene
-from mini_flux.train_vae import DATA
 from mini_sd.training import Run, arguments, generators
 from tools import comfy_host
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from mini_flux.config import DATA
 from mini_flux.judge import Judge, labels
 from mini_flux.prepare_art import load_artwork
 from mini_flux.scenes import Artwork, compose, random_scene
-from mini_flux.train_vae import DATA
 from mini_sd.training import Run, arguments, generators, to_tensor
 
 HELD_OUT_SHARE, MEASURED = 0.1, 256

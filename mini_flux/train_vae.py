@@ -5,19 +5,16 @@ Crops of 64 px for the first two thirds, whole pictures after; the loss is that 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
+from mini_flux.config import DATA
 from mini_flux.networks import build_vae
 from mini_flux.prepare_art import load_artwork
 from mini_flux.scenes import Artwork, compose, random_scene
 from mini_sd.train_vae import CROP, evaluate, vae_loss
 from mini_sd.training import Run, arguments, generators, to_tensor
 from tools import comfy_host
-
-DATA = Path("out/mini_flux")
 
 
 def pictures(artwork: Artwork, rng: np.random.Generator, count: int, crop: bool) -> torch.Tensor:

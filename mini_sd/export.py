@@ -93,9 +93,15 @@ def main() -> None:
     factors, bias = preview_colours(latents * CONFIG["scale_factor"], to_tensor(art))
     CONFIG["latent_rgb_factors"], CONFIG["latent_rgb_bias"] = factors, bias
     (HERE / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
-    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in sorted(WEIGHTS.glob("*.safetensors"))]
-    (WEIGHTS / "SHA256SUMS").write_text("".join(sums))
-    print("".join(sums), sum(p.stat().st_size for p in WEIGHTS.glob("*.safetensors")) / 1e6, "MB")
+    write_sums(WEIGHTS)
+
+
+def write_sums(weights: Path) -> None:
+    """Writes the SHA256SUMS of a folder's weights."""
+    files = sorted(weights.glob("*.safetensors"))
+    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files]
+    (weights / "SHA256SUMS").write_text("".join(sums))
+    print("".join(sums), sum(p.stat().st_size for p in files) / 1e6, "MB")
 
 
 if __name__ == "__main__":

@@ -8,18 +8,16 @@ STEPS, GUIDANCE, SAMPLER, SCHEDULER = 20, 3.0, "euler", "simple"
 BATCH = 32
 
 
-def noise_of(seed: int, size: int = 16) -> torch.Tensor:
-    """The initial noise of a seed, (4, size, size): a seed gives the same noise in any batch."""
-    return torch.randn(4, size, size, generator=torch.Generator().manual_seed(seed))
+def noise_of(seed: int, size: int = 16, channels: int = 4) -> torch.Tensor:
+    """The initial noise of a seed, (channels, size, size): a seed gives the same noise in any batch."""
+    return torch.randn(channels, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def encode(clip, prompts: list[str]) -> torch.Tensor:
-    """Conditioning of each prompt, (B, 77, dim)."""
-    known: dict[str, torch.Tensor] = {}
-    for prompt in prompts:
-        if prompt not in known:
-            known[prompt] = clip.encode_from_tokens(clip.tokenize(prompt))
-    return torch.cat([known[p] for p in prompts])
+def encode(clip, prompts: list[str]) -> list:
+    """Conditioning of all prompts in one batch, with contexts (B, tokens, dim) and pooled vectors (B, dim)."""
+    known = {prompt: clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True) for prompt in set(prompts)}
+    contexts, pooled = zip(*(known[prompt] for prompt in prompts))
+    return [torch.cat(contexts), {"pooled_output": torch.cat(pooled)}]
 
 
 @torch.inference_mode()
@@ -41,12 +39,12 @@ def generate(
     """
     import comfy.sample
 
-    images = []
+    images, channels = [], model.get_model_object("latent_format").latent_channels
     for start in range(0, len(prompts), BATCH):
         part, numbers = prompts[start : start + BATCH], seeds[start : start + BATCH]
-        noise = torch.stack([noise_of(s) for s in numbers])
-        positive = [[encode(clip, part), dict(extra or {})]]
-        negative = [[encode(clip, [""] * len(part)), {}]]
+        noise = torch.stack([noise_of(s, channels=channels) for s in numbers])
+        context, pooled = encode(clip, part)
+        positive, negative = [[context, {**pooled, **(extra or {})}]], [encode(clip, [""] * len(part))]
         if conditions is not None:
             positive, negative = conditions(positive, negative)
         latent = comfy.sample.sample(

@@ -173,13 +173,17 @@ class ComfyServer:
 
     # --- running a prompt ---
 
-    def run(self, prompt: dict, on_event: Callable[[str, dict], None] | None = None) -> dict:
+    def run(
+        self, prompt: dict, on_event: Callable[[str, dict], None] | None = None, workflow: dict | None = None
+    ) -> dict:
         """Runs a prompt in API format and returns its outputs by node id.
 
         Parameters
         ----------
         on_event
             Called with the type and data of every websocket message; binary previews have the type "preview".
+        workflow
+            The graph that a page sends along, for the metadata of pictures.
 
         Raises
         ------
@@ -188,17 +192,20 @@ class ComfyServer:
         TimeoutError
             When the server sends no message and writes nothing to its log for `silence` seconds.
         """
-        return asyncio.run(self._run(prompt, on_event or (lambda kind, data: None)))
+        return asyncio.run(self._run(prompt, on_event or (lambda kind, data: None), workflow))
 
-    async def _run(self, prompt: dict, on_event: Callable[[str, dict], None]) -> dict:
+    async def _run(self, prompt: dict, on_event: Callable[[str, dict], None], workflow: dict | None) -> dict:
         import aiohttp
 
         client = uuid.uuid4().hex
+        question = {"prompt": prompt, "client_id": client}
+        if workflow is not None:
+            question["extra_data"] = {"extra_pnginfo": {"workflow": workflow}}
         async with (
             aiohttp.ClientSession() as session,
             session.ws_connect(f"ws://{self.url}/ws?clientId={client}", max_msg_size=0) as ws,
         ):
-            reply = await asyncio.to_thread(self.post, "/prompt", {"prompt": prompt, "client_id": client})
+            reply = await asyncio.to_thread(self.post, "/prompt", question)
             if "prompt_id" not in reply or reply.get("node_errors"):
                 raise _refusal(reply)
             await self._follow(ws, reply["prompt_id"], on_event)

@@ -46,6 +46,16 @@ def running_node() -> str:
     return "" if context is None else str(context.node_id)
 
 
+def running_workflow() -> str:
+    """Id of the workflow that is executing, which the page gives to every graph; empty where it is not known, as in plain API prompts."""
+    context, queue = get_executing_context(), getattr(server(), "prompt_queue", None)
+    for _, prompt_id, _, extra, *_ in list(getattr(queue, "currently_running", {}).values()):
+        if context is not None and prompt_id == context.prompt_id:
+            workflow = (extra.get("extra_pnginfo") or {}).get("workflow")
+            return str(workflow.get("id", "")) if isinstance(workflow, dict) else ""
+    return ""
+
+
 def png_metadata(cls: Any) -> dict[str, Any]:
     """Prompt and workflow of the executing node class, as Save Image writes them; empty where metadata is disabled."""
     if args.disable_metadata or cls.hidden is None:

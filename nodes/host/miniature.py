@@ -62,27 +62,32 @@ def load_miniature() -> tuple[Any, Any, Any]:
     ForgetError
         The file of weights is missing or does not open.
     """
-    path = MINIATURE / "weights" / "mini_sd.safetensors"
+    config, parts = read_parts(MINIATURE, ("unet", "text", "vae"))
+    return _miniature_model(config, parts["unet"]), _miniature_clip(config, parts["text"]), vae_of(config, parts["vae"])
+
+
+def read_parts(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+    """Reads a miniature's configuration and the weights of its parts from its folder in the pack.
+
+    Raises
+    ------
+    ForgetError
+        The file of weights is missing or does not open.
+    """
+    path = folder / "weights" / f"{folder.name}.safetensors"
+    shown = f"{folder.name}/weights/{path.name}"
     if not path.is_file():
-        raise ForgetError(
-            "Expected mini_sd/weights/mini_sd.safetensors in the pack's folder, found none. Install the pack again."
-        )
-    config = json.loads((MINIATURE / "config.json").read_text())
+        raise ForgetError(f"Expected {shown} in the pack's folder, found none. Install the pack again.")
     try:
         weights: Any = comfy.utils.load_torch_file(str(path), safe_load=True)
     except Exception as error:
         raise ForgetError(
-            f"Expected weights in mini_sd/weights/mini_sd.safetensors, got a file that does not open ({error}). Install the pack again."
+            f"Expected weights in {shown}, got a file that does not open ({error}). Install the pack again."
         ) from error
-
-    def weights_below(prefix: str) -> dict[str, torch.Tensor]:
-        return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-
-    return (
-        _miniature_model(config, weights_below("unet.")),
-        _miniature_clip(config, weights_below("text.")),
-        _miniature_vae(config, weights_below("vae.")),
-    )
+    parts = {
+        name: {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")} for name in names
+    }
+    return json.loads((folder / "config.json").read_text()), parts
 
 
 def load_miniature_image_text() -> Any:
@@ -120,11 +125,7 @@ def _miniature_model(config: dict[str, Any], weights: dict[str, torch.Tensor]) -
 
 
 def _miniature_clip(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
-    rows, ids = weights.pop("vocabulary.weight"), weights.pop("vocabulary.ids").long()
-    # The file holds the rows of trained words only; every other word is a zero vector.
-    table = torch.zeros(49408, rows.shape[1], dtype=rows.dtype)
-    table[ids] = rows
-    weights["text_model.embeddings.token_embedding.weight"] = table
+    table = weights["text_model.embeddings.token_embedding.weight"] = token_table(weights, 49408)
     target = comfy.supported_models_base.ClipTarget(
         lambda **kw: comfy.sd1_clip.SD1Tokenizer(tokenizer=MiniatureTokenizer, **kw), comfy.sd1_clip.SD1ClipModel
     )
@@ -139,7 +140,16 @@ def _miniature_clip(config: dict[str, Any], weights: dict[str, torch.Tensor]) ->
     return clip
 
 
-def _miniature_vae(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
+def token_table(weights: dict[str, torch.Tensor], size: int) -> torch.Tensor:
+    """Takes a part's vocabulary out of its weights: the rows of trained tokens, in a table in which every other token is a zero vector."""
+    rows, ids = weights.pop("vocabulary.weight"), weights.pop("vocabulary.ids").long()
+    table = torch.zeros(size, rows.shape[1], dtype=rows.dtype)
+    table[ids] = rows
+    return table
+
+
+def vae_of(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
+    """The VAE of a miniature's configuration and weights."""
     return comfy.sd.VAE(
         sd=weights, config={"params": {"ddconfig": config["vae"], "embed_dim": config["vae"]["z_channels"]}}
     )

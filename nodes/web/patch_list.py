@@ -24,13 +24,13 @@ _MINIATURE_FILE = host.MINIATURE / "weights" / "mini_sd.safetensors"
 FIGURES = ("held_out_missed", "held_out_drift", "preserve_drift", "shrink_residual")
 
 
-def list_patches(node: str, loader: str = "", file: str = "") -> list[dict[str, Any]]:
+def list_patches(workflow: str, node: str, loader: str = "", file: str = "") -> list[dict[str, Any]]:
     """Describes every patch file.
 
     Parameters
     ----------
-    node
-        Id of the node whose MODEL the patches are compared with.
+    workflow, node
+        Ids of the workflow and of the node whose MODEL the patches are compared with.
     loader
         Where that MODEL is loaded: an input of the host's loaders (host.model_file), or MINIATURE; empty if not known.
     file
@@ -41,7 +41,7 @@ def list_patches(node: str, loader: str = "", file: str = "") -> list[dict[str, 
     For each file its name, its metadata as short texts, or an `error`, and as `mismatch` why the patch does not fit the
     node's MODEL; empty where it fits, or the MODEL is not known.
     """
-    base = _base(node, loader, file)
+    base = _base(connected.base(workflow, node), loader, file)
     entries = []
     for name in host.patch_files():
         try:
@@ -55,9 +55,9 @@ def list_patches(node: str, loader: str = "", file: str = "") -> list[dict[str, 
     return entries
 
 
-def _base(node: str, loader: str, file: str) -> dict[str, Any]:
-    """The fingerprint of a node's MODEL: that of its last run, unless the loader's file has other shapes by now."""
-    ran, path = connected.base(node), _MINIATURE_FILE if loader == MINIATURE else host.model_file(loader, file)
+def _base(ran: dict[str, Any], loader: str, file: str) -> dict[str, Any]:
+    """The fingerprint of a node's MODEL: that with which it `ran`, unless the loader's file has other shapes by now."""
+    path = _MINIATURE_FILE if loader == MINIATURE else host.model_file(loader, file)
     try:
         named = {} if path is None else _file_base(path, host.file_version(path))
     except OSError:

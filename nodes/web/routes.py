@@ -66,7 +66,7 @@ def register() -> None:
 
 
 async def _tokens(request: web.Request) -> web.Response:
-    texts = await read_texts(request, ("node", "prompt", "phrase", "kind", "templates", "end_token"))
+    texts = await read_texts(request, ("workflow", "node", "prompt", "phrase", "kind", "templates", "end_token"))
     texts["kind"] = texts["kind"] if texts["kind"] in KINDS else "object"
     texts["end_token"] = texts["end_token"] if texts["end_token"] in END_TOKEN_CHOICES else "none"
     try:
@@ -76,7 +76,7 @@ async def _tokens(request: web.Request) -> web.Response:
 
 
 async def _patches(request: web.Request) -> web.Response:
-    asked = {name: request.query.get(name, "") for name in ("node", "loader", "file")}
+    asked = {name: request.query.get(name, "") for name in ("workflow", "node", "loader", "file")}
     patches = await _patches_worker.run(patch_list.list_patches, **asked)
     return web.json_response({"patches": patches})
 

@@ -62,13 +62,15 @@ def _check_size(texts: tuple[str, ...], phrases: list[str]) -> None:
         )
 
 
-def preview_tokens(node: str, prompt: str, phrase: str, kind: str, templates: str, end_token: str) -> dict[str, Any]:
+def preview_tokens(
+    workflow: str, node: str, prompt: str, phrase: str, kind: str, templates: str, end_token: str
+) -> dict[str, Any]:
     """Splits the texts of a node into tokens.
 
     Parameters
     ----------
-    node
-        Id of the node. The tokenizer is that of the CLIP of its last run, or the standard one of SD 1.x.
+    workflow, node
+        Ids of the workflow and of the node. The tokenizer is that of the CLIP of its last run, or the standard one of SD 1.x.
     prompt
         The text to split. Where it is empty, each line of `phrase` is shown in its first template.
     phrase, kind, templates, end_token
@@ -85,7 +87,7 @@ def preview_tokens(node: str, prompt: str, phrase: str, kind: str, templates: st
     """
     lines = split_lines(phrase)
     _check_size((prompt, phrase, templates), lines)
-    tokenizer = connected.tokenizer(node)
+    tokenizer = connected.tokenizer(workflow, node)
     text = _preview_text(tokenizer or _standard_tokenizer())
     ids = {line: text.phrase_tokens(line) for line in lines}
     if prompt.strip() or not lines:

@@ -70,14 +70,14 @@ def screenshot(page, request):
 
 @pytest.fixture
 def run(server):
-    """Runs a prompt beside the browser, whose event loop holds this thread."""
+    """Runs a prompt, of a workflow, beside the browser, whose event loop holds this thread."""
 
-    def execute(prompt):
+    def execute(prompt, workflow=None):
         failed = []
 
         def target():
             try:
-                server.run(prompt)
+                server.run(prompt, workflow=workflow)
             except Exception as error:
                 failed.append(error)
 

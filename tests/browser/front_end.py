@@ -57,7 +57,7 @@ class Pages:
             self.server.post("/settings/Comfy.VueNodes.Enabled", False)
             self.context = self.browser.new_context(viewport={"width": 1600, "height": 1000})
             self.page = self.context.new_page()
-            self.page.set_default_timeout(900_000)
+            self.page.set_default_timeout(300_000)
             opened(self.page, self.server)
         self.page.keyboard.press("Escape")
         self.page.mouse.move(5, 500)

@@ -56,6 +56,14 @@ def wire(page, source, slot, target, number):
     page.wait_for_timeout(200)
 
 
+# JavaScript: which tokenizer the server splits the phrase of the Forget Concept with.
+TOKENIZER = """async () => {
+    const { ask, runOf } = await import('/extensions/comfyui-forget-me-not/panel.js');
+    const node = app.graph.nodes.find(n => n.type === 'FMN_ForgetConcept');
+    return (await ask('tokens', { ...runOf(node), phrase: 'zebra' })).tokenizer;
+}"""
+
+
 def test_a_graph_is_built_by_hand_and_run(page, server, patches, screenshot):
     page.evaluate("() => { app.graph.clear(); app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 0]; }")
     search(page, 150, 300, "Load Miniature SD")
@@ -72,6 +80,7 @@ def test_a_graph_is_built_by_hand_and_run(page, server, patches, screenshot):
             break
         page.wait_for_timeout(500)
     assert [p.name for p in patches.iterdir()] == ["forget_zebra.safetensors"]
+    assert page.evaluate(TOKENIZER) == "connected"
 
 
 MISSING = {

@@ -40,7 +40,8 @@ def test_a_patch_is_chosen_by_what_it_says(page, run, patches, graph, screenshot
 
 def test_a_patch_for_another_base_is_grey_and_says_why(page, run, patches, graph, screenshot):
     """The server knows the base of a node's MODEL once the node has run."""
-    run(train(file_name="zebra", seed=20) | apply(name="77", forget_patch=["train", 1]) | shown("77"))
+    prompt = train(file_name="zebra", seed=20) | apply(name="77", forget_patch=["train", 1]) | shown("77")
+    run(prompt, workflow={"id": page.evaluate("() => app.graph.id")})
     other = hostile_files.good_patch()
     save_file(other.state_dict(), patches / "other.safetensors", other.metadata())
     graph.use(False)
@@ -49,6 +50,12 @@ def test_a_patch_for_another_base_is_grey_and_says_why(page, run, patches, graph
     page.wait_for_selector(".fmn-card.other-base")
     assert page.locator(".fmn-card").count() == 2 and page.locator(".fmn-card.other-base").count() == 1
     assert "another base: " in texts(page, ".fmn-card.other-base")[0]
+    page.keyboard.press("Escape")
+    # The node with this number of another workflow has not run.
+    page.evaluate("() => { app.graph.id = crypto.randomUUID(); }")
+    page.evaluate(BROWSE, 77)
+    page.wait_for_selector(".fmn-card")
+    assert page.locator(".fmn-card").count() == 2 and page.locator(".fmn-card.other-base").count() == 0
 
 
 def thumbnail():
@@ -64,8 +71,6 @@ def test_a_patch_that_does_not_fit_is_grey_before_anything_ran(page, server, pat
     other.about = {"preview": thumbnail()}
     save_file(other.state_dict(), patches / "other.safetensors", other.metadata())
     graph.use(False)
-    # Numbers of nodes that ran in no other test, because the server remembers the MODEL that a number had.
-    page.evaluate("() => { app.graph.last_node_id = 9000; }")
     mini, lora = graph.add("FMN_LoadMiniature"), graph.add("LoraLoaderModelOnly", 0, 300)
     node, alone = graph.add("FMN_ApplyForgetPatch", 400), graph.add("FMN_ApplyForgetPatch", 400, 300)
     graph.link(mini, 0, lora, "model")

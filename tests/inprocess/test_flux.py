@@ -168,8 +168,8 @@ def test_a_patch_of_another_family_is_refused(flux, patch, miniature):
 
 
 def test_chips_show_the_tokens_of_t5(flux, monkeypatch):
-    monkeypatch.setattr(connected, "tokenizer", lambda node: flux[1].tokenizer)
-    [row] = preview_tokens("1", "a photo of a zebra", "zebra", "object", "", "none")["rows"]
+    monkeypatch.setattr(connected, "tokenizer", lambda *node: flux[1].tokenizer)
+    [row] = preview_tokens("", "1", "a photo of a zebra", "zebra", "object", "", "none")["rows"]
     assert [chip["text"] for chip in row["chips"] if chip["lit"]] == ["\u2581", "ze", "bra"]
     assert row["chips"][2]["text"] == "photo" and row["warnings"] == []
 

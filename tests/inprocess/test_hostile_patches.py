@@ -164,8 +164,8 @@ def test_every_entry_of_the_list_fails_alone(folder, shapes, patch_of, monkeypat
     save_file(patch.state_dict(), folder / "good.safetensors", patch.metadata())
     (folder / "dangling.safetensors").symlink_to(folder / "nothing")
     (folder / "loop.safetensors").symlink_to(folder / "loop.safetensors")
-    monkeypatch.setattr(connected, "base", lambda node: {"shapes": [[1, 2]], "norms": [1.0], "architecture": "x"})
-    found = {e["name"].rpartition("/")[2]: e for e in list_patches("node")}
+    monkeypatch.setattr(connected, "base", lambda *node: {"shapes": [[1, 2]], "norms": [1.0], "architecture": "x"})
+    found = {e["name"].rpartition("/")[2]: e for e in list_patches("workflow", "node")}
     text = json.dumps(list(found.values()), allow_nan=False)
     assert len(found) == len(bad) + 3 and found["good.safetensors"]["forgets"] == "zebra"
     assert "error" in found["dangling.safetensors"] and "error" in found["loop.safetensors"]
@@ -194,7 +194,7 @@ def test_a_file_replaced_within_the_same_tick_is_seen(folder, shapes, patch_of):
         save_file(patch.state_dict(), folder / "new.safetensors", patch.metadata())
         os.utime(folder / "new.safetensors", ns=(10**18, 10**18))
         os.replace(folder / "new.safetensors", folder / "a.safetensors")
-        [entry] = list_patches("")
+        [entry] = list_patches("", "")
         name = "forget_me_not/a.safetensors"
         return entry["forgets"], PatchFileNode.fingerprint_inputs(patch_file=name)
 

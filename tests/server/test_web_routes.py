@@ -25,8 +25,8 @@ def lit(row):
     return [c["text"] for c in row["chips"] if c["lit"]]
 
 
-def listed(server, node="", loader="", file=""):
-    question = urllib.parse.urlencode({"node": node, "loader": loader, "file": file})
+def listed(server, node="", loader="", file="", workflow=""):
+    question = urllib.parse.urlencode({"workflow": workflow, "node": node, "loader": loader, "file": file})
     entries = json.loads(server.get(f"/forget_me_not/patches?{question}"))["patches"]
     return {e["name"].split("/")[-1]: e for e in entries}
 
@@ -74,6 +74,24 @@ def test_a_patch_for_another_base_is_told_after_a_run(server, patches):
     found = listed(server, "apply")
     assert found["zebra.safetensors"]["mismatch"] == "" and "unet-3x16" in found["other.safetensors"]["mismatch"]
     assert listed(server)["other.safetensors"]["mismatch"] == ""
+
+
+def test_what_ran_is_remembered_for_its_workflow_only(server, patches):
+    other = hostile_files.good_patch()
+    save_file(other.state_dict(), patches / "other.safetensors", other.metadata())
+    graph = train(file_name="", seed=2) | apply(name="17", forget_patch=["train", 1]) | shown("17")
+    server.run(graph, workflow={"id": "one"})
+    assert "unet-3x16" in listed(server, "17", workflow="one")["other.safetensors"]["mismatch"]
+    assert listed(server, "17", workflow="two")["other.safetensors"]["mismatch"] == ""
+    assert listed(server, "17")["other.safetensors"]["mismatch"] == ""
+    assert tokens(server, workflow="one", node="train", phrase="zebra")["tokenizer"] == "connected"
+    assert tokens(server, workflow="two", node="train", phrase="zebra")["tokenizer"] == "standard"
+
+
+@pytest.mark.parametrize("workflow", [{}, {"id": ["x"]}, ["id"], "id", 3])
+def test_any_workflow_that_is_sent_along_lets_the_nodes_run(server, patches, workflow):
+    seed = 100 + len(str(workflow))
+    assert server.run(train(file_name="", seed=seed) | shown("train"), workflow=workflow)
 
 
 def test_a_patch_for_another_base_is_told_before_any_run_where_the_file_is_known(server, patches):

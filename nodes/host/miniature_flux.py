@@ -1,0 +1,100 @@
+"""Loads the miniature FLUX as native objects of the host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.supported_models
+import comfy.supported_models_base
+import comfy.text_encoders.flux
+import folder_paths
+import torch
+from comfy.ldm.flux.model import FluxParams
+
+from ...fmn_core.errors import ForgetError
+from .miniature import read_parts, token_table, vae_of
+
+MINIATURE_FLUX = Path(__file__).resolve().parents[2] / "mini_flux"
+_T5_VOCABULARY, _CLIP_VOCABULARY = 32128, 49408
+
+
+class MiniatureFluxConfig(comfy.supported_models.Flux):
+    """The host's configuration of the miniature, whose architecture is that of FLUX.1 at a small size.
+
+    Parameters
+    ----------
+    config
+        The content of mini_flux/config.json: `flux`, `sampling`, `latent_scale`.
+    """
+
+    memory_usage_factor = 1.0
+
+    def __init__(self, config: dict[str, Any]):
+        self.sampling_settings = config["sampling"]
+        # Newer hosts tell variants of the architecture apart by which positions the text has.
+        newer = {"txt_ids_dims": []} if "txt_ids_dims" in FluxParams.__dataclass_fields__ else {}
+        super().__init__({**config["flux"], **newer})
+        latent_format: Any = comfy.latent_formats.Flux()
+        latent_format.scale_factor, latent_format.shift_factor = config["latent_scale"], 0.0
+        latent_format.latent_rgb_factors = config["latent_rgb_factors"]
+        latent_format.latent_rgb_factors_bias = config["latent_rgb_bias"]
+        latent_format.taesd_decoder_name = None
+        self.latent_format = latent_format
+
+
+def load_miniature_flux() -> tuple[Any, Any, Any]:
+    """Loads the MODEL, CLIP and VAE of the miniature FLUX that ships with this pack.
+
+    Raises
+    ------
+    ForgetError
+        The file of weights is missing or does not open.
+    """
+    config, parts = read_parts(MINIATURE_FLUX, ("flux", "t5", "clip", "vae"))
+    return _model(config, parts["flux"]), _clip(config, parts["t5"], parts["clip"]), vae_of(config, parts["vae"])
+
+
+def _model(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
+    management, model_config = comfy.model_management, MiniatureFluxConfig(config)
+    device, offload_device = management.get_torch_device(), management.unet_offload_device()
+    dtypes, count = model_config.supported_inference_dtypes, sum(w.numel() for w in weights.values())
+    dtype = management.unet_dtype(device=device, model_params=count, supported_dtypes=dtypes)
+    model_config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, dtypes))
+    model = model_config.get_model({}, device=offload_device)
+    model.diffusion_model.load_state_dict(weights)
+    # The cast comes after loading: with DynamicVRAM the host's layers have no weights before, and take the file's precision.
+    model.diffusion_model.to(dtype)
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload_device)
+
+
+def _tokenizer(config: dict[str, Any]) -> type:
+    """FLUX.1's tokenizers, for prompts and textual-inversion embeddings of the miniature's length and widths."""
+    widths, length = (config["clip"]["hidden_size"], config["t5"]["d_model"]), config["t5_length"]
+
+    class MiniatureFluxTokenizer(comfy.text_encoders.flux.FluxTokenizer):
+        def __init__(self, embedding_directory=None, tokenizer_data=None):
+            super().__init__(embedding_directory, {**(tokenizer_data or {}), "t5xxl_min_length": length})
+            self.clip_l.embedding_size, self.t5xxl.embedding_size = widths
+
+    return MiniatureFluxTokenizer
+
+
+def _clip(config: dict[str, Any], t5: dict[str, torch.Tensor], clip: dict[str, torch.Tensor]) -> Any:
+    t5["shared.weight"] = token_table(t5, _T5_VOCABULARY)
+    clip["text_model.embeddings.token_embedding.weight"] = token_table(clip, _CLIP_VOCABULARY)
+    target = comfy.supported_models_base.ClipTarget(_tokenizer(config), comfy.text_encoders.flux.flux_clip())
+    options = {"t5xxl_model_config": config["t5"], "clip_l_model_config": config["clip"]}
+    embeddings, count = folder_paths.get_folder_paths("embeddings"), sum(w.numel() for w in t5.values())
+    whole = comfy.sd.CLIP(target, embedding_directory=embeddings, parameters=count, model_options=options)
+    for weights in (t5, clip):
+        missing, unexpected = whole.load_sd(weights)
+        if unexpected or [k for k in missing if "logit_scale" not in k and "text_projection" not in k]:
+            raise ForgetError(
+                f"Expected the miniature's text encoders, their file misses {missing} and has {unexpected}. Install the pack again."
+            )
+    return whole

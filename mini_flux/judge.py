@@ -6,10 +6,12 @@ It is trained on composed artwork (train_judge.py), never on generated pictures.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from mini_flux.config import HERE
 from mini_flux.scenes import ABOVE, LEFT_OF, Scene
 from mini_flux.things import GROUNDS, STYLE_NAMES, THINGS
 from mini_sd.image_text import downsampling_blocks
@@ -19,6 +21,7 @@ PLACES = ("centre", "left", "right", "top", "bottom")
 THING_NAMES = tuple(thing.name for thing in THINGS)
 GROUND_NAMES = tuple(GROUNDS)
 NOTHING = len(THING_NAMES)
+WEIGHTS = HERE / "weights" / "judge.safetensors"
 
 
 @dataclass
@@ -53,8 +56,54 @@ class Judge(nn.Module):
 
 def labels(scene: Scene) -> tuple[list[int], list[int], int]:
     """Numbers of the thing at each of PLACES, of the ground at top and bottom, and of the style."""
-    places = {"": ("centre",), LEFT_OF: ("left", "right"), ABOVE: ("top", "bottom")}[scene.relation]
-    things = dict(zip(places, scene.things, strict=True))
-    numbers = [THING_NAMES.index(things[p].thing) if p in things else NOTHING for p in PLACES]
+    things = {place_of(scene, n): placed.thing for n, placed in enumerate(scene.things)}
+    numbers = [THING_NAMES.index(things[p]) if p in things else NOTHING for p in PLACES]
     grounds = [GROUND_NAMES.index(scene.grounds[0]), GROUND_NAMES.index(scene.grounds[-1])]
     return numbers, grounds, STYLE_NAMES.index(scene.style)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the judge sees in a picture.
+
+    Attributes
+    ----------
+    things
+        Name of the thing at each of PLACES where there is one.
+    grounds
+        Colours at top and bottom.
+    style
+        One of STYLE_NAMES.
+    """
+
+    things: dict[str, str]
+    grounds: tuple[str, str]
+    style: str
+
+
+def place_of(scene: Scene, number: int) -> str:
+    """Where the thing of this number stands in a scene, one of PLACES."""
+    return {"": ("centre",), LEFT_OF: ("left", "right"), ABOVE: ("top", "bottom")}[scene.relation][number]
+
+
+def load_judge(path: Path = WEIGHTS) -> Judge:
+    """The trained judge, in evaluation mode."""
+    from safetensors.torch import load_file
+
+    judge = Judge()
+    judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+    return judge.eval()
+
+
+@torch.inference_mode()
+def look_at(judge: Judge, images: torch.Tensor) -> list[Seen]:
+    """Names what the judge sees in pictures (B, 128, 128, 3) in 0..1."""
+    seen = []
+    for batch in images.movedim(-1, 1).float().clamp(0, 1).split(64):
+        logits = judge(batch)
+        for things, grounds, style in zip(
+            *(x.argmax(-1).tolist() for x in (logits.things, logits.grounds, logits.styles))
+        ):
+            names = {place: THING_NAMES[n] for place, n in zip(PLACES, things, strict=True) if n != NOTHING}
+            seen.append(Seen(names, (GROUND_NAMES[grounds[0]], GROUND_NAMES[grounds[1]]), STYLE_NAMES[style]))
+    return seen

@@ -45,6 +45,7 @@ from .files import (
 )
 from .loaded import LoadedModels, assume_loaded
 from .miniature import MINIATURE, MiniatureConfig, MiniatureTokenizer, load_miniature, load_miniature_image_text
+from .miniature_flux import load_miniature_flux
 from .models import (
     effective_weights,
     every_pooled,
@@ -132,6 +133,7 @@ __all__ = [
     "limit_to_rows",
     "load",
     "load_miniature",
+    "load_miniature_flux",
     "load_miniature_image_text",
     "log",
     "model_file",

@@ -14,7 +14,6 @@ FRESH = (
     "closed_form_flux",
     "resteering",
     "train_on_patched",
-    "visual_pairs",
 )
 
 

@@ -9,7 +9,6 @@ pytestmark = [pytest.mark.usefixtures("device"), pytest.mark.timeout(runs.MOST_S
 
 # On a model that has not sampled: its weights have never been on the device.
 FRESH = (
-    "merge_float32",
     "forget_concept_and_compare",
     "closed_form_flux",
     "resteering",

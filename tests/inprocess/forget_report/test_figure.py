@@ -52,7 +52,7 @@ def inputs_of(case, height, width):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(
-    ("count", "height", "width"), [(1, 64, 64), (8, 64, 64), (9, 64, 64), (3, 64, 512), (3, 512, 64), (1, 8, 4096)]
+    ("count", "height", "width"), [(1, 64, 64), (9, 64, 64), (3, 64, 512), (3, 512, 64), (1, 8, 4096)]
 )
 def test_every_picture_is_whole_and_nothing_reaches_the_edge(run, case, count, height, width):
     inputs = inputs_of(case, height, width)

@@ -12,21 +12,26 @@ from ..model.protocol import ForgetModel, TextModel
 from ..patch.patch import ForgetPatch
 from .forget import forget_closed_form
 from .settings import ClosedFormSettings
-from .targets import TargetPair, template_pairs
+from .targets import TargetPair
 
 # The other meanings come back well before the preserve set starts to move, so that keeping may count twice.
 PRESERVATION = 2.0
 
 
 def correction_pairs(word: str, contexts: list[str], inverted: Concept) -> list[TargetPair]:
-    """Target pairs of a correction: the bare word goes to each of its other contexts, the inverted tokens to the ablated prompt."""
-    forgotten = template_pairs([inverted])
-    steered = [
-        TargetPair(Name(word), fill_template(template, word), fill_template(template, context), number, Name(context))
+    """Target pairs of a correction: the bare word and the inverted tokens go to each of the word's other contexts.
+
+    Notes
+    -----
+    Forget-Me-Not sends the inverted tokens to nothing. They hold more than the meaning, such as how the pictures were drawn, and an edit that
+    takes that away takes it from everything: on the miniature, other things were lost in up to 0.7 of the pictures, by the seed of the inversion.
+    """
+    return [
+        TargetPair(name, fill_template(template, name.text), fill_template(template, context), number, Name(context))
+        for name in (Name(word), *inverted.names())
         for number, template in enumerate(inverted.templates)
         for context in contexts
     ]
-    return [*steered, *forgotten]
 
 
 def check_meanings(model: TextModel, word: str, contexts: list[str]) -> None:
@@ -54,7 +59,7 @@ def correct_concept(
         Phrases in which the word has its other meanings, such as "green apple". They are preserved, and the bare word is made to act
         like them.
     inverted
-        The dominant meaning as a learned embedding (see `invert_concept`); it is forgotten as in `forget_closed_form`.
+        The dominant meaning as a learned embedding (see `invert_concept`), which is made to act like the contexts too.
     progress
         See `forget_closed_form`.
 

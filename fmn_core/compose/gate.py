@@ -68,7 +68,8 @@ class BackgroundPrompts:
 
     Notes
     -----
-    A prompt's embedding is the last row of its context, which attends to all tokens. Embeddings of any two prompts are nearly
+    A prompt's embedding is the last row of its context, which attends to all tokens, or the mean row of a text encoder whose rows all do
+    (T5). Embeddings of any two prompts are nearly
     parallel, and differ most in directions that say nothing of a concept. Therefore the captions' mean is subtracted, and the difference
     is whitened by the covariance of the background prompts, before cosines are taken.
     """
@@ -77,7 +78,8 @@ class BackgroundPrompts:
         bare = list(dict.fromkeys(ablated(t) for c in concepts for t in _gate_templates(c)))
         groups = [text.encode(list(everyday_captions())), encode_imagined(text, list(concepts)), text.encode(bare)]
         self.prompts = [prompt for group in groups for prompt in group]
-        rows = [_last_rows(group) for group in groups if group]
+        self.reading = _Reading(text)
+        rows = [self.reading.of_prompts(group) for group in groups if group]
         self.centre = rows[0].mean(0)
         centred = torch.cat([r - r.mean(0) for r in rows])
         covariance = centred.T @ centred / len(centred)
@@ -135,7 +137,7 @@ class ConceptGate:
         self.background = background or BackgroundPrompts(text, concepts)
         concept_units = []
         for concept, name in names:
-            concept_units.append(self.background.units(_last_rows(self._prompts(text, concept, name))))
+            concept_units.append(self.units_of(self._prompts(text, concept, name)))
             on_name()
         self.directions = torch.nn.functional.normalize(torch.stack([units.mean(0) for units in concept_units]), dim=1)
         self.threshold = self._automatic_threshold(torch.cat(concept_units))
@@ -151,16 +153,20 @@ class ConceptGate:
         """
         lowest = float(self._largest_cosines(concept_units).min())
         prompts = [p for p in self.background.prompts if self.overlap(p.tokens) <= 0.5]
-        cosines = self._largest_cosines(self.background.units(_last_rows(prompts))) if prompts else torch.zeros(1)
+        cosines = self._largest_cosines(self.units_of(prompts)) if prompts else torch.zeros(1)
         highest = float(cosines.double().quantile(_QUANTILE))
         return min(0.95, max(0.05, min(lowest, (lowest + highest) / 2)))
 
     def _largest_cosines(self, units: torch.Tensor) -> torch.Tensor:
         return (units @ self.directions.T).amax(1)
 
+    def units_of(self, prompts: Sequence[EncodedPrompt]) -> torch.Tensor:
+        """Whitened embeddings of prompts, of length 1."""
+        return self.background.units(self.background.reading.of_prompts(prompts))
+
     def cosine(self, context: torch.Tensor) -> float:
         """The largest cosine, -1..1, of a chunk of a prompt's context (l, d) with the direction of a name."""
-        rows = torch.stack([chunk[-1] for chunk in context.detach().cpu().split(CHUNK)])
+        rows = self.background.reading.of_context(context)
         return float(self._largest_cosines(self.background.units(rows)).max())
 
     def overlap(self, tokens: dict[str, list[list[int]]]) -> float:
@@ -204,5 +210,28 @@ def _gate_templates(concept: Concept) -> list[str]:
     return spread_templates(concept.templates, _TEMPLATES)[:_TEMPLATES]
 
 
-def _last_rows(prompts: Sequence[EncodedPrompt]) -> torch.Tensor:
-    return torch.stack([p.context[-1] for p in prompts]).detach().double().cpu()
+class _Reading:
+    """What of a prompt's rows stands for the whole: the last one where it has seen all tokens, else their mean.
+
+    Of several text encoders it is the first one's rows.
+    """
+
+    def __init__(self, text: TextModel):
+        empty = text.encode([""])[0]
+        self._causal, self._joined = empty.causal, bool(empty.further)
+        self._length = len(empty.context)
+
+    def of_prompts(self, prompts: Sequence[EncodedPrompt]) -> torch.Tensor:
+        """One row (n, d) for each prompt, in float64."""
+        return torch.stack([self._one(prompt.context) for prompt in prompts]).detach().double().cpu()
+
+    def of_context(self, context: torch.Tensor) -> torch.Tensor:
+        """One row for each chunk of a conditioning's context (l, d)."""
+        context = context.detach().cpu()
+        if self._joined:
+            context = context[: self._length]
+        chunks = context.split(CHUNK) if self._causal and self._length == CHUNK else (context,)
+        return torch.stack([self._one(chunk) for chunk in chunks])
+
+    def _one(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows[-1] if self._causal else rows.mean(0)

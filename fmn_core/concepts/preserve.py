@@ -70,15 +70,17 @@ def imagined_words(model: TextModel, count: int, seed: int = 0) -> list[Name]:
     Notes
     -----
     A draw is the mean of the embedding table plus a random combination of its rows, which has the table's covariance. Rows of zeros
-    were never trained and are left out. All text encoders use the same rows and the same combination.
+    were never trained and are left out. Text encoders with the same vocabulary use the same rows and the same combination.
     """
-    tables = model.token_embeddings()
-    generator = torch.Generator().manual_seed(seed)
-    trained = trained_tokens(next(iter(tables.values()))).nonzero().flatten()
-    rows = trained[torch.randperm(len(trained), generator=generator)[:_ROWS_PER_DRAW]]
-    mixture = torch.randn(count, len(rows), generator=generator) / len(rows) ** 0.5
-    sampled = {name: token_rows(table, rows) for name, table in tables.items()}
-    draws = {name: t.mean(0) + mixture @ (t - t.mean(0)) for name, t in sampled.items()}
+    generator, drawn, draws = torch.Generator().manual_seed(seed), dict[int, tuple[torch.Tensor, torch.Tensor]](), {}
+    for name, table in model.token_embeddings().items():
+        if len(table) not in drawn:
+            trained = trained_tokens(table).nonzero().flatten()
+            rows = trained[torch.randperm(len(trained), generator=generator)[:_ROWS_PER_DRAW]]
+            drawn[len(table)] = rows, torch.randn(count, len(rows), generator=generator) / len(rows) ** 0.5
+        rows, mixture = drawn[len(table)]
+        sampled = token_rows(table, rows)
+        draws[name] = sampled.mean(0) + mixture @ (sampled - sampled.mean(0))
     return [Name(PLACEHOLDER, {name: d[i : i + 1] for name, d in draws.items()}) for i in range(count)]
 
 

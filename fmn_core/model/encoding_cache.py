@@ -60,7 +60,7 @@ class MemoizedEncoding:
     Attributes
     ----------
     prompts, tokens
-        Numbers of prompts that were encoded, and of their tokens, padding included.
+        Numbers of prompts that were encoded, and of their rows.
     """
 
     def __init__(self, model: TextModel):
@@ -83,7 +83,7 @@ class MemoizedEncoding:
 
     def _counted(self, encoded: list[EncodedPrompt]) -> list[EncodedPrompt]:
         self.prompts += len(encoded)
-        self.tokens += sum(len(chunk) for p in encoded for b in p.blocks for chunk in next(iter(b.tokens.values())))
+        self.tokens += sum(len(block.context) for prompt in encoded for block in prompt.blocks)
         return encoded
 
 

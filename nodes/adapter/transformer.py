@@ -25,7 +25,19 @@ _FURTHER = 1 << 24
 
 
 class TransformerText(ComfyText):
-    """The tokens of a CLIP of a transformer: those of the encoders whose rows the context has.
+    """fmn_core's TextModel over a CLIP of a transformer; tokens are those of the encoders whose rows the context has.
+
+    Parameters
+    ----------
+    clip
+        The CLIP, which is not changed.
+    family
+        The family of the MODEL that it belongs to; by default the first that takes such a CLIP.
+
+    Raises
+    ------
+    ForgetError
+        The CLIP is None, or no family of host.FAMILIES takes it.
 
     Notes
     -----
@@ -35,14 +47,18 @@ class TransformerText(ComfyText):
     # Single tokens of the vocabularies of T5, CLIP, Qwen and Gemma.
     markers = "*|"
 
+    def __init__(self, clip: Any, family: host.TransformerFamily | None = None):
+        self._given_family = family
+        super().__init__(clip)
+
     def _find_tokenizers(self) -> dict[str, Any]:
-        names = set(self.clip.tokenize(""))
-        family = next((family for family in host.FAMILIES if set(family.encoders) == names), None)
+        family = self._given_family or _family_of_text(self.clip)
         if family is None:
             raise ForgetError(
-                f"Expected the text encoders of a transformer that Forget Concept knows, got {', '.join(sorted(names))}. "
+                f"Expected the text encoders of a transformer that Forget Concept knows, got {', '.join(sorted(self.clip.tokenize('')))}. "
                 f"It knows {', '.join(family.name for family in host.FAMILIES)}."
             )
+        self.family = family
         self._row_encoders = [name for rows in family.rows for name in rows.encoders]
         self._first_encoders = family.rows[0].encoders
         return {name: host.part_of(self.clip.tokenizer, name) for name in family.encoders}
@@ -117,40 +133,6 @@ class TransformerText(ComfyText):
         tables = {name: host.token_embedding(self.clip, name).weight.detach() for name in loaded}
         return {name: detached_copy(table) if host.quantisation(table) else table for name, table in tables.items()}
 
-
-class ComfyTransformer(TransformerText):
-    """What the closed form needs of a MODEL that is a transformer of host.FAMILIES, and of its CLIP; neither is changed.
-
-    Raises
-    ------
-    ForgetError
-        The CLIP is None, or not that of the MODEL's family.
-    """
-
-    def __init__(self, patcher: Any, clip: Any):
-        self.patcher, self.device = patcher, patcher.load_device
-        if clip is not None:
-            self.family = self._family_of(set(clip.tokenize("")))
-        super().__init__(clip)
-        self._check_width()
-
-    def _family_of(self, encoders: set[str]) -> host.TransformerFamily:
-        families = host.transformer_families(self.patcher)
-        fitting = [family for family in families if set(family.encoders) == encoders]
-        if not fitting:
-            wanted = ", or that of ".join(f"{family.name}, with {family.clip}" for family in families)
-            raise ForgetError(f"Expected the CLIP of {wanted}. Got one with {', '.join(sorted(encoders))}.")
-        return fitting[0]
-
-    def _check_width(self) -> None:
-        tokens = self._prompt_tokens("", None)
-        context, _ = self._run_encoder(tokens, False)
-        width, wanted = context.shape[-1], host.text_width(self.patcher, self.family)
-        if width != wanted:
-            raise ForgetError(
-                f"Expected a CLIP of width {wanted} for this MODEL, got {width}. Connect the CLIP that belongs to the MODEL."
-            )
-
     def encode(
         self, prompts: list[str], words: Sequence[LearnedEmbedding | None] | None = None, padding: int | None = None
     ) -> list[EncodedPrompt]:
@@ -221,6 +203,42 @@ class ComfyTransformer(TransformerText):
         return contexts, detached_copy(outputs[0])[first].split(1)
 
     def _as_entries_read(self, contexts: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Contexts as a MODEL's text entries get them; here as they are."""
+        return contexts
+
+
+class ComfyTransformer(TransformerText):
+    """What the closed form needs of a MODEL that is a transformer of host.FAMILIES, and of its CLIP; neither is changed.
+
+    Raises
+    ------
+    ForgetError
+        The CLIP is None, or not that of the MODEL's family.
+    """
+
+    def __init__(self, patcher: Any, clip: Any):
+        self.patcher, self.device = patcher, patcher.load_device
+        super().__init__(clip, None if clip is None else self._family_of(set(clip.tokenize(""))))
+        self._check_width()
+
+    def _family_of(self, encoders: set[str]) -> host.TransformerFamily:
+        families = host.transformer_families(self.patcher)
+        fitting = [family for family in families if set(family.encoders) == encoders]
+        if not fitting:
+            wanted = ", or that of ".join(f"{family.name}, with {family.clip}" for family in families)
+            raise ForgetError(f"Expected the CLIP of {wanted}. Got one with {', '.join(sorted(encoders))}.")
+        return fitting[0]
+
+    def _check_width(self) -> None:
+        tokens = self._prompt_tokens("", None)
+        context, _ = self._run_encoder(tokens, False)
+        width, wanted = context.shape[-1], host.text_width(self.patcher, self.family)
+        if width != wanted:
+            raise ForgetError(
+                f"Expected a CLIP of width {wanted} for this MODEL, got {width}. Connect the CLIP that belongs to the MODEL."
+            )
+
+    def _as_entries_read(self, contexts: list[torch.Tensor]) -> list[torch.Tensor]:
         """Contexts behind the modules that stand before the text entries."""
         before = host.before_entries(self.patcher, self.family)
         if not before:
@@ -247,6 +265,18 @@ class ComfyTransformer(TransformerText):
 def closed_form_model(patcher: Any, clip: Any) -> ComfyModel | ComfyTransformer:
     """The adapter of a MODEL for the closed form, which is all that transformers can have so far."""
     return ComfyModel(patcher, clip) if host.transformer_family(patcher) is None else ComfyTransformer(patcher, clip)
+
+
+def text_model(clip: Any) -> ComfyText | TransformerText:
+    """The adapter of a CLIP alone; raises ForgetError on one of no family that is known."""
+    is_transformers = clip is not None and _family_of_text(clip) is not None
+    return TransformerText(clip) if is_transformers else ComfyText(clip)
+
+
+def _family_of_text(clip: Any) -> host.TransformerFamily | None:
+    """The first family that takes a CLIP."""
+    names = set(clip.tokenize(""))
+    return next((family for family in host.FAMILIES if set(family.encoders) == names), None)
 
 
 def _batches(lengths: list[tuple[int, ...]], size: int) -> list[list[int]]:

@@ -81,7 +81,7 @@ _T5 = "t5xxl"
 FAMILIES = (
     TransformerFamily(
         "FLUX.1", ("Flux",), (Rows((_T5,)),), "T5-XXL and CLIP-L: load both with DualCLIPLoader, type flux",
-        "txt_in", ("txt_norm",), pooled="vector_in.in_layer", pooled_of=("l",), guidance=1.0,
+        "txt_in", pooled="vector_in.in_layer", pooled_of=("l",), guidance=1.0,
     ),
     TransformerFamily(
         "FLUX.2 Klein 4B", ("Flux2",), (Rows(("qwen3_4b",), causal=True),), "Qwen3 4B: load it with CLIPLoader, type flux2",

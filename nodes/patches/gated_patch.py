@@ -17,7 +17,7 @@ from .. import host
 from ..adapter.chunk_memory import TOKENS_KEY, Tokens, encoded_chunks
 from ..adapter.graph_texts import remember_texts
 from ..adapter.references import with_cache
-from ..adapter.text import ComfyText
+from ..adapter.transformer import text_model
 from ..host.node_api import Menu, io
 from ..ui import patch_source, reports
 from ..ui.option_inputs import option_inputs
@@ -66,7 +66,7 @@ class GatedForgetPatch(patch_source.PatchFileNode):
         settings = GateSettings(threshold, curve)
         patch = patch_source.chosen_patch(patch_file, forget_patch)
         parts = parts_of(patch)
-        gates = _PartGates(with_cache(ComfyText(clip)), parts, settings)
+        gates = _PartGates(with_cache(text_model(clip)), parts, settings)
         remember_texts(clip, host.graph_texts(cls), gates.are_near)
         hooks = ConditioningHooks(parts, strength, start_percent, end_percent, keyframes)
         lines = [f"forgets: {reports.forgotten(patch)}", gates.threshold_line()]

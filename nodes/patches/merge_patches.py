@@ -19,7 +19,7 @@ from ...fmn_core.patch.file import load_patch
 from ...fmn_core.patch.patch import ForgetPatch, base_difference
 from .. import host
 from ..adapter.references import with_cache
-from ..adapter.text import ComfyText
+from ..adapter.transformer import TransformerText, text_model
 from ..host.node_api import ForgetPatchType, Menu, io
 from ..ui import destination, reports, shared_inputs
 from ..ui.option_inputs import option_input
@@ -86,11 +86,23 @@ class MergeForgetPatches(io.ComfyNode):
             connected = [sockets[name] for name in SOCKETS if sockets.get(name) is not None]
             sources = [*(load_patch(host.patch_path(name)) for name, _ in listed), *connected]
             strengths = [strength for _, strength in listed] + [1.0] * len(connected)
-            text, settings = MemoizedEncoding(with_cache(ComfyText(clip))), MergeSettings(strengths, rank)
+            adapter, settings = text_model(clip), MergeSettings(strengths, rank)
+            if method == FUSION:
+                _check_fusible(adapter)
+            text = MemoizedEncoding(with_cache(adapter))
             merged, lines = _merge(text, sources, method, settings)
         saved = file.save_patch(merged)
         report = "\n".join([*saved.warning, *lines, *_base_warnings(sources), *reports.saved_lines(saved)])
         return io.NodeOutput(merged, report, ui={"text": (report,)})
+
+
+def _check_fusible(adapter: Any) -> None:
+    """Raises ForgetError on text encoders of models that change rows before their text entries read them: there, fusion would need the MODEL."""
+    if isinstance(adapter, TransformerText) and adapter.family.before:
+        raise ForgetError(
+            f"Expected the text encoders of Stable Diffusion, FLUX.1, Chroma, SD 3 or another model that reads their rows as they are, got those of "
+            f"{adapter.family.name}. Choose {SIDE_BY_SIDE}, or forget the concepts together with Forget Concept."
+        )
 
 
 def parse_patch_list(text: str) -> list[tuple[str, float]]:

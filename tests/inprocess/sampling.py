@@ -7,11 +7,11 @@ import torch
 from tools import comfy_host
 
 
-def sample(model, positive, negative, size=(16, 16), batch=1, steps=2, seed=0):
+def sample(model, positive, negative, size=(16, 16), batch=1, steps=2, seed=0, channels=4):
     """Latents in the model's scale."""
     import comfy.sample
 
-    latent = torch.zeros(batch, 4, *size)
+    latent = torch.zeros(batch, channels, *size)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
     return comfy.sample.sample(model, noise, steps, 3.0, "euler", "simple", positive, negative, latent, seed=seed)
 

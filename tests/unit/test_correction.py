@@ -43,12 +43,13 @@ def test_a_longer_word_goes_to_a_shorter_context_last_to_last(model):
 
 def test_pairs_hold_the_word_in_every_context_and_the_inverted_tokens(model, inverted):
     pairs = correction_pairs("apple", ["green apple", "apple tree"], inverted)
-    steered = [p for p in pairs if p.target_name is not None]
-    assert len(steered) == 8 and {p.target for p in steered if p.template == 0} == {
-        "a photo of a green apple",
-        "a photo of a apple tree",
-    }
-    assert all(p.name.embedding is inverted.embedding for p in pairs if p.target_name is None) and len(pairs) == 12
+    for embedding in (None, inverted.embedding):
+        steered = [p for p in pairs if p.name.embedding is embedding]
+        assert len(steered) == 8 and {p.target for p in steered if p.template == 0} == {
+            "a photo of a green apple",
+            "a photo of a apple tree",
+        }
+    assert {p.target_name.text for p in pairs} == {"green apple", "apple tree"} and len(pairs) == 16
 
 
 def test_the_corrected_word_acts_like_its_context_and_the_context_is_kept(model, inverted):

@@ -68,8 +68,8 @@ class ConceptCorrection(io.ComfyNode):
             node_id="FMN_ConceptCorrection",
             display_name="Concept Correction",
             category=Menu.TRAINING,
-            description="One word, several meanings, one of them dominates: inverts pictures of the dominant meaning, forgets what it "
-            "learned, and lets the word mean what it means in its other contexts.",
+            description="One word, several meanings, one of them dominates: inverts pictures of the dominant meaning, "
+            "and leads both what it learned and the word itself to the word's other contexts.",
             is_output_node=True,
             inputs=_inputs(),
             outputs=shared_inputs.patch_outputs("Target missed and drift per layer."),

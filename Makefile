@@ -10,7 +10,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 CONCEPT ?= zebra
 # Tests run in so many processes of one thread each, a server in each.
-JOBS ?= 2
+JOBS ?= 3
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -c tests/pytest.ini -n $(JOBS) --dist loadfile
 
 .PHONY: setup demo test lint unit device server browser js-types slow bench clean

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,8 +11,9 @@ from ..concepts.concept import Concept
 from ..concepts.preserve import encode_imagined, encode_imagined_styles, imagined_word_count
 from ..errors import ForgetError
 from ..model.protocol import TextModel
-from ..model.tokens import EncodedPrompt, LearnedEmbedding, concept_columns, row_weights
+from ..model.tokens import EncodedPrompt, LearnedEmbedding, Vocabulary, concept_columns, first_end, row_weights
 from .moments import Moments, MomentSums
+from .row_space import row_space
 from .targets import ZERO, TargetPair, context_columns, first_steered, pair_columns, steered_pair, template_pairs
 
 # Padding rows of a prompt are much alike, so that most prompts are encoded with PADDING of them, which stand for all. One prompt in
@@ -20,6 +21,8 @@ from .targets import ZERO, TargetPair, context_columns, first_steered, pair_colu
 PADDING, WHOLE = 1, 19
 # Moments of the two halves of a cross-validation.
 Halves = tuple[Moments, Moments]
+# Preserved prompts of which all padding rows are kept, and padding rows of each where they are more.
+_FEW, _SAMPLED_PADDING = 64, 8
 # Relative distance below which two rows are the same; prompts of another length are encoded with other roundings.
 _SAME_ROW = 1e-3
 
@@ -51,11 +54,6 @@ class EncodedSolve:
     preserved: list[tuple[int, EncodedPrompt]]
     imagined: list[tuple[int, EncodedPrompt]]
     imagined_weight: float = 1.0
-
-    def prompts(self) -> list[EncodedPrompt]:
-        """All of them."""
-        steered = [prompt for p in self.pairs for prompt in (p.full, p.target)]
-        return [*steered, *(prompt for _, prompt in [*self.preserved, *self.imagined])]
 
 
 def encode_solve(
@@ -92,13 +90,15 @@ def encode_solve(
         EncodedPair(pair, prompt, kept[pair.target], (0, 1) if single else (pair.template % 2,))
         for pair, prompt in zip(pairs, encoded)
     ]
-    solve = EncodedSolve(steered, [(half, kept[text]) for text, half in half_of.items()], [])
+    preserved = _thinned(model, [kept[text] for text in half_of])
+    solve = EncodedSolve(steered, list(zip(half_of.values(), preserved)), [])
     if imagined:
         drawn = imagined_word_count(imagined, len(concepts))
         # Half of the words name things, in the concepts' templates, and half name styles.
         prompts = encode_imagined(model, concepts, drawn - drawn // 2, PADDING)
         prompts += encode_imagined_styles(model, drawn // 2, PADDING)
-        solve.imagined, solve.imagined_weight = [(n % 2, p) for n, p in enumerate(prompts)], imagined / drawn
+        solve.imagined = [(n % 2, p) for n, p in enumerate(_thinned(model, prompts))]
+        solve.imagined_weight = imagined / drawn
     return solve
 
 
@@ -111,63 +111,93 @@ def collect_moments(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> Halves:
-    """The `row_moments` of the prompts that `encode_solve` encodes."""
-    return row_moments(model, encode_solve(model, concepts, preserve, imagined, pairs), dtype, device)
+    """The moments of the prompts that `encode_solve` encodes."""
+    return solve_rows(model, encode_solve(model, concepts, preserve, imagined, pairs)).moments(dtype, device)
 
 
-def row_space(prompts: Iterable[EncodedPrompt]) -> torch.Tensor | None:
-    """An orthonormal basis (width, rows) of a space that holds all rows of prompts, in float64; None where it would not be much smaller.
+@dataclass
+class SolveRows:
+    """Rows of a solve, with their weights and the halves of the cross-validation that they belong to.
 
-    Notes
-    -----
-    A solve in its coordinates is the same solve: an edit changes nothing in directions that no row has.
-    """
-    rows = [block.context for prompt in prompts for block in prompt.blocks]
-    if not rows or 2 * sum(len(part) for part in rows) > rows[0].shape[1]:
-        return None
-    return torch.linalg.qr(torch.cat(rows).double().T).Q
-
-
-def row_moments(
-    model: TextModel,
-    solve: EncodedSolve,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
-    basis: torch.Tensor | None = None,
-) -> Halves:
-    """Sums the contexts' rows into moments, one for each half.
-
-    Parameters
+    Attributes
     ----------
-    dtype, device
-        Precision and place of the moments.
-    basis
-        Of a space that holds all rows, see `row_space`; None: rows are summed as they are.
-
-    Raises
-    ------
-    ForgetError
-        Where a phrase is not found in its own prompt, or a prompt has more than 75 tokens.
+    steered
+        Source rows, their targets and weights, of each pair.
+    kept
+        Preserved rows and their weights, of each prompt.
     """
-    halves = _empty_halves(solve.pairs[0].target.context.shape[1], dtype, device, basis)
-    for steered in solve.pairs:
-        for full, target in zip(steered.full.blocks, steered.target.blocks):
-            for half in steered.halves:
-                halves[half].add_pair(*_moment_rows(model, steered.pair, full, target))
+
+    steered: list[tuple[tuple[int, ...], torch.Tensor, torch.Tensor, torch.Tensor]]
+    kept: list[tuple[int, torch.Tensor, torch.Tensor]]
+
+    def space(self, others: Sequence[EncodedPrompt]) -> torch.Tensor | None:
+        """Basis of the `row_space` to solve in, given further prompts on which the edit is measured."""
+        sources, targets = [source for _, source, _, _ in self.steered], [target for _, _, target, _ in self.steered]
+        measured = [block.context for prompt in others for block in prompt.blocks]
+        return row_space(sources, targets, [rows for _, rows, _ in self.kept], measured)
+
+    def moments(
+        self,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+        basis: torch.Tensor | None = None,
+    ) -> Halves:
+        """Sums the rows into moments, one for each half.
+
+        Parameters
+        ----------
+        dtype, device
+            Precision and place of the moments.
+        basis
+            Of the space to solve in; None: rows are summed as they are.
+        """
+        rows = self if basis is None else self._in_coordinates(basis.to(self.steered[0][1]))
+        halves = _empty_halves(rows.steered[0][1].shape[1], dtype, device)
+        for numbers, source, target, weight in rows.steered:
+            for half in numbers:
+                halves[half].add_pair(source, target, weight)
+        for half, kept, weight in rows.kept:
+            halves[half].add_preserved(kept, weight)
+        first, second = (half.result() for half in halves)
+        return (first, second) if basis is None else (first.in_basis(basis), second.in_basis(basis))
+
+    def _in_coordinates(self, basis: torch.Tensor) -> SolveRows:
+        """The rows in the coordinates of a basis, which are computed for all of them at once."""
+        sources, targets, kept = (
+            (torch.cat(rows) @ basis).split([len(part) for part in rows])
+            for rows in (
+                [s for _, s, _, _ in self.steered],
+                [t for _, _, t, _ in self.steered],
+                [k for _, k, _ in self.kept],
+            )
+        )
+        steered = [(pair[0], source, target, pair[3]) for pair, source, target in zip(self.steered, sources, targets)]
+        return SolveRows(steered, [(half, rows, weight) for (half, _, weight), rows in zip(self.kept, kept)])
+
+
+def solve_rows(model: TextModel, solve: EncodedSolve) -> SolveRows:
+    """The rows of encoded prompts; raises ForgetError where a phrase is not in its own prompt, or a prompt has more than 75 tokens."""
+    steered = [
+        (p.halves, *_moment_rows(model, p.pair, full, target))
+        for p in solve.pairs
+        for full, target in zip(p.full.blocks, p.target.blocks)
+    ]
     forgotten = _ForgottenRows(model, solve.pairs)
-    for half, prompt in solve.preserved:
-        for block in prompt.blocks:
-            halves[half].add_preserved(block.context, forgotten.preserved_weights(block))
-    for half, prompt in solve.imagined:
-        for block in prompt.blocks:
-            halves[half].add_preserved(block.context, row_weights(block, model.vocabulary) * solve.imagined_weight)
-    return halves[0].result(), halves[1].result()
+    kept = [
+        (half, block.context, forgotten.preserved_weights(block)) for half, p in solve.preserved for block in p.blocks
+    ]
+    kept += [
+        (half, block.context, row_weights(block, model.vocabulary) * solve.imagined_weight)
+        for half, p in solve.imagined
+        for block in p.blocks
+    ]
+    return SolveRows(steered, kept)
 
 
 def pooled_moments(
     solve: EncodedSolve, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
 ) -> Halves | None:
-    """Sums pooled embeddings into moments as `row_moments` sums rows; None where the model's prompts have none.
+    """Sums pooled embeddings into moments as `SolveRows.moments` sums rows; None where the model's prompts have none.
 
     Notes
     -----
@@ -196,11 +226,8 @@ def _pooled(prompt: EncodedPrompt) -> torch.Tensor:
     return prompt.pooled
 
 
-def _empty_halves(
-    width: int, dtype: torch.dtype, device: torch.device | str, basis: torch.Tensor | None = None
-) -> tuple[MomentSums, MomentSums]:
-    first, second = (MomentSums(Moments.empty(width, dtype, device, basis)) for _ in range(2))
-    return first, second
+def _empty_halves(width: int, dtype: torch.dtype, device: torch.device | str) -> tuple[MomentSums, MomentSums]:
+    return MomentSums(Moments.empty(width, dtype, device)), MomentSums(Moments.empty(width, dtype, device))
 
 
 def _encode_with_short_padding(
@@ -214,6 +241,27 @@ def _encode_with_short_padding(
             embeddings = None if words is None else [words[i] for i in indices]
             encoded |= zip(indices, model.encode([prompts[i] for i in indices], embeddings, padding))
     return [encoded[i] for i in range(len(prompts))]
+
+
+def _thinned(model: TextModel, prompts: list[EncodedPrompt]) -> list[EncodedPrompt]:
+    """Many prompts with a part of their padding, each with other rows of it, where padding sees the prompt and its place (T5)."""
+    if len(prompts) <= _FEW:
+        return prompts
+    thinned = []
+    for number, prompt in enumerate(prompts):
+        first, *further = (_with_less_padding(block, model.vocabulary, number) for block in prompt.blocks)
+        thinned.append(replace(first, pooled=prompt.pooled, further=tuple(further)))
+    return thinned
+
+
+def _with_less_padding(block: EncodedPrompt, vocabulary: Vocabulary, number: int) -> EncodedPrompt:
+    start = max(first_end(chunks[0], vocabulary) for chunks in block.tokens.values()) + 1
+    padding = block.context[start:]
+    if block.causal or len(padding) <= _SAMPLED_PADDING:
+        return replace(block, further=())
+    stride = len(padding) // _SAMPLED_PADDING
+    # A copy, so that the rows that are left out are freed.
+    return replace(block, context=torch.cat([block.context[:start], padding[number % stride :: stride]]), further=())
 
 
 class _ForgottenRows:

@@ -16,7 +16,7 @@ from ..model.entries import CONTEXT, POOLED, Reads, chosen_entries
 from ..model.protocol import ForgetModel
 from ..patch.figures import rounded
 from ..patch.patch import Factors, ForgetPatch, fingerprint
-from .collect import EncodedSolve, Halves, encode_solve, pooled_moments, row_moments, row_space
+from .collect import EncodedSolve, Halves, encode_solve, pooled_moments, solve_rows
 from .settings import FORGOTTEN, IGNORED, PRECISIONS, ClosedFormSettings
 from .shortfall import UnseenContext, unseen_contexts, unseen_pooled, unseen_rows
 from .solve import solve_factors
@@ -87,10 +87,11 @@ def forget_closed_form(
 def _moments(
     text: ForgetModel, encoded: EncodedSolve, unseen: list[UnseenContext], dtype: torch.dtype, device: Any
 ) -> dict[Reads, Halves | None]:
-    """Moments of what each kind of text entry reads; in the space of all rows where that is smaller than their width."""
-    basis = row_space([*encoded.prompts(), *(prompt for u in unseen for prompt in (u.full, u.bare))])
+    """Moments of what each kind of text entry reads; of rows in a smaller space where that will do, see `row_space`."""
+    rows = solve_rows(text, encoded)
+    basis = rows.space([prompt for u in unseen for prompt in (u.full, u.bare)])
     return {
-        CONTEXT: row_moments(text, encoded, dtype, device, basis),
+        CONTEXT: rows.moments(dtype, device, basis),
         POOLED: pooled_moments(encoded, dtype, device),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -49,6 +49,10 @@ class Moments:
         dim = width if basis is None else basis.shape[1]
         cc, tc, tt, pp = torch.zeros(4, dim, dim, dtype=dtype, device=device)
         return cls(cc, tc, tt, pp, basis=None if basis is None else basis.to(cc))
+
+    def in_basis(self, basis: torch.Tensor) -> Moments:
+        """These moments, of coordinates, with the basis (width, dim) that the coordinates refer to."""
+        return replace(self, basis=basis.to(self.cc))
 
     def without_rows(self) -> Moments:
         """Moments without rows, of the same width and basis."""

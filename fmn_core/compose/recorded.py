@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from ..closed_form.collect import Halves, encode_solve, pooled_moments, row_moments
+from ..closed_form.collect import Halves, encode_solve, pooled_moments, solve_rows
 from ..closed_form.correction import correction_pairs
 from ..closed_form.settings import ClosedFormSettings
 from ..closed_form.targets import ABLATED, SUBSTITUTE, TargetPair, template_pairs
@@ -133,7 +133,7 @@ def training_moments(
     preserve = preserve_groups(text, concepts, settings.preserve_prompts, settings.use_everyday_captions, kept)
     encoded = encode_solve(text, concepts, preserve, settings.imagined_words, pairs)
     pooled = pooled_moments(encoded)
-    moments: dict[Reads, Halves] = {CONTEXT: row_moments(text, encoded)}
+    moments: dict[Reads, Halves] = {CONTEXT: solve_rows(text, encoded).moments()}
     if pooled is not None:
         moments[POOLED] = pooled
     return moments

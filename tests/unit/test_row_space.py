@@ -6,9 +6,10 @@ import pytest
 import torch
 from toy_model import ToyModel
 
-from fmn_core.closed_form import forget
-from fmn_core.closed_form.collect import row_space
+from fmn_core.closed_form import collect, forget
+from fmn_core.closed_form import row_space as row_space_module
 from fmn_core.closed_form.moments import Moments
+from fmn_core.closed_form.row_space import row_space
 from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.concepts.concept import Concept
 
@@ -42,9 +43,9 @@ def test_the_patch_is_that_of_the_whole_width(overshoot, monkeypatch):
     model, concept = WideModel(), Concept(["zebra"], "object", ["a {}", "a photo of a {} here"])
     settings = replace(SETTINGS, overshoot=overshoot)
     used = []
-    monkeypatch.setattr(forget, "row_space", lambda prompts: used.append(row_space(prompts)) or used[-1])
+    monkeypatch.setattr(collect, "row_space", lambda *rows: used.append(row_space(*rows)) or used[-1])
     dual = forget.forget_closed_form(model, [concept], settings)
-    monkeypatch.setattr(forget, "row_space", lambda prompts: None)
+    monkeypatch.setattr(collect, "row_space", lambda *rows: None)
     primal = forget.forget_closed_form(model, [concept], settings)
     if overshoot >= 0:
         assert used[0] is not None and used[0].shape[1] < WIDTH
@@ -57,13 +58,34 @@ def test_the_patch_is_that_of_the_whole_width(overshoot, monkeypatch):
 
 
 def test_many_rows_have_no_smaller_space():
-    model = ToyModel()
-    assert row_space(model.encode(["a zebra", "a horse"])) is None and row_space([]) is None
-    [prompt] = model.encode(["a zebra"])
-    wide = replace(prompt, context=torch.nn.functional.pad(prompt.context, (0, 2000)))
-    basis = row_space([wide])
-    torch.testing.assert_close(basis.T @ basis, torch.eye(len(prompt.context), dtype=torch.float64))
-    torch.testing.assert_close(wide.context.double() @ basis @ basis.T, wide.context.double())
+    rows = torch.randn(3, 40)
+    assert row_space([rows[:, :5]], [rows[:, :5]], [rows[:, :5]]) is None
+    basis = row_space([rows], [rows], [torch.randn(4, 40)], [torch.randn(2, 40)])
+    torch.testing.assert_close(basis.T @ basis, torch.eye(basis.shape[1], dtype=torch.float64))
+    torch.testing.assert_close(rows.double() @ basis @ basis.T, rows.double())
+
+
+def test_wide_models_are_solved_in_the_leading_directions(monkeypatch):
+    """Rows of a decaying spectrum, as those of text encoders: what the edit does to them is nearly what the whole solve does."""
+    g = torch.Generator().manual_seed(3)
+    turn = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=g)).Q
+    mixing = turn * torch.arange(1, WIDTH + 1).pow(-0.8)
+    steered, kept = (torch.randn(n, WIDTH, generator=g) @ mixing.T for n in (400, 3000))
+    # The way that steered rows have to go is much alike, as that of a phrase is.
+    target = steered + torch.randn(400, 6, generator=g) @ torch.randn(6, WIDTH, generator=g) @ mixing.T
+    monkeypatch.setattr(row_space_module, "WIDEST", 500)
+    monkeypatch.setattr(row_space_module, "LEADING", 256)
+    basis = row_space([steered], [target], [kept])
+    assert basis.shape == (WIDTH, 256)
+    whole, reduced = Moments.empty(WIDTH), Moments.empty(WIDTH, basis=basis)
+    for moments in (whole, reduced):
+        moments.add_pair(steered, target)
+        moments.add_preserved(kept)
+    edit, small = whole.solve(1e-2, 1.0), reduced.solve(1e-2, 1.0)
+    small = basis @ small @ basis.T
+    metric = torch.eye(WIDTH, dtype=torch.float64)
+    for figure in (whole.missed, whole.drift):
+        assert figure(small, metric) == pytest.approx(figure(edit, metric), abs=0.03)
 
 
 def test_the_ridge_is_relative_to_the_whole_width():

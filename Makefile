@@ -3,14 +3,14 @@
 # make device                         trainings on a pretended accelerator and on one that holds a part of the model (g++ and ninja); make test has the first
 # make browser                        the page in a real browser; needs Chromium
 # make js-types                       the page's scripts against the front end's types; needs npm
-# make slow                           every node on random full-size SD 1.5, 2.1 and XL and in every state of a pretended device, ConceptBench on Ray; long, up to 20 GB memory, 7 GB disk
+# make slow                           every node on random full-size SD 1.5, 2.1 and XL and in every state of a pretended device, further cases of other tests, ConceptBench on Ray; long, up to 20 GB memory, 7 GB disk
 # FMN_COMFYUI=path                    use that ComfyUI instead of the one that setup unpacks
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 CONCEPT ?= zebra
 # Tests run in so many processes of one thread each, a server in each.
-JOBS ?= 3
+JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -c tests/pytest.ini -n $(JOBS) --dist loadfile
 
 .PHONY: setup demo test lint unit device server browser js-types slow bench clean
@@ -59,7 +59,8 @@ js-types:
 
 slow: setup
 	$(PY) -m pip install --quiet --disable-pip-version-check ray==2.60.0
-	$(PY) -m pytest -c tests/pytest.ini -m "slow or not slow" tests/slow tests/device tests/inprocess/test_concept_bench.py
+	$(PY) -m pytest -c tests/pytest.ini -m "slow or not slow" tests/slow tests/device
+	$(PY) -m pytest -c tests/pytest.ini -m slow tests/inprocess tests/server
 
 bench: setup
 	$(PY) -m bench.forget

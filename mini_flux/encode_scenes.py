@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mini_flux.config import DATA
+from mini_flux.config import DATA, HERE
 from mini_flux.networks import build_vae
 from mini_flux.prepare_art import load_artwork
 from mini_flux.scenes import Placed, Scene, compose, random_scene
+from mini_sd.export import load_ema
 from mini_sd.training import to_tensor
 from tools import comfy_host
 
@@ -28,6 +29,19 @@ def load_scenes(folder: Path) -> tuple[torch.Tensor, list[Scene]]:
     """Latents (N, 16, h, w) float16 and the scene of each."""
     data = np.load(folder / "scenes.npz")
     return torch.from_numpy(data["latents"]), [_scene(record) for record in json.loads(str(data["scenes"]))]
+
+
+def trained_vae(folder: Path) -> torch.nn.Module:
+    """The VAE of the checkpoint in a folder, or the one that ships."""
+    from safetensors.torch import load_file
+
+    vae = build_vae().eval()
+    if (folder / "vae.ckpt").exists():
+        vae.load_state_dict(load_ema(folder / "vae.ckpt", "vae"))
+    else:
+        shipped = load_file(HERE / "weights" / "vae.safetensors")
+        vae.load_state_dict({name.removeprefix("vae."): tensor.float() for name, tensor in shipped.items()})
+    return vae
 
 
 def _scene(record: dict) -> Scene:
@@ -41,8 +55,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     args = parser.parse_args()
     comfy_host.activate(cpu=True)
-    vae, artwork, rng = build_vae(), load_artwork(args.data), np.random.default_rng(0)
-    vae.load_state_dict(torch.load(args.data / "vae.ckpt", weights_only=True)["emas"]["vae"])
+    vae, artwork, rng = trained_vae(args.data), load_artwork(args.data), np.random.default_rng(0)
     latents, scenes = [], []
     while len(scenes) < args.count:
         batch = [random_scene(artwork, rng) for _ in range(BATCH)]

@@ -1,7 +1,7 @@
 """Packs the trained weights: python -m mini_flux.export [--data DIR] (half precision, rows of used tokens only).
 
-Writes mini_flux.safetensors, judge.safetensors and SHA256SUMS into weights/, and latent scale and preview colours into
-config.json.
+Writes vae.safetensors, mini_flux.safetensors (transformer and text encoders), judge.safetensors and SHA256SUMS into weights/, and
+latent scale and preview colours into config.json. A part that has no checkpoint stays as it is.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import torch
 
 from mini_flux import text
 from mini_flux.config import CONFIG, DATA, HERE
-from mini_flux.encode_scenes import load_scenes
-from mini_flux.networks import build_vae
+from mini_flux.encode_scenes import load_scenes, trained_vae
 from mini_sd.export import half, load_ema, preview_colours, write_sums
 from tools import comfy_host
 
@@ -31,21 +30,29 @@ def with_vocabulary(state: dict[str, torch.Tensor], table: str, tokens: tuple[in
     return tensors | {"vocabulary.weight": state[table][1:], "vocabulary.ids": torch.tensor(tokens, dtype=torch.int32)}
 
 
-def trained_parts(data: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """The tensors of vae, flux, t5 and clip."""
-    return {
-        "vae": load_ema(data / "vae.ckpt", "vae"),
-        "flux": load_ema(data / "flux.ckpt", "flux"),
-        "t5": with_vocabulary(load_ema(data / "flux.ckpt", "t5"), T5_TABLE, text.t5().tokens),
-        "clip": with_vocabulary(load_ema(data / "flux.ckpt", "clip"), CLIP_TABLE, text.clip().tokens),
-    }
+def files_of(data: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Tensors by file, of the checkpoints that there are."""
+    files = {}
+    if (data / "vae.ckpt").exists():
+        files["vae"] = _named("vae", load_ema(data / "vae.ckpt", "vae"))
+    if (data / "flux.ckpt").exists():
+        path = data / "flux.ckpt"
+        t5 = with_vocabulary(load_ema(path, "t5"), T5_TABLE, text.t5().tokens)
+        clip = with_vocabulary(load_ema(path, "clip"), CLIP_TABLE, text.clip().tokens)
+        files["mini_flux"] = _named("flux", load_ema(path, "flux")) | _named("t5", t5) | _named("clip", clip)
+    if (data / "judge.ckpt").exists():
+        files["judge"] = load_ema(data / "judge.ckpt", "judge")
+    return files
+
+
+def _named(part: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{part}.{name}": tensor for name, tensor in tensors.items()}
 
 
 @torch.no_grad()
-def colours(data: Path, vae_weights: dict[str, torch.Tensor]) -> tuple[list[list[float]], list[float]]:
+def colours(data: Path) -> tuple[list[list[float]], list[float]]:
     """The host's preview colours of latents, from some scenes."""
-    vae = build_vae().eval()
-    vae.load_state_dict(vae_weights)
+    vae = trained_vae(data)
     latents = load_scenes(data)[0][:COLOUR_SAMPLES].float()
     pictures = vae.decoder(vae.post_quant_conv(latents / CONFIG["latent_scale"]))
     return preview_colours(latents, pictures)
@@ -59,13 +66,11 @@ def main() -> None:
     from safetensors.torch import save_file
 
     WEIGHTS.mkdir(exist_ok=True)
-    parts = trained_parts(args.data)
-    save_file(
-        half({f"{p}.{k}": v for p, part in parts.items() for k, v in part.items()}), WEIGHTS / "mini_flux.safetensors"
-    )
-    save_file(half(load_ema(args.data / "judge.ckpt", "judge")), WEIGHTS / "judge.safetensors")
-    CONFIG["latent_scale"] = round(float(np.load(args.data / "scenes.npz")["scale"]), 6)
-    CONFIG["latent_rgb_factors"], CONFIG["latent_rgb_bias"] = colours(args.data, parts["vae"])
+    for stem, tensors in files_of(args.data).items():
+        save_file(half(tensors), WEIGHTS / f"{stem}.safetensors")
+    if (args.data / "scenes.npz").exists():
+        CONFIG["latent_scale"] = round(float(np.load(args.data / "scenes.npz")["scale"]), 6)
+        CONFIG["latent_rgb_factors"], CONFIG["latent_rgb_bias"] = colours(args.data)
     lines = [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in CONFIG.items()]
     (HERE / "config.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
     write_sums(WEIGHTS)

@@ -66,28 +66,41 @@ def load_miniature() -> tuple[Any, Any, Any]:
     return _miniature_model(config, parts["unet"]), _miniature_clip(config, parts["text"]), vae_of(config, parts["vae"])
 
 
-def read_parts(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+def read_parts(
+    folder: Path, names: tuple[str, ...], files: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
     """Reads a miniature's configuration and the weights of its parts from its folder in the pack.
+
+    Parameters
+    ----------
+    names
+        Names of the parts, with which the names of their tensors begin.
+    files
+        Stems of the files of weights; by default one that is called like the folder.
 
     Raises
     ------
     ForgetError
-        The file of weights is missing or does not open.
+        A file of weights is missing or does not open.
     """
-    path = folder / "weights" / f"{folder.name}.safetensors"
-    shown = f"{folder.name}/weights/{path.name}"
-    if not path.is_file():
-        raise ForgetError(f"Expected {shown} in the pack's folder, found none. Install the pack again.")
-    try:
-        weights: Any = comfy.utils.load_torch_file(str(path), safe_load=True)
-    except Exception as error:
-        raise ForgetError(
-            f"Expected weights in {shown}, got a file that does not open ({error}). Install the pack again."
-        ) from error
+    weights: dict[str, torch.Tensor] = {}
+    for stem in files or (folder.name,):
+        weights |= _weights_in(folder / "weights" / f"{stem}.safetensors", f"{folder.name}/weights/{stem}.safetensors")
     parts = {
         name: {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")} for name in names
     }
     return json.loads((folder / "config.json").read_text()), parts
+
+
+def _weights_in(path: Path, shown: str) -> Any:
+    if not path.is_file():
+        raise ForgetError(f"Expected {shown} in the pack's folder, found none. Install the pack again.")
+    try:
+        return comfy.utils.load_torch_file(str(path), safe_load=True)
+    except Exception as error:
+        raise ForgetError(
+            f"Expected weights in {shown}, got a file that does not open ({error}). Install the pack again."
+        ) from error
 
 
 def load_miniature_image_text() -> Any:

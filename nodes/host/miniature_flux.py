@@ -53,9 +53,9 @@ def load_miniature_flux() -> tuple[Any, Any, Any]:
     Raises
     ------
     ForgetError
-        The file of weights is missing or does not open.
+        A file of weights is missing or does not open.
     """
-    config, parts = read_parts(MINIATURE_FLUX, ("flux", "t5", "clip", "vae"))
+    config, parts = read_parts(MINIATURE_FLUX, ("flux", "t5", "clip", "vae"), ("mini_flux", "vae"))
     return _model(config, parts["flux"]), _clip(config, parts["t5"], parts["clip"]), vae_of(config, parts["vae"])
 
 

@@ -106,6 +106,8 @@ def run(miniature, made, folders):
     return execute
 
 
+# One of each way to train; the others take their time.
+QUICK_CASES = ("closed form", RESTEERING, "inversion", "merge")
 CASES = ("closed form", RESTEERING, VISUAL, "pairs", "inversion", "correction", "merge", "shrink")
 
 
@@ -123,7 +125,7 @@ class OutOfMemoryAt(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [c if c in QUICK_CASES else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
 def test_out_of_memory_at_any_moment(run, miniature, folders, case):
     before = state(*miniature[:2])
     run(case)  # what the cache then holds is not made again

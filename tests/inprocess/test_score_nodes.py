@@ -119,6 +119,7 @@ def test_distance_of_pictures(image_text, pictures, measure):
     assert far > max(same, 0) and scores[0]["score"] == measure and "4 and 4 pictures" in report
 
 
+@pytest.mark.slow
 def test_m_score_finds_the_name_and_the_models_stay(image_text, miniature, forgetting, pictures):
     model, clip, vae = miniature
     before, patches = loaded_state(model, clip), dict(forgetting.patches)

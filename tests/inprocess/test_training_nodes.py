@@ -63,7 +63,10 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("case", RUNS)
+SLOW_RUNS = ("fp16", "correction", "checkpointing")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW_RUNS else c for c in RUNS])
 def test_model_and_clip_are_untouched(run, miniature, case):
     model, clip, _ = miniature
     node, changes = RUNS[case]

@@ -16,7 +16,7 @@ def merge(**changes):
     return {"merge": {"class_type": "FMN_MergeForgetPatches", "inputs": inputs | changes}}
 
 
-@pytest.mark.parametrize("method", ["fusion", "sum"])
+@pytest.mark.parametrize("method", ["fusion", pytest.param("sum", marks=pytest.mark.slow)])
 def test_a_merged_patch_forgets_both_and_keeps_the_rest(server, two, method):
     prompt = miniature() | merge(method=method) | apply(forget_patch=["merge", 0])
     prompt |= sampled("zebra", ["apply", 0], ZEBRA, batch=4, steps=12) | sampled(

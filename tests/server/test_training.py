@@ -59,7 +59,13 @@ def judged(images):
     return classify(load_judge(), images.float() / 255)[0]
 
 
-@pytest.mark.parametrize("case", WITH_OPTIONS)
+# The others take their time.
+QUICK_OPTIONS = ("whole weights, Adam, cosine", "AdamW, checkpointing, both losses")
+
+
+@pytest.mark.parametrize(
+    "case", [c if c in QUICK_OPTIONS else pytest.param(c, marks=pytest.mark.slow) for c in WITH_OPTIONS]
+)
 def test_methods_and_options(server, patches, case):
     method, changes = WITH_OPTIONS[case]
     text = report(server.run(train(method=method, options=["options", 0]) | options(**changes)))
@@ -223,6 +229,7 @@ def test_concept_correction_of_apple(server, patches):
     assert saved["corrects"] == "apple" and saved["contexts"] == ["green apple"]
 
 
+@pytest.mark.slow
 def test_correction_takes_a_concept_that_was_inverted_already(server, patches, embeddings):
     nodes = miniature() | reference("a picture of a red apple in noto style") | invert(words="apple", file_name="")
     connected = correct(inverted=["invert", 0], file_name="connected")

@@ -12,7 +12,6 @@ FRESH = (
     "forget_concept_and_compare",
     "closed_form_flux",
     "resteering",
-    "train_on_patched",
 )
 
 

@@ -155,8 +155,8 @@ def write_results(rows: list[dict], pictures: list[torch.Tensor]) -> None:
     text = f"""# Concept correction on the miniature
 
 Made by `python -m bench.correction` on {machine()}, {time.strftime("%Y-%m-%d")}. The word alone, 32 pictures (every style, unseen
-seeds, {SAMPLING_STEPS} steps); named_after: 8 pictures of the dominant meaning by its own name, which is forgotten with its inverted
-tokens; keep_drop over 66 pictures of the other concepts. The pictures below are at guidance {GUIDANCES[0]:g}.
+seeds, {SAMPLING_STEPS} steps); named_after: 8 pictures of the dominant meaning by its own name, which goes where its inverted tokens
+go; keep_drop over 66 pictures of the other concepts. The pictures below are at guidance {GUIDANCES[0]:g}.
 
 {markdown_table(rows, COLUMNS)}
 

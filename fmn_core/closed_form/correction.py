@@ -24,7 +24,7 @@ def correction_pairs(word: str, contexts: list[str], inverted: Concept) -> list[
     Notes
     -----
     Forget-Me-Not sends the inverted tokens to nothing. They hold more than the meaning, such as how the pictures were drawn, and an edit that
-    takes that away takes it from everything: on the miniature, other things were lost in up to 0.7 of the pictures, by the seed of the inversion.
+    takes that away takes it from everything: on the miniature, other things were lost in 0.7 of the pictures after 180 steps for "apple".
     """
     return [
         TargetPair(name, fill_template(template, name.text), fill_template(template, context), number, Name(context))

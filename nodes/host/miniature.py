@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,22 +120,24 @@ def load_miniature_image_text() -> Any:
 
 
 def _miniature_model(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
-    management = comfy.model_management
-    device = management.get_torch_device()
-    parameters = sum(w.numel() for w in weights.values())
-    model_config = MiniatureConfig(config)
-    dtype = management.unet_dtype(
-        device=device, model_params=parameters, supported_dtypes=model_config.supported_inference_dtypes
-    )
-    manual_cast = management.unet_manual_cast(dtype, device, model_config.supported_inference_dtypes)
-    model_config.set_inference_dtype(dtype, manual_cast)
     types = comfy.model_base.ModelType
     model_type = types.V_PREDICTION if config["prediction"] == "v" else types.EPS
-    model = comfy.model_base.BaseModel(model_config, model_type=model_type, device=management.unet_offload_device())
+    make = comfy.model_base.BaseModel
+    return model_of(MiniatureConfig(config), weights, lambda c, device: make(c, model_type=model_type, device=device))
+
+
+def model_of(model_config: Any, weights: dict[str, torch.Tensor], make: Callable[[Any, Any], Any]) -> Any:
+    """The MODEL of a miniature in the precision that the host chooses; `make(config, device)` creates the host's model."""
+    management, dtypes = comfy.model_management, model_config.supported_inference_dtypes
+    device, offload_device = management.get_torch_device(), management.unet_offload_device()
+    parameters = sum(w.numel() for w in weights.values())
+    dtype = management.unet_dtype(device=device, model_params=parameters, supported_dtypes=dtypes)
+    model_config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, dtypes))
+    model = make(model_config, offload_device)
     model.diffusion_model.load_state_dict(weights)
     # The cast comes after loading: with DynamicVRAM the host's layers have no weights before, and take the file's precision.
     model.diffusion_model.to(dtype)
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=management.unet_offload_device())
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload_device)
 
 
 def _miniature_clip(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
@@ -145,12 +148,17 @@ def _miniature_clip(config: dict[str, Any], weights: dict[str, torch.Tensor]) ->
     options = {"clip_l_model_config": config["text"]}
     embeddings = folder_paths.get_folder_paths("embeddings")
     clip = comfy.sd.CLIP(target, embedding_directory=embeddings, parameters=table.numel(), model_options=options)
+    load_text(clip, weights)
+    return clip
+
+
+def load_text(clip: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Loads the weights of a text encoder into a CLIP; raises ForgetError where some are missing or of something else."""
     missing, unexpected = clip.load_sd(dict(weights))
     if unexpected or [k for k in missing if "logit_scale" not in k and "text_projection" not in k]:
         raise ForgetError(
             f"Expected the miniature's text encoder, its file misses {missing} and has {unexpected}. Install the pack again."
         )
-    return clip
 
 
 def token_table(weights: dict[str, torch.Tensor], size: int) -> torch.Tensor:

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.latent_formats
-import comfy.model_management
-import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models
 import comfy.supported_models_base
@@ -16,8 +14,7 @@ import folder_paths
 import torch
 from comfy.ldm.flux.model import FluxParams
 
-from ...fmn_core.errors import ForgetError
-from .miniature import read_parts, token_table, vae_of
+from .miniature import load_text, model_of, read_parts, token_table, vae_of
 
 MINIATURE_FLUX = Path(__file__).resolve().parents[2] / "mini_flux"
 _T5_VOCABULARY, _CLIP_VOCABULARY = 32128, 49408
@@ -56,20 +53,8 @@ def load_miniature_flux() -> tuple[Any, Any, Any]:
         A file of weights is missing or does not open.
     """
     config, parts = read_parts(MINIATURE_FLUX, ("flux", "t5", "clip", "vae"), ("mini_flux", "vae"))
-    return _model(config, parts["flux"]), _clip(config, parts["t5"], parts["clip"]), vae_of(config, parts["vae"])
-
-
-def _model(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
-    management, model_config = comfy.model_management, MiniatureFluxConfig(config)
-    device, offload_device = management.get_torch_device(), management.unet_offload_device()
-    dtypes, count = model_config.supported_inference_dtypes, sum(w.numel() for w in weights.values())
-    dtype = management.unet_dtype(device=device, model_params=count, supported_dtypes=dtypes)
-    model_config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, dtypes))
-    model = model_config.get_model({}, device=offload_device)
-    model.diffusion_model.load_state_dict(weights)
-    # The cast comes after loading: with DynamicVRAM the host's layers have no weights before, and take the file's precision.
-    model.diffusion_model.to(dtype)
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload_device)
+    model = model_of(MiniatureFluxConfig(config), parts["flux"], lambda c, device: c.get_model({}, device=device))
+    return model, _clip(config, parts["t5"], parts["clip"]), vae_of(config, parts["vae"])
 
 
 def _tokenizer(config: dict[str, Any]) -> type:
@@ -92,9 +77,5 @@ def _clip(config: dict[str, Any], t5: dict[str, torch.Tensor], clip: dict[str, t
     embeddings, count = folder_paths.get_folder_paths("embeddings"), sum(w.numel() for w in t5.values())
     whole = comfy.sd.CLIP(target, embedding_directory=embeddings, parameters=count, model_options=options)
     for weights in (t5, clip):
-        missing, unexpected = whole.load_sd(weights)
-        if unexpected or [k for k in missing if "logit_scale" not in k and "text_projection" not in k]:
-            raise ForgetError(
-                f"Expected the miniature's text encoders, their file misses {missing} and has {unexpected}. Install the pack again."
-            )
+        load_text(whole, weights)
     return whole

@@ -105,9 +105,15 @@ def figures_of(world: SceneWorld, asks: tuple[SceneAsk, SceneAsk, SceneAsk], mod
     forgotten one stand where they should. empty: nothing is seen where the forgotten thing was. drift: mean squared error
     of the scenes without it.
     """
-    beside, alone, kept = asks
-    seen, seen_alone, seen_kept = (ask.see(world, model) for ask in asks)
-    pairs = list(zip(beside.scenes, beside.forgotten, seen, strict=True))
+    seen = tuple(ask.see(world, model) for ask in asks)
+    kept = asks[2]
+    return shares(asks, seen) | {"drift": drift(world.pictures(kept), world.pictures(kept, model))}
+
+
+def shares(asks: tuple[SceneAsk, ...], seen: tuple[list[Seen], ...]) -> dict[str, float]:
+    """Shares of figures_of without the drift, from what is seen in the pictures of each ask."""
+    (beside, alone, kept), (seen_beside, seen_alone, seen_kept) = asks, seen
+    pairs = list(zip(beside.scenes, beside.forgotten, seen_beside, strict=True))
     right = {
         "seen": [_name(s, n) in f.things.values() for s, n, f in pairs],
         "seen_alone": [_name(s, 0) in f.things.values() for s, f in zip(alone.scenes, seen_alone)],
@@ -120,8 +126,7 @@ def figures_of(world: SceneWorld, asks: tuple[SceneAsk, SceneAsk, SceneAsk], mod
             all(f.things.get(place_of(s, n)) == _name(s, n) for n in range(2)) for s, f in zip(kept.scenes, seen_kept)
         ],
     }
-    shares = {name: round(sum(values) / len(values), 4) for name, values in right.items()}
-    return shares | {"drift": drift(world.pictures(kept), world.pictures(kept, model))}
+    return {name: round(sum(values) / len(values), 4) for name, values in right.items()}
 
 
 def _name(scene: Scene, number: int) -> str:

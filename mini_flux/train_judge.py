@@ -65,15 +65,17 @@ def shares(judge: Judge, batch: Batch) -> dict[str, float]:
 
 
 def main() -> None:
-    args = arguments(__doc__, steps=4000, batch=48, lr=2e-3, data=DATA)
+    args = arguments(__doc__, steps=3000, batch=48, lr=2e-3, data=DATA)
     torch.manual_seed(args.seed)
-    artwork, judge = load_artwork(args.data), Judge().train()
+    artwork, judge = load_artwork(args.data), Judge().train().to(memory_format=torch.channels_last)
     run = Run("judge", args, {"judge": judge}, torch.optim.AdamW(judge.parameters(), lr=args.lr, weight_decay=0.02))
     while run.step < args.steps:
         gen, rng = generators(args.seed, run.step)
         # The judge has to know what the model has not seen.
         images, *rest = batch_of(artwork, rng, args.batch, HELD_OUT_SHARE)
-        loss = loss_of(judge, (augment(images, gen), *rest))
+        images = augment(images, gen).to(memory_format=torch.channels_last)
+        with torch.autocast(args.device, torch.bfloat16):
+            loss = loss_of(judge, (images, *rest))
         run.step_on(loss)
     judge.load_state_dict(run.emas["judge"].shadow)
     figures = {}

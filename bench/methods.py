@@ -213,13 +213,13 @@ def zero_attention(end_token: str) -> Method:
 
     @contextlib.contextmanager
     def method(world: World, name: str) -> Iterator[Applied]:
-        node = world.node("attention.zero_attention")
+        zeroed, columns = world.node("adapter.zeroed_sampling"), world.node("adapter.concept_columns")
         adapter = world.adapter()
-        blocks, sigmas = set(world.host.attention_blocks(world.model)), (1e9, 0.0)
+        replace, sigmas = zeroed.in_cross_attention(set(world.host.attention_blocks(world.model))), (1e9, 0.0)
 
         def sampler(ask: Any) -> torch.Tensor:
-            zero = node.ZeroAttention(adapter, [name], end_token, 1.0, blocks, sigmas)
-            zero.learn(adapter, sorted(set(ask.prompts)))
+            zero = zeroed.ZeroAttention(columns.ConceptColumns(adapter, [name], end_token, 1.0), replace, sigmas)
+            zero.columns.learn(world.clip, sorted(set(ask.prompts)))
             return world.sample(ask, zero.patch(world.model, False))
 
         yield Applied(sampler=sampler)

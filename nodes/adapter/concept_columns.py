@@ -18,8 +18,7 @@ from ...fmn_core.model.tokens import (
     strip_special,
 )
 from .chunk_memory import TOKENS_KEY, Tokens, encoded_chunks
-from .model import ComfyModel
-from .text import token_ids
+from .text import ComfyText, token_ids
 
 # Batches of another size can change the last bits of an encoding; other words change whole rows.
 _TOLERANCE = 1e-3
@@ -65,7 +64,7 @@ def require_columns(
 
 
 class ConceptColumns:
-    """Finds the concept columns of any conditioning that reaches the UNet.
+    """Finds the concept columns of any conditioning that reaches the model.
 
     Parameters
     ----------
@@ -79,7 +78,7 @@ class ConceptColumns:
     negative, joined or repeated conditioning gets its own columns.
     """
 
-    def __init__(self, adapter: ComfyModel, phrases: list[str], end_token: str, strength: float):
+    def __init__(self, adapter: ComfyText, phrases: list[str], end_token: str, strength: float):
         self.vocabulary, self.end_token, self.strength = adapter.vocabulary, end_token, strength
         self.phrases = phrase_ids(adapter, phrases)
         self._listed: list[Chunk] = []

@@ -15,6 +15,7 @@ from ...fmn_core.model.entries import TextEntry
 from ...fmn_core.model.protocol import CrossAttention
 from ...fmn_core.model.tokens import NO_START, EncodedPrompt, LearnedEmbedding, Vocabulary, first_end, strip_special
 from .. import host
+from .chunk_memory import Tokens
 from .model import ComfyModel
 from .text import ComfyText, HostTokens, detached_copy, token_ids
 
@@ -82,7 +83,15 @@ class TransformerText(ComfyText):
 
     def _ids(self, tokens: HostTokens) -> dict[str, list[list[int]]]:
         """Token ids of the encoders whose rows the context has, with one end token for all."""
-        ids = token_ids(tokens)
+        return self._all_comparable(token_ids(tokens))
+
+    def tokens_of_rows(self, ids: Tokens) -> list[Tokens]:
+        """Token ids of each part of a context, as phrase_tokens has them, from those that the host gives."""
+        comparable = self._all_comparable(ids)
+        loaded = [rows for rows in self.family.rows if self._has(rows.encoders)]
+        return [{name: comparable[name] for name in rows.encoders} for rows in loaded]
+
+    def _all_comparable(self, ids: Tokens) -> Tokens:
         return {name: [self._comparable(name, chunk) for chunk in ids[name]] for name in self._row_encoders}
 
     def _comparable(self, name: str, chunk: list[int]) -> list[int]:

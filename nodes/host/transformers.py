@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.model_base
 
+from ...fmn_core.errors import ForgetError
 from ...fmn_core.model.entries import CONTEXT, POOLED, TextEntry
 from ...fmn_core.model.tokens import LAST_ROW, MEAN_ROW, PREVIOUS_ROW, Nothing
 
@@ -57,6 +58,9 @@ class TransformerFamily:
         Path of the linear map that reads a pooled embedding; empty where there is none.
     pooled_of
         The text encoders of the pooled embedding.
+    joint
+        The module lists, in the order in which they run, whose blocks let rows of the context and of the picture attend to one another,
+        the former first; empty where they do not, or where that is not known.
     guidance
         The scale of classifier-free guidance that it is sampled with; None where any will do.
     """
@@ -69,6 +73,7 @@ class TransformerFamily:
     before: tuple[str, ...] = ()
     pooled: str = ""
     pooled_of: tuple[str, ...] = ()
+    joint: tuple[str, ...] = ()
     guidance: float | None = None
 
     @property
@@ -81,7 +86,7 @@ _T5 = "t5xxl"
 FAMILIES = (
     TransformerFamily(
         "FLUX.1", ("Flux",), (Rows((_T5,)),), "T5-XXL and CLIP-L: load both with DualCLIPLoader, type flux",
-        "txt_in", pooled="vector_in.in_layer", pooled_of=("l",), guidance=1.0,
+        "txt_in", pooled="vector_in.in_layer", pooled_of=("l",), joint=("double_blocks", "single_blocks"), guidance=1.0,
     ),
     TransformerFamily(
         "FLUX.2 Klein 4B", ("Flux2",), (Rows(("qwen3_4b",), causal=True),), "Qwen3 4B: load it with CLIPLoader, type flux2",
@@ -93,10 +98,12 @@ FAMILIES = (
     ),
     TransformerFamily(
         "Chroma", ("Chroma", "ChromaRadiance"), (Rows((_T5,)),), "T5-XXL: load it with CLIPLoader, type chroma", "txt_in",
+        joint=("double_blocks", "single_blocks"),
     ),
     TransformerFamily(
         "SD 3", ("SD3",), (Rows(("l", "g"), causal=True), Rows((_T5,))),
         "CLIP-L, CLIP-G and T5-XXL: load them with TripleCLIPLoader", "context_embedder", pooled="y_embedder.mlp.0", pooled_of=("l", "g"),
+        joint=("joint_blocks",),
     ),
     TransformerFamily(
         "Qwen-Image", ("QwenImage",), (Rows(("qwen25_7b",), causal=True, nothing=PREVIOUS_ROW),),
@@ -151,6 +158,31 @@ def transformer_entries(patcher: Any, family: TransformerFamily) -> list[TextEnt
     if family.pooled and family.pooled in modules:
         entries.append(TextEntry(family.pooled, "", POOLED))
     return entries
+
+
+def joint_layers(patcher: Any) -> list[str] | None:
+    """Names of the layers in which text and picture attend to one another, in the order of a forward pass.
+
+    Returns
+    -------
+    The names, or None for a MODEL that is no transformer of FAMILIES.
+
+    Raises
+    ------
+    ForgetError
+        The MODEL is a transformer of FAMILIES whose attention is of another kind, or not known.
+    """
+    family = transformer_family(patcher)
+    if family is None:
+        return None
+    if not family.joint:
+        known = ", ".join(f.name for f in FAMILIES if f.joint)
+        raise ForgetError(
+            f"Expected a Stable Diffusion model or one of {known}, whose attention to a phrase can be taken, got {family.name}. Use Forget "
+            "Concept for this model."
+        )
+    blocks = patcher.model.diffusion_model
+    return [f"{name}.{n}" for name in family.joint for n in range(len(getattr(blocks, name)))]
 
 
 def before_entries(patcher: Any, family: TransformerFamily) -> list[str]:

@@ -61,13 +61,10 @@ def sd3():
 
 
 @pytest.mark.parametrize(("make", "name"), [(flux, "Flux"), (sd3, "OpenAISignatureMMDITWrapper")])
-@pytest.mark.parametrize("node_id", ["FMN_TrainForgetPatch", "FMN_ZeroConceptAttention", "FMN_ConceptAttentionMap"])
+@pytest.mark.parametrize("node_id", ["FMN_TrainForgetPatch", "FMN_ConceptAttentionMap"])
 def test_transformers_are_refused_with_what_is_supported(miniature, make, name, node_id):
     inputs = {
         "FMN_TrainForgetPatch": {k: v for k, v in train_inputs(file_name="").items() if k not in ("model", "clip")},
-        "FMN_ZeroConceptAttention": dict.fromkeys(
-            ("phrase", "strength", "end_token", "layers", "start_percent", "end_percent", "renormalise")
-        ),
         "FMN_ConceptAttentionMap": dict.fromkeys(("prompt", "phrase", "end_token", "width", "height", "steps", "seed")),
     }
     message = f"Expected a Stable Diffusion 1.x, 2.x or XL model .*got {name}"

@@ -21,7 +21,7 @@ def test_the_reference_without_stages_is_the_model(miniature, encode):
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("renormalise", [False, True])
-def test_one_call_of_the_unet_within_rounding(miniature, zero, encode, renormalise, masked):
+def test_one_call_of_the_model_within_rounding(miniature, zero, encode, renormalise, masked):
     mask = torch.linspace(0, 1, 128).expand(1, 128, 128) if masked else None
     context = torch.cat([encode(HORSE)[0][0], encode(ZEBRA)[0][0]])
     model = zero(prompts=f"{HORSE}\n{ZEBRA}", strength=0.9, renormalise=renormalise, mask=mask)
@@ -31,8 +31,8 @@ def test_one_call_of_the_unet_within_rounding(miniature, zero, encode, renormali
     for patcher in (model, reference(host, miniature[0], stages), reference(host, miniature[0], [])):
         options = {"wrappers": patcher.wrappers, "uuids": [0, 1], "sigmas": torch.tensor([1.0])}
         options |= patcher.model_options["transformer_options"]
-        unet = patcher.model.diffusion_model
-        outputs.append(unet(x, torch.tensor([500.0, 500.0]), context=context, transformer_options=options))
+        sigma = torch.tensor([1.0, 1.0])
+        outputs.append(patcher.model.apply_model(x, sigma, c_crossattn=context, transformer_options=options))
     ours, theirs, untouched = outputs
     torch.testing.assert_close(ours, theirs, atol=3e-5, rtol=0)
     torch.testing.assert_close(ours[0], untouched[0], atol=3e-5, rtol=0)

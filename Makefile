@@ -1,4 +1,4 @@
-# make demo [CONCEPT="santa claus"]   forgets a concept of the miniature in a real ComfyUI; pictures in out/demo
+# make demo [CONCEPT="santa claus"] [MODEL=flux]   forgets a concept of a miniature in a real ComfyUI; pictures in out/demo
 # make test                           formatting, types, unit tests, tests through a real server and, where there is Chromium, a real browser
 # make device                         trainings on a pretended accelerator and on one that holds a part of the model (g++ and ninja); make test has the first
 # make browser                        the page in a real browser; needs Chromium
@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 CONCEPT ?= zebra
+MODEL ?= unet
 # Tests run in so many processes of one thread each, a server in each.
 JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -c tests/pytest.ini -n $(JOBS) --dist loadfile
@@ -24,7 +25,7 @@ $(VENV)/.installed: tests/requirements.txt
 	touch $@
 
 demo: setup
-	$(PY) -m tools.demo --concept "$(CONCEPT)"
+	$(PY) -m tools.demo --model $(MODEL) --concept "$(CONCEPT)"
 
 # In one run, so that the two processes share out all of them and start a server only once; those with long files first, so that
 # no process is left with one at the end.

@@ -26,7 +26,7 @@ from fmn_core.patch.patch import ForgetPatch
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, caption_of
 from mini_sd.judge import classify, load_judge
 from tools import comfy_host
-from tools.demo import neighbours
+from tools.demo.unet import neighbours
 
 SEEDS = (1, 2, 3, 4)
 

@@ -68,6 +68,10 @@ class SceneAsk:
         self.seeds.append(len(self.seeds) + 10_000)
         self.forgotten.append(forgotten)
 
+    def first(self, count: int) -> SceneAsk:
+        """The first scenes."""
+        return SceneAsk(self.scenes[:count], self.prompts[:count], self.seeds[:count], self.forgotten[:count])
+
     def see(self, world: SceneWorld, model: Any = None) -> list[Seen]:
         """What the judge sees in the pictures of a model."""
         return look_at(world.judge, world.pictures(self, model))

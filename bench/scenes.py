@@ -4,29 +4,34 @@ Rows: model, method, concepts, seen_before, seen_after, alone_after, other_befor
 kept_before, kept_after, drift, seconds, patch_bytes. seen: share of scenes of two in which the judge sees the forgotten
 thing; other: the thing beside it; place, colour, style: after, the other thing where it should stand, ground, style; empty:
 nothing stands where the forgotten thing was; kept: scenes of two other things. Forms of captions are not trained on and in no
-template. --quick: three concepts, fewer pictures. Without --quick and --concepts: writes bench/results/scenes_<model>.md and
+template. ESD and Concept Ablation have the settings that were tuned for the UNet. --quick: three concepts, three methods, fewer pictures. Without --quick and --concepts: writes bench/results/scenes_<model>.md and
 .png.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench.methods import Applied, Method, patched
+from bench.names import MINIATURE_NAMES
+from bench.peers import concept_ablation, esd, uce, uce_flux
+from bench.peers.applying import editing
+from bench.peers.settings import miniature_settings
 from bench.picture_pages import grid_page
 from bench.results_page import RESULTS, machine, markdown_table
-from bench.scene_world import SceneAsk, SceneWorld, asks_of, figures_of
+from bench.scene_world import SceneWorld, asks_of, figures_of
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.concepts.concept import make_concept
-from fmn_core.patch.file import save_patch
 from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, drawn_styles
 
 SINGLE = ("cat", "guitar", "rocket", "banana", "wizard", "robot")
@@ -37,43 +42,57 @@ COLUMNS = (
     "empty", "kept_before", "kept_after", "drift", "seconds", "patch_bytes",
 )  # fmt: skip
 SHOWN = 8
+# Methods of --quick.
+QUICK = ("closed form", "closed form, listed", "UCE")
 
 
-def closed_form(world: SceneWorld, names: tuple[str, ...], others: list[str], listed: bool) -> Any:
+@contextlib.contextmanager
+def closed_form(world: SceneWorld, *names: str, listed: bool = False) -> Iterator[Applied]:
     """The closed form's patch at its defaults, with the other things as preserve prompts or without."""
     adapter = world.adapter()
     concepts = [make_concept(adapter, name, BY_NAME[name].kind) for name in names]
-    settings = ClosedFormSettings(preserve_prompts=others if listed else [])
+    settings = ClosedFormSettings(preserve_prompts=MINIATURE_NAMES.all_others(names) if listed else [])
     with torch.inference_mode(False):
-        return forget_closed_form(adapter, concepts, settings)
+        patch = forget_closed_form(adapter, concepts, settings)
+    yield patched(world, patch)
 
 
-METHODS: dict[str, Callable[..., Any]] = {
-    "closed form": lambda world, names, others: closed_form(world, names, others, False),
-    "closed form, listed": lambda world, names, others: closed_form(world, names, others, True),
+METHODS: dict[str, dict[str, Method]] = {
+    "flux": {
+        "closed form": closed_form,
+        "closed form, listed": functools.partial(closed_form, listed=True),
+        "UCE": editing(uce_flux, lambda world: uce.Settings(last_row_only=True, preserve_scale=1.0)),
+        "ESD": editing(esd, lambda world: miniature_settings("ESD-x")),
+        "Concept Ablation": editing(concept_ablation, lambda world: miniature_settings("Concept Ablation")),
+    },
+    "unet": {
+        "closed form": closed_form,
+        "closed form, listed": functools.partial(closed_form, listed=True),
+        "UCE": editing(uce, lambda world: miniature_settings("UCE")),
+        "ESD": editing(esd, lambda world: miniature_settings("ESD-x")),
+        "Concept Ablation": editing(concept_ablation, lambda world: miniature_settings("Concept Ablation")),
+    },
 }
 
 
 def row_of(
     world: SceneWorld, model: str, method: str, names: tuple[str, ...], count: int
-) -> tuple[dict[str, Any], tuple[SceneAsk, Any]]:
-    """Figures of a method, and its model with the ask whose pictures are shown."""
+) -> tuple[dict[str, Any], torch.Tensor]:
+    """Figures of a method, and some pictures before, then after."""
     others = [name for name in CONCEPT_NAMES if name not in names and len(drawn_styles(name)) == 4]
     asks = asks_of(list(names), others, count, seed=len(names))
-    before = figures_of(world, asks)
-    patch = METHODS[method](world, names, [n for n in CONCEPT_NAMES if n not in names])
-    patched, _ = world.host.apply_patch(world.model, patch.as_stored(), 1.0)
-    after = figures_of(world, asks, patched)
-    with tempfile.TemporaryDirectory() as folder:
-        size = save_patch(patch, Path(folder) / "patch.safetensors")
+    before, few = figures_of(world, asks), asks[0].first(SHOWN)
+    with METHODS[model][method](world, *names) as applied:
+        after = figures_of(world, asks, applied.model)
+        pictures = torch.cat([world.pictures(few), world.pictures(few, applied.model)])
     row = {
         "model": model, "method": method, "concepts": ", ".join(names), "seen_before": before["seen"], "seen_after": after["seen"],
         "alone_after": after["seen_alone"], "other_before": before["other"], "other_after": after["other"],
         "place": after["place"] - before["place"], "colour": after["colour"] - before["colour"], "style": after["style"] - before["style"],
         "empty": after["empty"], "kept_before": before["kept"], "kept_after": after["kept"], "drift": after["drift"],
-        "seconds": round(patch.figures["seconds"], 2), "patch_bytes": size,
+        "seconds": round(applied.seconds, 2), "patch_bytes": applied.patch_bytes,
     }  # fmt: skip
-    return row, (asks[0], patched)
+    return row, pictures
 
 
 def main() -> None:
@@ -86,19 +105,19 @@ def main() -> None:
     world, rows, shown = SceneWorld(args.model), [], []
     cases = [tuple(args.concepts.split(","))] if args.concepts else [(name,) for name in SINGLE] + [FIVE, TEN]
     for names in cases[:2] + cases[-1:] if args.quick else cases:
-        for method in METHODS:
-            row, pictured = row_of(world, args.model, method, names, 24 if args.quick else 64)
+        for method in QUICK if args.quick else METHODS[args.model]:
+            row, pictures = row_of(world, args.model, method, names, 24 if args.quick else 64)
             rows.append(row)
             print(json.dumps(row), flush=True)
             if method == "closed form":
-                shown.append((names, *pictured))
+                shown.append((names, pictures))
     if args.json:
         args.json.write_text(json.dumps({"rows": rows, "machine": machine()}, indent=2) + "\n")
     if not (args.quick or args.concepts):
-        write_results(args.model, rows, shown, world)
+        write_results(args.model, rows, shown)
 
 
-def write_results(model: str, rows: list[dict], shown: list, world: SceneWorld) -> None:
+def write_results(model: str, rows: list[dict], shown: list[tuple[tuple[str, ...], torch.Tensor]]) -> None:
     """Writes the results page and its pictures: for each case a row before and a row after."""
     text = f"""# Forgetting in scenes, miniature {model}
 
@@ -110,13 +129,11 @@ one, and of two others, 64 of each a row; forms of captions that are in no templ
 ![before and after](scenes_{model}.png)
 """
     (RESULTS / f"scenes_{model}.md").write_text(text)
-    pictures, labels = [], []
-    for names, ask, patched in shown:
-        few = SceneAsk(ask.scenes[:SHOWN], ask.prompts[:SHOWN], ask.seeds[:SHOWN], ask.forgotten[:SHOWN])
-        pictures += [world.pictures(few), world.pictures(few, patched)]
-        labels += [f"{'+'.join(names)[:24]}, {when}" for when in ("before", "after")]
+    labels = [f"{'+'.join(names)[:24]}, {when}" for names, _ in shown for when in ("before", "after")]
     columns = [str(n + 1) for n in range(SHOWN)]
-    grid_page(torch.cat(pictures), labels, columns, cell=96).save(RESULTS / f"scenes_{model}.png")
+    grid_page(torch.cat([pictures for _, pictures in shown]), labels, columns, cell=96).save(
+        RESULTS / f"scenes_{model}.png"
+    )
 
 
 if __name__ == "__main__":

@@ -36,10 +36,11 @@ def files_of(data: Path) -> dict[str, dict[str, torch.Tensor]]:
     if (data / "vae.ckpt").exists():
         files["vae"] = _named("vae", load_ema(data / "vae.ckpt", "vae"))
     if (data / "flux.ckpt").exists():
-        path = data / "flux.ckpt"
-        t5 = with_vocabulary(load_ema(path, "t5"), T5_TABLE, text.t5().tokens)
-        clip = with_vocabulary(load_ema(path, "clip"), CLIP_TABLE, text.clip().tokens)
-        files["mini_flux"] = _named("flux", load_ema(path, "flux")) | _named("t5", t5) | _named("clip", clip)
+        t5 = with_vocabulary(load_ema(data / "text.ckpt", "t5"), T5_TABLE, text.t5().tokens)
+        clip = with_vocabulary(load_ema(data / "text.ckpt", "clip"), CLIP_TABLE, text.clip().tokens)
+        files["mini_flux"] = (
+            _named("flux", load_ema(data / "flux.ckpt", "flux")) | _named("t5", t5) | _named("clip", clip)
+        )
     if (data / "judge.ckpt").exists():
         files["judge"] = load_ema(data / "judge.ckpt", "judge")
     return files

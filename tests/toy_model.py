@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from fmn_core.attention.hooks import SteeredCrossAttention
 from fmn_core.model.entries import TextEntry, attention_entries
 from fmn_core.model.lazy import LazySequence
 from fmn_core.model.protocol import CrossAttention
@@ -13,7 +14,7 @@ START, END = 1, 2
 WORDS = ("zebra", "zebras", "horse", "house", "red", "barn", "teapot", "park", "table", "photo")
 
 
-class ToyModel:
+class ToyModel(SteeredCrossAttention):
     """Words are hashed to ids; token j's embedding mixes all tokens up to j, as a causal encoder's does."""
 
     def __init__(self, dim: int = 24, seed: int = 0, pad: int = END):
@@ -47,6 +48,9 @@ class ToyModel:
 
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
         return {"l": self.ids(phrase)}
+
+    def vector_tokens(self, phrase: str) -> dict[str, list[int]]:
+        return self.phrase_tokens(phrase)
 
     def words(self) -> dict[int, str]:
         return {self.ids(word)[0]: word for word in WORDS}

@@ -41,6 +41,11 @@ def predicted(adapter: Any, x: torch.Tensor, sigma: torch.Tensor, prompts: list[
     return adapter.denoise(x.to(adapter.device).expand(len(prompts), -1, -1, -1), sigma, prompts).float()
 
 
+def predicts_flow(adapter: Any) -> bool:
+    """Whether the network's output is e - x0 at x_t = (1 - t) x0 + t e, which is x / (1 + sigma) at sigma = t / (1 - t)."""
+    return hasattr(adapter, "patcher") and adapter.patcher.model.model_type.name in ("FLOW", "FLUX")
+
+
 def predicts_velocity(adapter: Any) -> bool:
     """Whether the network's output is v, not eps."""
     if hasattr(adapter, "pipeline"):
@@ -49,7 +54,7 @@ def predicts_velocity(adapter: Any) -> bool:
 
 
 def output_error(adapter: Any, x0: torch.Tensor, target_x0: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of the network's output (eps or v), from two predictions x0 (B, C, h, w) of the same x.
+    """Mean squared error of the network's output (eps, v or flow), from two predictions x0 (B, C, h, w) of the same x.
 
     Parameters
     ----------
@@ -59,9 +64,12 @@ def output_error(adapter: Any, x0: torch.Tensor, target_x0: torch.Tensor, sigma:
     Notes
     -----
     eps = (x - x0) / sigma, so |d eps|^2 = |d x0|^2 / sigma^2; v = (x / (1 + sigma^2) - x0) sqrt(1 + sigma^2) / sigma,
-    so |d v|^2 = |d x0|^2 (1 + 1 / sigma^2). The published losses are on the quantity that the network was trained to
+    so |d v|^2 = |d x0|^2 (1 + 1 / sigma^2); of a flow at t, |d flow|^2 = |d x0|^2 / t^2. The published losses are on the quantity that the network was trained to
     predict: eps for SD 1.x, v for v-prediction. With zero terminal SNR, a loss on eps would weigh the last timestep by
     1 / sigma^2 = 5e-8, which is nothing.
     """
-    weight = 1 / sigma.to(x0) ** 2 + (1 if predicts_velocity(adapter) else 0)
+    if predicts_flow(adapter):
+        weight = (1 + 1 / sigma.to(x0)) ** 2
+    else:
+        weight = 1 / sigma.to(x0) ** 2 + (1 if predicts_velocity(adapter) else 0)
     return (weight.view(-1, 1, 1, 1) * (x0 - target_x0) ** 2).mean()

@@ -21,7 +21,7 @@ import torch
 
 from bench.peers.denoising import output_error, partly_sampled, predicted
 from bench.peers.peer_prompts import Forgotten, phrase_in_templates, prompt_of
-from bench.peers.weights import in_training
+from bench.peers.weights import in_training, is_text_attention
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def forget(
     generator, draw = torch.Generator().manual_seed(seed), random.Random(seed).choice
     [empty] = adapter.encode([""])
     prompts = [adapter.encode(training_prompts(c, settings)) for c in concepts]
-    with in_training(adapter, lambda name: (".attn2." in name) == settings.cross_attention) as weights:
+    with in_training(adapter, lambda name: is_text_attention(name) == settings.cross_attention) as weights:
         optimiser = torch.optim.Adam(weights.parameters, lr=settings.rate)
         for step in range(settings.iterations * len(prompts)):
             loss = _loss(adapter, weights, draw(prompts[step % len(prompts)]), empty, settings, generator)

@@ -51,11 +51,16 @@ class Weights:
             p.data = tensors[name]
 
 
+def network_of(adapter: Any) -> torch.nn.Module:
+    """The UNet or transformer of an adapter."""
+    return adapter.unet if hasattr(adapter, "unet") else adapter.patcher.model.diffusion_model
+
+
 @contextlib.contextmanager
 def in_training(adapter: Any, choose: Callable[[str], bool]) -> Iterator[Weights]:
-    """Makes parameters of the UNet trainable whose names `choose` accepts, and restores them on exit."""
+    """Makes parameters of the network trainable whose names `choose` accepts, and restores them on exit."""
     with adapter.ready_for_gradients():
-        weights = Weights({n: p for n, p in adapter.unet.named_parameters() if choose(n)})
+        weights = Weights({n: p for n, p in network_of(adapter).named_parameters() if choose(n)})
         try:
             yield weights
         finally:
@@ -77,8 +82,13 @@ def in_place(unet: torch.nn.Module, changed: dict[str, torch.Tensor]) -> Iterato
 
 
 def is_key_or_value(name: str) -> bool:
-    """Whether a parameter is a key or value projection of cross-attention."""
-    return name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight"))
+    """Whether a parameter is a key or value projection of cross-attention, or of the text stream in joint attention."""
+    return name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight", ".txt_attn.qkv.weight"))
+
+
+def is_text_attention(name: str) -> bool:
+    """Whether a parameter is one of cross-attention, or of joint attention."""
+    return any(part in name for part in (".attn2.", ".txt_attn.", ".img_attn.")) or ".linear1." in name
 
 
 def keys_and_values(adapter: Any) -> dict[str, torch.Tensor]:

@@ -8,26 +8,21 @@ from typing import Any
 
 import torch
 
+from ..attention.hooks import SteeredCrossAttention
 from ..errors import ForgetError
 from ..model.entries import POOLED, TextEntry, attention_entries
 from ..model.layers import UNET_BLOCKS
 from ..model.lazy import LazySequence
 from ..model.protocol import PROJECTION_NAMES, CrossAttention
 from ..model.tokens import EncodedPrompt, LearnedEmbedding
+from .diffusers_noise import SUPPORTED, noise_levels
 from .diffusers_text import DiffusersText
 
 _BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock")
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_PREDICTIONS = ("epsilon", "v_prediction")
-# Beta schedules: the root of beta that is spaced linearly.
-_POWERS = {"linear": 1, "scaled_linear": 2}
-# With zero terminal SNR the last cumulative alpha is 0. It becomes that of ComfyUI, where the last sigma is 4519.
-_LEAST_ALPHA = 4.8973451890853435e-08
-_TINY_ALPHA = 1e-7
-_SUPPORTED = "Load a StableDiffusionPipeline or StableDiffusionXLPipeline (SD 1.x, 2.x or XL)."
 
 
-class DiffusersModel:
+class DiffusersModel(SteeredCrossAttention):
     """A StableDiffusionPipeline or StableDiffusionXLPipeline as a ForgetModel. The pipeline is not changed.
 
     Raises
@@ -49,7 +44,7 @@ class DiffusersModel:
         self._layers = _find_layers(self.unet)
         _check_unet(self.unet)
         _check_precision(self.linear_layers())
-        self._sigmas = _noise_levels(pipeline.scheduler)
+        self._sigmas = noise_levels(pipeline.scheduler)
         self._text = DiffusersText(pipeline)
         self.vocabulary = self._text.vocabulary
         self._check_widths()
@@ -67,6 +62,8 @@ class DiffusersModel:
 
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
         return self._text.phrase_tokens(phrase)
+
+    vector_tokens = phrase_tokens
 
     def phrase_spellings(self, phrase: str) -> dict[str, list[list[int]]]:
         return self._text.phrase_spellings(phrase)
@@ -234,7 +231,7 @@ def _require_unet(pipeline: Any) -> Any:
     if unet is None or not any(name.endswith(".attn2") for name, _ in unet.named_modules()):
         raise ForgetError(
             f"Expected a pipeline whose UNet has cross-attention, got {type(pipeline).__name__}. "
-            f"Models without it, such as Flux and SD3, are not supported. {_SUPPORTED}"
+            f"Models without it, such as Flux and SD3, are not supported. {SUPPORTED}"
         )
     if getattr(pipeline, "scheduler", None) is None:
         raise ForgetError("Expected a pipeline with a scheduler, got none. Load it with the scheduler of the model.")
@@ -264,7 +261,7 @@ def _check_unet(unet: Any) -> None:
     }
     needed = [name for name, is_needed in unsupported.items() if is_needed]
     if needed:
-        raise ForgetError(f"Expected a text-to-image UNet, got one that wants {needed[0]}. {_SUPPORTED}")
+        raise ForgetError(f"Expected a text-to-image UNet, got one that wants {needed[0]}. {SUPPORTED}")
 
 
 def _check_precision(layers: dict[str, Any]) -> None:
@@ -280,39 +277,6 @@ def _check_precision(layers: dict[str, Any]) -> None:
             raise ForgetError(
                 f"Expected weights in half or single precision, got {kind} at {name}. Load the pipeline unquantised."
             )
-
-
-def _noise_levels(scheduler: Any) -> torch.Tensor:
-    """Sigma (T,) of every training timestep, in float32. Raises ForgetError on flow matching and unknown predictions."""
-    prediction = scheduler.config.get("prediction_type")
-    if getattr(scheduler, "alphas_cumprod", None) is None or prediction not in _PREDICTIONS:
-        raise ForgetError(
-            f"Expected a scheduler for {' or '.join(_PREDICTIONS)}, got {type(scheduler).__name__} ({prediction}). {_SUPPORTED}"
-        )
-    exact = _exact_alphas(scheduler.config)
-    alphas = scheduler.alphas_cumprod.detach().cpu().double() if exact is None else exact
-    alphas = alphas.where(alphas > _TINY_ALPHA, _LEAST_ALPHA)
-    return ((1 - alphas) / alphas).sqrt().float()
-
-
-def _exact_alphas(config: Any) -> torch.Tensor | None:
-    """Cumulative alphas (T,) in float64 of a linear or scaled linear schedule; None for other schedules.
-
-    Notes
-    -----
-    The scheduler's own alphas are rounded in single precision, and Adam's first steps turn the last digits of a sigma into a
-    tenth of a weight's change. The rescaling to zero terminal SNR is Algorithm 1 of Lin et al., arXiv 2305.08891.
-    """
-    power = _POWERS.get(config.get("beta_schedule"))
-    if power is None or config.get("trained_betas") is not None:
-        return None
-    first, last, count = config["beta_start"], config["beta_end"], config["num_train_timesteps"]
-    roots = torch.linspace(first ** (1 / power), last ** (1 / power), count, dtype=torch.float64)
-    alphas = (1 - roots**power).cumprod(0)
-    if config.get("rescale_betas_zero_snr", False):
-        signal = alphas.sqrt()
-        alphas = ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2
-    return alphas
 
 
 def _is_lora(module: Any) -> bool:

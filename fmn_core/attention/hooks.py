@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from ..model.layers import TRAINED_PROJECTIONS, WHOLE_NETWORK
 from ..model.protocol import CrossAttention
 from .zeroing import attention_probabilities
 
@@ -78,6 +81,32 @@ def scaled_columns(layers: list[CrossAttention], weight: torch.Tensor) -> Iterat
     finally:
         for handle in handles:
             handle.remove()
+
+
+class SteeredCrossAttention:
+    """What ForgetModel says of attention, for a model whose attention to text is that of cross_attention()."""
+
+    cross_attention: Callable[[], list[CrossAttention]]
+    linear_layers: Callable[[], dict[str, torch.nn.Module]]
+
+    def attention_layers(self) -> list[str]:
+        """See ForgetModel.attention_layers."""
+        return [layer.name for layer in self.cross_attention()]
+
+    def probe_attention(self, receive: Callable[[Any, torch.Tensor], None]) -> AbstractContextManager[None]:
+        """See ForgetModel.probe_attention."""
+        return attention_probe(self.cross_attention(), receive)
+
+    def scale_columns(self, weight: torch.Tensor) -> AbstractContextManager[None]:
+        """See ForgetModel.scale_columns."""
+        return scaled_columns(self.cross_attention(), weight)
+
+    def trained_layers(self, choice: str) -> dict[str, torch.nn.Module]:
+        """See ForgetModel.trained_layers."""
+        if choice == WHOLE_NETWORK:
+            return dict(sorted(self.linear_layers().items()))
+        projections = TRAINED_PROJECTIONS[choice]
+        return {f"{layer.name}.{p}": layer.projections[p] for layer in self.cross_attention() for p in projections}
 
 
 @contextlib.contextmanager

@@ -22,12 +22,12 @@ FORMAT_VERSION = "1"
 SUFFIX = ".safetensors"
 # 75 vectors of the widest text encoders take less than 2 MB in double precision.
 MOST_BYTES = 32_000_000
-# The key of an embedding for one text encoder, which every tool reads, and the keys of SDXL's, one for each encoder.
+# The key of an embedding for one text encoder, which every tool reads, and the keys of those for several, one for each encoder.
 SINGLE_KEY = "emb_params"
-ENCODER_KEYS = {"clip_l": "l", "clip_h": "h", "clip_g": "g"}
-# Widths of Stable Diffusion 1, 2 and XL; smaller models have others.
-KNOWN_WIDTHS = {"l": 768, "h": 1024, "g": 1280}
-_FAMILIES = (("l",), ("h",), ("g",), ("g", "l"))
+ENCODER_KEYS = {"clip_l": "l", "clip_h": "h", "clip_g": "g", "t5xxl": "t5xxl"}
+# Widths of Stable Diffusion and FLUX.1; smaller models have others.
+KNOWN_WIDTHS = {"l": 768, "h": 1024, "g": 1280, "t5xxl": 4096}
+_FAMILIES = (("l",), ("h",), ("g",), ("g", "l"), ("l", "t5xxl"), ("g", "l", "t5xxl"))
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 # A prompt ends an embedding's name at white space, and reads brackets and colons as weights.
@@ -76,7 +76,7 @@ class Embedding:
 def embedding_bytes(embedding: Embedding, name: str) -> bytes:
     """The content of the file `name`, in float32.
 
-    Vectors of one encoder are stored as `emb_params` (m, width), those of SDXL's two as `clip_l` and `clip_g`.
+    Vectors of one encoder are stored as `emb_params` (m, width), those of several as `clip_l`, `clip_g` and `t5xxl`.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def load_embedding(path: Path, widths: dict[str, int] | None = None) -> Embeddin
     Parameters
     ----------
     path
-        A safetensors file with the keys `clip_l`, `clip_h` or `clip_g`, or with a single tensor under any name (A1111's
+        A safetensors file with the keys `clip_l`, `clip_h`, `clip_g` or `t5xxl`, or with a single tensor under any name (A1111's
         `emb_params`, diffusers' token), whose width tells its text encoder.
     widths
         Embedding width of each text encoder of the model at hand; None where no model is known.
@@ -183,8 +183,8 @@ def _check_vectors(vectors: LearnedEmbedding, file: str, widths: dict[str, int] 
     """Raises ForgetError, naming the file, on vectors that do not fit the text encoders of the given or of known widths."""
     if tuple(sorted(vectors)) not in _FAMILIES:
         raise ForgetError(
-            f"Expected vectors for the text encoders l, h, g or l and g in {file}, got {', '.join(sorted(vectors)) or 'none'}. "
-            "Choose an embedding for Stable Diffusion 1.x, 2.x or XL."
+            f"Expected vectors for the text encoders l, h, g, l and g, or these with t5xxl in {file}, got {', '.join(sorted(vectors)) or 'none'}. "
+            "Choose an embedding for Stable Diffusion or FLUX.1."
         )
     for encoder, v in vectors.items():
         if v.dtype not in _FLOATS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ import torch
 from ..errors import ForgetError
 from .protocol import ForgetModel, TextModel
 from .token_table import row_checksums
-from .tokens import EncodedPrompt
 
 PROBE_PROMPT = "a picture of a horse in watercolor style"
 _PROBE_LATENT = 16
@@ -108,7 +108,7 @@ def model_key(model: ForgetModel) -> str:
     )
     empty, prompt = model.encode(["", PROBE_PROMPT])
     context = torch.randn(prompt.context.shape, generator=generator) * prompt.context.std() + prompt.context.mean()
-    prompts = [empty, prompt, EncodedPrompt("", prompt.tokens, context, prompt.pooled)]
+    prompts = [empty, prompt, replace(prompt, text="", context=context)]
     with torch.no_grad():
         x = noise.expand(len(prompts), -1, -1, -1).to(model.device)
         x0 = model.denoise(x, sigma.expand(len(prompts)).to(model.device), prompts)

@@ -13,6 +13,9 @@ TEXT_PROJECTIONS: dict[TextProjections, tuple[str, ...]] = {
     "keys": ("to_k",),
     "keys and values": ("to_k", "to_v"),
 }
+# What "attn2" trains, too.
+TRAINED_PROJECTIONS = {**TEXT_PROJECTIONS, "attn2": ("to_q", "to_k", "to_v", "to_out.0")}
+WHOLE_NETWORK = "whole UNet"
 # Short names of the UNet's groups of blocks and their names in diffusers, in forward order.
 UNET_BLOCKS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -48,6 +48,10 @@ class TextModel(Protocol):
         """Token ids of a phrase in each way that a prompt may spell it; some tokenizers spell a word otherwise at the start of a text."""
         ...
 
+    def vector_tokens(self, phrase: str) -> dict[str, list[int]]:
+        """Token ids of a phrase per text encoder that takes learned vectors, which may be more encoders than phrase_tokens has."""
+        ...
+
     def encode(
         self, prompts: list[str], words: Sequence[LearnedEmbedding | None] | None = None, padding: int | None = None
     ) -> list[EncodedPrompt]:
@@ -89,18 +93,47 @@ class TextModel(Protocol):
 
 
 class ForgetModel(TextModel, Protocol):
-    """A text-to-image model with cross-attention.
+    """A text-to-image model with attention of the picture to text.
 
     Notes
     -----
     Latents are (B, C, h, w) in the model's own scale. Sigma (B,) is the noise level of x = x0 + sigma e, variance-exploding for
-    models that predict the noise and for those that predict v. A context is (B, l, d).
+    models that predict the noise, v, or the flow: x = x_t / (1 - t) and sigma = t / (1 - t) of a flow at t. A context is (B, l, d).
     """
 
     device: torch.device
 
     def cross_attention(self) -> list[CrossAttention]:
-        """The cross-attention layers, in the order in which a forward pass runs them."""
+        """The cross-attention layers, in the order in which a forward pass runs them; none in joint attention."""
+        ...
+
+    def attention_layers(self) -> list[str]:
+        """Names of the layers in which the picture attends to text, in the order in which a forward pass runs them."""
+        ...
+
+    def probe_attention(self, receive: Callable[[Any, torch.Tensor], None]) -> AbstractContextManager[None]:
+        """Context in which the attention of every layer of attention_layers goes to a function.
+
+        Parameters
+        ----------
+        receive
+            Called as receive(layer, A), with the probabilities A (B, heads, pixels, text rows), differentiable. Where the picture attends
+            to itself besides, the rows of A sum to less than 1.
+        """
+        ...
+
+    def scale_columns(self, weight: torch.Tensor) -> AbstractContextManager[None]:
+        """Context with zero attention in every layer: A[:, i] *= 1 - s_i with the strengths `weight` (B, text rows)."""
+        ...
+
+    def trained_layers(self, choice: str) -> dict[str, torch.nn.Module]:
+        """The layers whose weights a training changes, by their paths in the names of patch files.
+
+        Raises
+        ------
+        ForgetError
+            The model cannot train this one of TRAIN_CHOICES.
+        """
         ...
 
     def text_entries(self) -> list[TextEntry]:

@@ -63,6 +63,11 @@ class EncodedPrompt:
         """The prompt as each of its text encoders gives it."""
         return self, *self.further
 
+    @property
+    def whole_context(self) -> torch.Tensor:
+        """The rows of all its text encoders, as the model gets them."""
+        return torch.cat([block.context for block in self.blocks]) if self.further else self.context
+
     def to(self, device: torch.device | str) -> EncodedPrompt:
         """Copies the prompt, with its context and pooled embedding on a device."""
         pooled = None if self.pooled is None else self.pooled.to(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..concepts.concept import Concept, name_columns
+from ..concepts.concept import Concept, Name, name_columns
 from ..concepts.templates import fill_template
 from ..model.protocol import ForgetModel
 from ..model.tokens import EncodedPrompt
@@ -25,5 +25,14 @@ def concept_prompts(model: ForgetModel, concept: Concept) -> PromptSet:
         texts = [fill_template(t, name.text) for t in concept.templates]
         for prompt in model.encode(texts, [name.embedding] * len(texts)):
             prompts.encoded.append(prompt)
-            prompts.columns.append(name_columns(model, prompt, name, concept.end_token))
+            prompts.columns.append(_columns(model, prompt, name, concept.end_token))
     return prompts
+
+
+def _columns(model: ForgetModel, prompt: EncodedPrompt, name: Name, end_token: str) -> list[int]:
+    """Concept columns in the rows of all text encoders, one encoder after another."""
+    columns, start = list[int](), 0
+    for block in prompt.blocks:
+        columns += [start + column for column in name_columns(model, block, name, end_token)]
+        start += len(block.context)
+    return columns

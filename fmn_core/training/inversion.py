@@ -75,7 +75,7 @@ def starting_vectors(model: ForgetModel, settings: InversionSettings) -> Learned
         On words without tokens.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    ids = model.phrase_tokens(settings.words) if settings.start == "words" else {}
+    ids = model.vector_tokens(settings.words) if settings.start == "words" else {}
     if settings.start == "words" and not all(ids.values()):
         raise ForgetError(
             "Expected words to start from, got none. Type what the images show, or start from noise or mean."

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import torch
 
+from ..model.entries import CONTEXT
 from ..model.protocol import ForgetModel
 from .trainable import Trainable
 
@@ -71,16 +72,15 @@ def _level_weight(sigma: torch.Tensor, weighting: str) -> torch.Tensor:
 
 
 class Preservation:
-    """Preservation term |(W' - W) P^T|^2 / |W P^T|^2, averaged over the trained keys and values."""
+    """Preservation term |(W' - W) P^T|^2 / |W P^T|^2, averaged over the trained layers that read the context."""
 
     def __init__(self, model: ForgetModel, trained: dict[str, Trainable], preserve: torch.Tensor):
         rows = preserve.double()
         self.moment = (rows.T @ rows / len(rows)).float().to(model.device)
         self.terms = []
-        names = [(layer.name, p) for layer in model.cross_attention() for p in ("to_k", "to_v")]
-        names = [name for name in names if ".".join(name) in trained]
-        for name, w in zip(names, model.weights(names, model.device)):
-            self.terms.append((trained[".".join(name)], ((w @ self.moment) * w).sum()))
+        entries = [entry for entry in model.text_entries() if entry.reads == CONTEXT and entry.path in trained]
+        for entry, w in zip(entries, model.weights([entry.name for entry in entries], model.device)):
+            self.terms.append((trained[entry.path], ((w @ self.moment) * w).sum()))
 
     def __call__(self) -> torch.Tensor:
         """Mean squared relative movement of the preserve prompts' keys and values, a scalar."""

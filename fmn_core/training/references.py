@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ..attention.hooks import scaled_columns
 from ..errors import ForgetError
 from ..model.protocol import ForgetModel
 from ..model.sampler import sample, sample_seeds, seeded_noise
@@ -106,10 +105,10 @@ def make_pairs(
         batch_prompts = [prompts[n] for n in batch]
         noise = torch.stack([seeded_noise(size, seed + start + k) for k in range(len(batch))])
         kept.append(sample(model, batch_prompts, empty, noise, steps, guidance))
-        weight = torch.zeros(2 * len(batch), batch_prompts[0].context.shape[0])
+        weight = torch.zeros(2 * len(batch), batch_prompts[0].whole_context.shape[0])
         for row, n in enumerate(batch):
             weight[row, columns[n]] = 1
-        with scaled_columns(model.cross_attention(), weight):
+        with model.scale_columns(weight):
             zeroed.append(sample(model, batch_prompts, empty, noise, steps, guidance))
         if progress is not None:
             progress(start + len(batch), count)

@@ -9,12 +9,10 @@ from typing import Literal, get_args
 import torch
 
 from ..errors import ForgetError
-from ..model.layers import TEXT_PROJECTIONS
 from ..options import option, options
 from .losses import LossForm, VisualWeighting
 from .trainable import WeightForm
 
-PROJECTIONS = {**TEXT_PROJECTIONS, "attn2": ("to_q", "to_k", "to_v", "to_out.0")}
 TrainedWeights = Literal["values", "keys", "keys and values", "attn2", "whole UNet"]
 Optimiser = Literal["AdamW", "Adam", "RAdam", "Adafactor", "SGD"]
 Schedule = Literal["constant", "linear", "cosine"]

@@ -6,16 +6,17 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from ..attention.hooks import attention_probe, checkpointed
+from ..attention.hooks import checkpointed
 from ..attention.masks import LayerMasks
 from ..attention.zeroing import attention_mass
 from ..concepts.concept import Concept
 from ..concepts.preserve import preserve_groups
 from ..errors import ForgetError
-from ..model.protocol import CrossAttention, ForgetModel
+from ..model.protocol import ForgetModel
 from ..model.sampler import sample_seeds
 from ..model.tokens import EncodedPrompt
 from ..model.transfer import read, send
@@ -25,7 +26,7 @@ from .drift import DriftMonitor
 from .loss_scale import LossScale
 from .losses import Preservation, attention_loss, visual_loss, visual_scale
 from .references import ImagePairs, References
-from .settings import OPTIMISERS, PRESERVATION_SCALE, PROJECTIONS, GradientSettings, auto_learning_rate
+from .settings import OPTIMISERS, PRESERVATION_SCALE, GradientSettings, auto_learning_rate
 from .trainable import injected, make_trainable
 
 # Steps between two copies of the trained parameters, one of which is restored when the loss is no longer finite.
@@ -40,13 +41,6 @@ class Step:
     number: int
     loss: float
     mass: float
-
-
-def trained_layers(model: ForgetModel, train: str) -> dict[str, torch.nn.Module]:
-    """The layers whose weights are trained, by their diffusers paths."""
-    if train == "whole UNet":
-        return dict(sorted(model.linear_layers().items()))
-    return {f"{layer.name}.{p}": layer.projections[p] for layer in model.cross_attention() for p in PROJECTIONS[train]}
 
 
 @dataclass
@@ -93,13 +87,13 @@ class Trainer:
         self.model, self.settings, self.references, self.pairs = model, settings, references, pairs
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.prompts = [concept_prompts(model, concept) for concept in concepts]
-        self.layers = trained_layers(model, settings.train)
+        self.layers = model.trained_layers(settings.train)
         form, rank = settings.weights, settings.rank
         self.trained = {n: make_trainable(form, m, rank, self.generator, model.device) for n, m in self.layers.items()}
         self.parameters = [p for change in self.trained.values() for p in change.parameters()]
         groups = preserve_groups(model, concepts, settings.preserve_prompts, settings.use_everyday_captions)
         preserve = model.encode([text for group in groups for text in group])
-        rows = torch.cat([p.context for p in preserve])
+        rows = torch.cat([block.context for p in preserve for block in p.blocks])
         self.learning_rate = settings.learning_rate or auto_learning_rate(rows.shape[1], settings)
         self._make_optimiser()
         self.preservation = Preservation(model, self.trained, rows)
@@ -178,25 +172,25 @@ class Trainer:
         The backward pass belongs into the context, because checkpointed blocks run again there and need their hooks. Where only the
         attention loss is used, the pass ends after the last cross-attention layer, and the noised latent stands for the prediction.
         """
-        layers = self.model.cross_attention()
+        layers = len(self.model.attention_layers())
         blocks = self.model.blocks() if self.settings.checkpointing else []
         attention_only = self.settings.visual_weight == 0 and not blocks
         collected: list[torch.Tensor] = []
 
-        def receive(layer: CrossAttention, probabilities: torch.Tensor) -> None:
+        def receive(layer: Any, probabilities: torch.Tensor) -> None:
             columns = probabilities.index_select(-1, sample.columns)
             if sample.mask is not None:
                 columns = columns * sample.mask(columns.shape[-2]).to(columns)[:, None, :, None]
             collected.append(columns)
-            if attention_only and len(collected) == len(layers):
+            if attention_only and len(collected) == layers:
                 raise _AttentionComplete
 
-        with injected(self.layers, self.trained), attention_probe(layers, receive), checkpointed(blocks):
+        with injected(self.layers, self.trained), self.model.probe_attention(receive), checkpointed(blocks):
             try:
                 predicted = self.model.denoise(sample.x, sample.sigma, [sample.prompt]).float()
             except _AttentionComplete:
                 predicted = sample.x
-            yield predicted, collected[: len(layers)]
+            yield predicted, collected[:layers]
 
     def losses(
         self, sample: TrainingSample, predicted: torch.Tensor, columns: list[torch.Tensor]

@@ -11,12 +11,12 @@ from ...fmn_core.concepts.concept import Concept, concept_from_text
 from ...fmn_core.model.tokens import LearnedEmbedding
 from ...fmn_core.training.augmentation import AugmentSettings
 from ...fmn_core.training.inversion import Inversion, InversionSettings, invert_concept
-from .model import ComfyModel
 from .references import encode_references
+from .transformer import TrainedModel
 
 
 def invert_images(
-    adapter: ComfyModel,
+    adapter: TrainedModel,
     vae: Any,
     images: torch.Tensor,
     mask: torch.Tensor | None,

@@ -18,8 +18,8 @@ from ...fmn_core.training.concept_prompts import concept_prompts
 from ...fmn_core.training.references import ImagePairs, References, make_pairs, sample_references
 from .. import host
 from ..ui.mask_overlay import check_images
-from .model import ComfyModel
 from .text import ComfyText
+from .transformer import TrainedModel
 
 _shared_cache = Cache()
 
@@ -35,7 +35,7 @@ def with_cache(adapter: ComfyText) -> Any:
 
 
 def encode_references(
-    adapter: ComfyModel, vae: Any, concept: Concept, settings: AugmentSettings, seed: int, own_images: int = 0
+    adapter: TrainedModel, vae: Any, concept: Concept, settings: AugmentSettings, seed: int, own_images: int = 0
 ) -> References:
     """Encodes a concept's images into latents.
 
@@ -65,7 +65,7 @@ def encode_references(
 
 
 def _drawn_latents(
-    adapter: ComfyModel, concept: Concept, shape: tuple[int, int, int], count: int, seed: int
+    adapter: TrainedModel, concept: Concept, shape: tuple[int, int, int], count: int, seed: int
 ) -> torch.Tensor:
     """Latents (count, C, h, w) of pictures of the concept that the model draws."""
     prompts = concept_prompts(adapter, concept).encoded
@@ -113,7 +113,7 @@ def checked_masks(mask: torch.Tensor | None, images: torch.Tensor | None) -> tor
 
 
 def image_pairs(
-    adapter: ComfyModel, concept: Concept, count: int, steps: int, guidance: float, seed: int
+    adapter: TrainedModel, concept: Concept, count: int, steps: int, guidance: float, seed: int
 ) -> ImagePairs:
     """Samples image pairs for the visual denoising loss with the model itself, or takes them from the cache.
 

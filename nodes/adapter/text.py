@@ -97,12 +97,16 @@ class ComfyText:
         """See TextModel.phrase_spellings; CLIP has one spelling."""
         return {name: [ids] for name, ids in self.phrase_tokens(phrase).items()}
 
+    def vector_tokens(self, phrase: str) -> dict[str, list[int]]:
+        """See TextModel.vector_tokens."""
+        return self.phrase_tokens(phrase)
+
     def encode(
         self, prompts: list[str], words: Sequence[LearnedEmbedding | None] | None = None, padding: int | None = None
     ) -> list[EncodedPrompt]:
         """See TextModel.encode."""
         tokens = [self._prompt_tokens(p, w) for p, w in zip(prompts, words or [None] * len(prompts))]
-        with_gradients = any(v.requires_grad for w in words or () if w for v in w.values()) and torch.is_grad_enabled()
+        with_gradients = wants_gradients(words)
         single_chunk = all(len(chunks) == 1 for t in tokens for chunks in t.values())
         if not single_chunk:
             return [self._encode_alone(p, t, with_gradients) for p, t in zip(prompts, tokens)]
@@ -204,6 +208,11 @@ def _with_vectors(chunk: list[tuple], marker: list[int], vectors: Iterator[torch
     return [*replaced, *chunk[end:]]
 
 
+def wants_gradients(words: Sequence[LearnedEmbedding | None] | None) -> bool:
+    """Whether gradients pass through the encoding of prompts with these learned embeddings."""
+    return any(v.requires_grad for w in words or () if w for v in w.values()) and torch.is_grad_enabled()
+
+
 def token_ids(tokens: HostTokens) -> dict[str, list[list[int]]]:
     """Ids of the host's tokens without their weights; vectors of an embedding have negative ids (see vector_id)."""
     return {
@@ -216,3 +225,11 @@ def detached_copy(tensor: torch.Tensor) -> torch.Tensor:
     """Copies a tensor to the CPU in float32, so that autograd accepts it even when it was made in inference mode."""
     with torch.inference_mode(False):
         return tensor.detach().to("cpu", torch.float32).clone()
+
+
+def batches_of_equal_length(lengths: list[tuple[int, ...]], size: int) -> list[list[int]]:
+    """Numbers of prompts in batches of equal lengths, because an encoder without padding takes no others together."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, length in enumerate(lengths):
+        groups.setdefault(length, []).append(number)
+    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]

@@ -16,8 +16,16 @@ from ...fmn_core.model.protocol import CrossAttention
 from ...fmn_core.model.tokens import NO_START, EncodedPrompt, LearnedEmbedding, Vocabulary, first_end, strip_special
 from .. import host
 from .chunk_memory import Tokens
+from .flow_model import FlowModel
 from .model import ComfyModel
-from .text import ComfyText, HostTokens, detached_copy, token_ids
+from .text import (
+    ComfyText,
+    HostTokens,
+    batches_of_equal_length,
+    detached_copy,
+    token_ids,
+    wants_gradients,
+)
 
 # Prompts that a text encoder takes at once.
 _BATCH = 8
@@ -53,7 +61,7 @@ class TransformerText(ComfyText):
         super().__init__(clip)
 
     def _find_tokenizers(self) -> dict[str, Any]:
-        family = self._given_family or _family_of_text(self.clip)
+        family = self._given_family or host.family_of_encoders(self.clip.tokenize(""))
         if family is None:
             raise ForgetError(
                 f"Expected the text encoders of a transformer that Forget Concept knows, got {', '.join(sorted(self.clip.tokenize('')))}. "
@@ -136,6 +144,15 @@ class TransformerText(ComfyText):
             for name, ids in self.phrase_tokens(phrase).items()
         }
 
+    def vector_tokens(self, phrase: str) -> dict[str, list[int]]:
+        """See TextModel.vector_tokens. The pooled embedding's encoders take vectors, too."""
+        ids, own = token_ids(self._host_tokens(phrase)), {}
+        for name, part in self._tokenizers.items():
+            start = NO_START if part.start_token is None else part.start_token
+            end = part.pad_token if part.end_token is None else part.end_token
+            own[name] = strip_special(ids[name], Vocabulary(start, end, {name: part.pad_token}))
+        return own
+
     def token_embeddings(self) -> dict[str, torch.Tensor]:
         """See TextModel.token_embeddings; without those of encoders that were not loaded."""
         loaded = [n for n in self._tokenizers if host.part_of(self.clip.cond_stage_model, n) is not None]
@@ -147,9 +164,11 @@ class TransformerText(ComfyText):
     ) -> list[EncodedPrompt]:
         """See TextModel.encode. Rows are as the text entries get them. An encoder that sees its padding gets all of it."""
         tokens = [self._prompt_tokens(p, w) for p, w in zip(prompts, words or [None] * len(prompts))]
+        with_gradients = wants_gradients(words)
+        size = 1 if with_gradients or len(self.family.rows) > 1 else _BATCH
         encoded: dict[int, EncodedPrompt] = {}
-        for batch in _batches([self._lengths(t) for t in tokens], 1 if len(self.family.rows) > 1 else _BATCH):
-            contexts, pooled = self._batch([tokens[n] for n in batch])
+        for batch in batches_of_equal_length([self._lengths(t) for t in tokens], size):
+            contexts, pooled = self._batch([tokens[n] for n in batch], with_gradients)
             contexts = self._as_entries_read(contexts)
             for n, context, vector in zip(batch, contexts, pooled):
                 encoded[n] = self._encoded(prompts[n], tokens[n], context, vector, padding)
@@ -193,11 +212,13 @@ class TransformerText(ComfyText):
         tokens = {name: [chunk] for name, chunk in chunks.items()}
         return EncodedPrompt(prompt, tokens, context[:count], causal=rows.causal, nothing=rows.nothing)
 
-    def _batch(self, batch: list[HostTokens]) -> tuple[list[torch.Tensor], Sequence[torch.Tensor | None]]:
+    def _batch(
+        self, batch: list[HostTokens], with_gradients: bool = False
+    ) -> tuple[list[torch.Tensor], Sequence[torch.Tensor | None]]:
         """Contexts (l, d) and pooled embeddings (1, width) of prompts whose tokens are equally many."""
         joined = {name: [chunk for tokens in batch for chunk in tokens[name]] for name in batch[0]}
         if len(batch) == 1:
-            context, pooled = self._run_encoder(self._on_device(joined), False)
+            context, pooled = self._run_encoder(joined if with_gradients else self._on_device(joined), with_gradients)
             return [context[0]], [pooled if self._has(self.family.pooled_of) else None]
         with host.every_pooled(self.clip) if self.family.pooled_of else contextlib.nullcontext([]) as outputs:
             context, _ = self._run_encoder(self._on_device(joined), False)
@@ -216,7 +237,7 @@ class TransformerText(ComfyText):
         return contexts
 
 
-class ComfyTransformer(TransformerText):
+class ComfyTransformer(FlowModel, TransformerText):
     """What the closed form needs of a MODEL that is a transformer of host.FAMILIES, and of its CLIP; neither is changed.
 
     Raises
@@ -226,7 +247,7 @@ class ComfyTransformer(TransformerText):
     """
 
     def __init__(self, patcher: Any, clip: Any):
-        self.patcher, self.device = patcher, patcher.load_device
+        self.use_model(patcher)
         super().__init__(clip, None if clip is None else self._family_of(set(clip.tokenize(""))))
         self._check_width()
 
@@ -271,29 +292,24 @@ class ComfyTransformer(TransformerText):
         return host.effective_weights(self.patcher, [f"diffusion_model.{path}.weight" for path in paths], device)
 
 
-def closed_form_model(patcher: Any, clip: Any) -> ComfyModel | ComfyTransformer:
-    """The adapter of a MODEL for the closed form, which is all that transformers can have so far."""
+TrainedModel = ComfyModel | ComfyTransformer
+
+
+def closed_form_model(patcher: Any, clip: Any) -> TrainedModel:
+    """The adapter of a MODEL for the closed form."""
     return ComfyModel(patcher, clip) if host.transformer_family(patcher) is None else ComfyTransformer(patcher, clip)
+
+
+def trained_model(patcher: Any, clip: Any) -> TrainedModel:
+    """The adapter of a MODEL for gradients; raises ForgetError on one whose family cannot be trained, before anything is encoded."""
+    host.require_trainable(patcher)
+    return closed_form_model(patcher, clip)
 
 
 def text_model(clip: Any) -> ComfyText | TransformerText:
     """The adapter of a CLIP alone; raises ForgetError on one of no family that is known."""
-    is_transformers = clip is not None and _family_of_text(clip) is not None
+    is_transformers = clip is not None and host.family_of_encoders(clip.tokenize("")) is not None
     return TransformerText(clip) if is_transformers else ComfyText(clip)
-
-
-def _family_of_text(clip: Any) -> host.TransformerFamily | None:
-    """The first family that takes a CLIP."""
-    names = set(clip.tokenize(""))
-    return next((family for family in host.FAMILIES if set(family.encoders) == names), None)
-
-
-def _batches(lengths: list[tuple[int, ...]], size: int) -> list[list[int]]:
-    """Numbers of prompts in batches of equal lengths, because an encoder without padding takes no others together."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for number, length in enumerate(lengths):
-        groups.setdefault(length, []).append(number)
-    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
 
 def _equal(one: list[int], two: list[int]) -> int:

@@ -23,6 +23,14 @@ from .latent_areas import CallMask, LatentAreas
 Replace = Callable[[dict[str, Any], "ZeroedCall", torch.Tensor], AbstractContextManager[None]]
 
 
+def zeroed_joint_attention(
+    layer: host.JointAttention, weight: torch.Tensor, rows: torch.Tensor | None = None, renormalise: bool = False
+) -> torch.Tensor:
+    """zeroed_attention of a layer of joint attention, with the strengths `weight` (B, text rows) of its text columns."""
+    weight = torch.nn.functional.pad(weight.to(layer.values.device), (0, layer.values.shape[1] - weight.shape[1]))
+    return zeroed_attention(layer.attend, layer.values, weight, rows, renormalise)
+
+
 def in_cross_attention(blocks: set[tuple[str, int, int]]) -> Replace:
     """Zeroes attn2 layers of a UNet, by the host's names of the layers."""
     return lambda options, call, context: host.replaced_attention(
@@ -169,11 +177,10 @@ class ZeroedCall:
             extra_options[self.key] = weight.to(context.device)
         return n, context, value
 
-    def joint_attention(self, attend: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor, pixels: int):
-        """Attention (B, pixels, w) of pixels to text and pixels, without that to the concept; see host.replaced_joint_attention."""
-        weight = torch.nn.functional.pad(self.weight, (0, values.shape[1] - self.weight.shape[1]))
-        rows = None if self.mask is None else self.mask.rows(values[:, -pixels:], {})
-        return zeroed_attention(attend, values, weight, rows, self.renormalise)
+    def joint_attention(self, layer: host.JointAttention) -> torch.Tensor:
+        """What the picture's rows take in a layer, (B, pixels, w), without the concept; see host.replaced_joint_attention."""
+        rows = None if self.mask is None else self.mask.rows(layer.queries, {})
+        return zeroed_joint_attention(layer, self.weight, rows, self.renormalise)
 
     @property
     def key(self) -> str:

@@ -15,7 +15,7 @@ from ...fmn_core.scores.meanings import dominant_share, sample_word
 from ...fmn_core.training.inversion import InversionSettings
 from .. import host
 from ..adapter.inversion import invert_images
-from ..adapter.model import ComfyModel
+from ..adapter.transformer import TrainedModel, trained_model
 from ..host.node_api import ForgetConceptType, Menu, io
 from ..ui import destination, pictures, reports, shared_inputs
 from ..ui.inversion_inputs import inversion_inputs, inversion_settings
@@ -99,7 +99,7 @@ class ConceptCorrection(io.ComfyNode):
         if not word:
             raise ForgetError("Expected a word to correct, got an empty text. Type the word that has several meanings.")
         with torch.inference_mode(False):
-            adapter = ComfyModel(model, clip)
+            adapter = trained_model(model, clip)
             check_meanings(adapter, word, contexts)
             if inverted:
                 concept, report_lines = _connected_concept(inverted), []
@@ -123,7 +123,7 @@ class ConceptCorrection(io.ComfyNode):
         patched, matched = host.apply_patch(model, patch, 1.0)
         saved = file.save_patch(patch)
         with torch.inference_mode(False):
-            corrected = ComfyModel(patched, clip)
+            corrected = trained_model(patched, clip)
             report_lines += _share_lines(adapter, corrected, word, concept, contexts, report_samples, seed)
         report = "\n".join([*saved.warning, *report_lines, reports.training_report(patch, matched, saved)])
         plot = pictures.training_plot(patch.figures, f"concept correction: {word}")
@@ -131,7 +131,13 @@ class ConceptCorrection(io.ComfyNode):
 
 
 def _share_lines(
-    adapter: ComfyModel, corrected: ComfyModel, word: str, concept: Concept, contexts: list[str], count: int, seed: int
+    adapter: TrainedModel,
+    corrected: TrainedModel,
+    word: str,
+    concept: Concept,
+    contexts: list[str],
+    count: int,
+    seed: int,
 ) -> list[str]:
     """Report line on the dominant meaning's share of the bare word's pictures, before and after; none for 0 pictures.
 
@@ -154,7 +160,7 @@ def _share_lines(
 
 
 def _invert_images(
-    adapter: ComfyModel, kind: str, images: Any, vae: Any, mask: Any, settings: InversionSettings
+    adapter: TrainedModel, kind: str, images: Any, vae: Any, mask: Any, settings: InversionSettings
 ) -> tuple[Concept, list[str]]:
     """The dominant meaning as textual inversion learned it from images, and the report's lines on the inversion."""
     if images is None:

@@ -14,7 +14,7 @@ from ...fmn_core.patch.patch import ForgetPatch
 from ...fmn_core.training.settings import GradientSettings
 from .. import host
 from ..adapter import references
-from ..adapter.model import ComfyModel
+from ..adapter.transformer import trained_model
 from ..host.node_api import Menu, io
 from ..ui import destination, phrases, pictures, reports, shared_inputs
 from ..ui.forget_options import DEFAULTS
@@ -49,7 +49,7 @@ class TrainForgetPatch(io.ComfyNode):
         with torch.inference_mode(False):
             concepts = references.concepts_to_forget(inputs.concepts, inputs.typed_concept())
             file = destination.for_patch(phrases.file_name_of(file_name, concepts))
-            adapter = ComfyModel(model, clip)
+            adapter = trained_model(model, clip)
             check_concepts(adapter, concepts)
             training = Training(adapter, concepts, inputs.options or DEFAULTS, inputs.seed, inputs.vae, inputs.pairs)
             patch = _train(training, inputs).as_stored()

@@ -114,7 +114,7 @@ def _gradient_inputs() -> list[Any]:
             "train",
             options=[AUTO, *TRAIN_CHOICES],
             default=AUTO,
-            tooltip="Which weights change. Auto: keys and values of the cross-attention.",
+            tooltip="Which weights change. Auto: keys and values of the cross-attention, in FLUX.1 and SD 3 what reads text.",
         ),
         option_input(GradientSettings, "loss"),
         io.Combo.Input(

@@ -20,7 +20,6 @@ from ...fmn_core.training.references import PAIR_GUIDANCE, PAIR_STEPS, ImagePair
 from ...fmn_core.training.settings import GradientSettings, check_settings
 from .. import host
 from ..adapter import references
-from ..adapter.transformer import ComfyTransformer
 from ..ui.forget_options import ForgetOptions
 from ..web.monitor import Monitor
 from ..web.progress import progress_callback
@@ -31,10 +30,7 @@ ATTACKED_PICTURES = 8
 
 @dataclass(frozen=True)
 class Training:
-    """Inputs that all methods share: the model, the concepts, their options and their image pairs.
-
-    A ComfyTransformer can be solved for in closed form, and nothing else.
-    """
+    """Inputs that all methods share: the model, the concepts, their options and their image pairs."""
 
     adapter: Any
     concepts: list[Concept]
@@ -60,11 +56,7 @@ def closed_form(training: Training, settings: ClosedFormSettings) -> ForgetPatch
     """The patch of a solve, between attacks where the options ask for attack rounds."""
     adapter = training.adapter
     if training.options.attack_rounds:
-        if isinstance(adapter, ComfyTransformer):
-            raise ForgetError(
-                f"Expected no attack rounds on a transformer, got {training.options.attack_rounds}: its gradients are not supported yet. "
-                "Set them to 0 in Closed Form Options."
-            )
+        host.require_trainable(adapter.patcher)
         hardening = Hardening(rounds=training.options.attack_rounds, budget=Budget(seed=training.seed))
         return _hardened(training, settings, hardening)
     bar, model = host.Progress(4), references.with_cache(adapter)
@@ -115,7 +107,8 @@ def _image_pairs(training: Training) -> list[ImagePairs]:
         with torch.no_grad():
             host.load(adapter.patcher)
             count, seed = training.options.pairs, training.seed
-            return [references.image_pairs(adapter, c, count, PAIR_STEPS, PAIR_GUIDANCE, seed) for c in concepts]
+            guidance = host.native_guidance(adapter.patcher) or PAIR_GUIDANCE
+            return [references.image_pairs(adapter, c, count, PAIR_STEPS, guidance, seed) for c in concepts]
     missing = [c.label() for c in concepts if c.key() not in connected]
     if missing:
         raise ForgetError(

@@ -43,6 +43,7 @@ from .files import (
     patch_root,
     preset_folder,
 )
+from .joint_attention import JointAttention, replaced_joint_attention
 from .loaded import LoadedModels, assume_loaded
 from .miniature import MINIATURE, MiniatureConfig, MiniatureTokenizer, load_miniature, load_miniature_image_text
 from .miniature_flux import load_miniature_flux
@@ -76,7 +77,6 @@ from .sampling import (
     attention_blocks,
     latent_preview,
     replaced_attention,
-    replaced_joint_attention,
     sampling_options,
     unwrap_unet,
     wrap_sampling,
@@ -87,7 +87,10 @@ from .transformers import (
     Rows,
     TransformerFamily,
     before_entries,
+    family_of_encoders,
     joint_layers,
+    linear_layers,
+    require_trainable,
     text_width,
     transformer_entries,
     transformer_families,
@@ -100,6 +103,7 @@ __all__ = [
     "PATCH_FOLDER",
     "PRECISIONS",
     "Drawing",
+    "JointAttention",
     "LoadedModels",
     "MiniatureConfig",
     "MiniatureTokenizer",
@@ -125,6 +129,7 @@ __all__ = [
     "embedding_path",
     "embedding_root",
     "every_pooled",
+    "family_of_encoders",
     "file_version",
     "graph_texts",
     "image_text_folders",
@@ -134,6 +139,7 @@ __all__ = [
     "layer_shapes",
     "limit_encoder_rows",
     "limit_to_rows",
+    "linear_layers",
     "load",
     "load_miniature",
     "load_miniature_flux",
@@ -158,6 +164,7 @@ __all__ = [
     "replaced_joint_attention",
     "require_editable",
     "require_floats",
+    "require_trainable",
     "require_unet",
     "run_modules",
     "running_node",

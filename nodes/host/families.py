@@ -14,8 +14,6 @@ from ...fmn_core.errors import ForgetError
 from .transformers import FAMILIES, transformer_family
 
 _XL_CONTEXT_WIDTH, _SD2_CONTEXT_WIDTH = 2048, 1024
-# The host writes this image_size into the configuration of every full-size model.
-_FULL_SIZE = 32
 
 
 def require_unet(patcher: Any) -> Any:
@@ -77,24 +75,27 @@ def predicts_v(patcher: Any) -> bool:
 
 
 def native_guidance(patcher: Any) -> float | None:
-    """The scale of classifier-free guidance that a MODEL is sampled with; None where any will do. FLUX.1 has its guidance built in."""
+    """The scale of classifier-free guidance that a MODEL is sampled with; None where any will do.
+
+    FLUX.1 has its guidance built in. The miniature FLUX has not, and states so in its configuration.
+    """
     family = transformer_family(patcher)
-    return None if family is None else family.guidance
+    return getattr(patcher.model.model_config, "guidance", None if family is None else family.guidance)
 
 
 def native_latent_side(patcher: Any, context_width: int) -> int:
     """Side, in latent pixels, of the square that a MODEL was trained on.
 
-    128 for SDXL and transformers, 96 for SD 2.x with v-prediction, otherwise 64. The miniature's configuration states its own side.
+    128 for SDXL and transformers, 96 for SD 2.x with v-prediction, otherwise 64. A miniature's configuration states its own side.
 
     Parameters
     ----------
     context_width
         Width d of the text conditioning.
     """
+    own = getattr(patcher.model.model_config, "latent_side", None)
+    if own is not None:
+        return own
     if context_width == _XL_CONTEXT_WIDTH or transformer_family(patcher):
         return 128
-    size = patcher.model.model_config.unet_config.get("image_size", _FULL_SIZE)
-    if size != _FULL_SIZE:
-        return size
     return 96 if context_width == _SD2_CONTEXT_WIDTH and predicts_v(patcher) else 64

@@ -38,6 +38,7 @@ class MiniatureConfig(comfy.supported_models_base.BASE):
 
     def __init__(self, config: dict[str, Any]):
         self.sampling_settings = config["sampling"]
+        self.latent_side = config["unet"]["image_size"]
         super().__init__(config["unet"])
         self.latent_format.scale_factor = config["scale_factor"]
         self.latent_format.latent_rgb_factors = config.get("latent_rgb_factors")

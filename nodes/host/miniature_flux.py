@@ -26,13 +26,15 @@ class MiniatureFluxConfig(comfy.supported_models.Flux):
     Parameters
     ----------
     config
-        The content of mini_flux/config.json: `flux`, `sampling`, `latent_scale`.
+        The content of mini_flux/config.json: `flux`, `sampling`, `latent_scale`, preview colours, and at which side in latent
+        pixels and at which guidance it is sampled.
     """
 
     memory_usage_factor = 1.0
 
     def __init__(self, config: dict[str, Any]):
         self.sampling_settings = config["sampling"]
+        self.latent_side, self.guidance = config["latent_side"], config["guidance"]
         # Newer hosts tell variants of the architecture apart by which positions the text has.
         newer = {"txt_ids_dims": []} if "txt_ids_dims" in FluxParams.__dataclass_fields__ else {}
         super().__init__({**config["flux"], **newer})

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
-import itertools
 from typing import Any
 
 import comfy.patcher_extension
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 
-from ...fmn_core.attention.zeroing import merge_heads, split_heads
 from .families import require_unet
 
-_OVERRIDE = "optimized_attention_override"
 # Attention of older hosts cannot be replaced through transformer_options, and does not accept them.
 _TAKES_OPTIONS = {"kwargs", "transformer_options"} & inspect.signature(optimized_attention).parameters.keys()
 
@@ -99,58 +95,6 @@ def replaced_attention(options: dict[str, Any], blocks: Any, replacement: Any, p
     finally:
         for name, previous in before.items():
             options.pop(name) if previous is None else options.update({name: previous})
-
-
-@contextlib.contextmanager
-def replaced_joint_attention(options: dict[str, Any], layers: set[int], text: int, replacement: Any):
-    """Replaces what the picture takes from text and picture, in layers in which both attend to one another, for one call of the model.
-
-    The attention that other nodes have put in place of the host's is used; the call's transformer_options are restored afterwards.
-
-    Parameters
-    ----------
-    options
-        The transformer_options of the call.
-    layers
-        Numbers of the layers to replace, in the order of joint_layers.
-    text
-        Number of text rows, which stand before those of the picture.
-    replacement
-        Called with the attention of the picture's rows as a function of the values, (B, l, w) -> (B, pixels, w), with the values
-        (B, l, w), and with the number of pixels; returns what takes the place of the result.
-    """
-    before, joint, number = options.get(_OVERRIDE), 0, itertools.count()
-
-    def override(func, q, k, v, *args, **kwargs):
-        nonlocal joint
-        attend = func if before is None else functools.partial(before, func)
-        # Blocks of some models have further attention of the picture to itself, of fewer rows.
-        joint = joint or k.shape[-2]
-        if k.shape[-2] != joint or q.shape[-2] != joint or next(number) not in layers:
-            return attend(q, k, v, *args, **kwargs)
-        return _joint_attention(attend, q, k, v, text, replacement, args, kwargs)
-
-    options[_OVERRIDE] = override
-    try:
-        yield
-    finally:
-        options.pop(_OVERRIDE) if before is None else options.update({_OVERRIDE: before})
-
-
-def _joint_attention(attend, q, k, v, text: int, replacement: Any, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
-    in_heads, mask = kwargs.get("skip_reshape", False), kwargs.get("mask")
-
-    def rows(which: slice, values: torch.Tensor) -> torch.Tensor:
-        own = mask[..., which, :] if mask is not None and mask.shape[-2] == q.shape[-2] else mask
-        return attend(q[..., which, :], k, values, *args, **{**kwargs, "mask": own})
-
-    def picture(values: torch.Tensor) -> torch.Tensor:
-        return rows(slice(text, None), split_heads(values, v.shape[1]) if in_heads else values)
-
-    # SD 3 splits the heads of values, though not those of queries and keys.
-    values = merge_heads(v) if in_heads else v.flatten(2)
-    replaced = replacement(picture, values, q.shape[-2] - text)
-    return torch.cat([rows(slice(text), v), replaced.to(v.dtype)], dim=1)
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict[str, Any]) -> torch.Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_base
+import torch
 
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.model.entries import CONTEXT, POOLED, TextEntry
@@ -61,6 +63,11 @@ class TransformerFamily:
     joint
         The module lists, in the order in which they run, whose blocks let rows of the context and of the picture attend to one another,
         the former first; empty where they do not, or where that is not known.
+    text_stream
+        Pattern of the paths of further layers whose inputs are rows of text: what a training changes besides the entries. Empty where
+        models of the family cannot be trained.
+    attention
+        Pattern of the paths of all layers of attention.
     guidance
         The scale of classifier-free guidance that it is sampled with; None where any will do.
     """
@@ -74,6 +81,8 @@ class TransformerFamily:
     pooled: str = ""
     pooled_of: tuple[str, ...] = ()
     joint: tuple[str, ...] = ()
+    text_stream: str = ""
+    attention: str = ""
     guidance: float | None = None
 
     @property
@@ -87,6 +96,8 @@ FAMILIES = (
     TransformerFamily(
         "FLUX.1", ("Flux",), (Rows((_T5,)),), "T5-XXL and CLIP-L: load both with DualCLIPLoader, type flux",
         "txt_in", pooled="vector_in.in_layer", pooled_of=("l",), joint=("double_blocks", "single_blocks"), guidance=1.0,
+        text_stream=r"double_blocks\.\d+\.txt_attn\.qkv",
+        attention=r"double_blocks\.\d+\.(txt|img)_attn\.(qkv|proj)|single_blocks\.\d+\.linear[12]",
     ),
     TransformerFamily(
         "FLUX.2 Klein 4B", ("Flux2",), (Rows(("qwen3_4b",), causal=True),), "Qwen3 4B: load it with CLIPLoader, type flux2",
@@ -103,7 +114,8 @@ FAMILIES = (
     TransformerFamily(
         "SD 3", ("SD3",), (Rows(("l", "g"), causal=True), Rows((_T5,))),
         "CLIP-L, CLIP-G and T5-XXL: load them with TripleCLIPLoader", "context_embedder", pooled="y_embedder.mlp.0", pooled_of=("l", "g"),
-        joint=("joint_blocks",),
+        joint=("joint_blocks",), text_stream=r"joint_blocks\.\d+\.context_block\.attn\.qkv",
+        attention=r"joint_blocks\.\d+\.(context|x)_block\.attn2?\.(qkv|proj)",
     ),
     TransformerFamily(
         "Qwen-Image", ("QwenImage",), (Rows(("qwen25_7b",), causal=True, nothing=PREVIOUS_ROW),),
@@ -151,6 +163,12 @@ def transformer_family(patcher: Any) -> TransformerFamily | None:
     return next(iter(transformer_families(patcher)), None)
 
 
+def family_of_encoders(names: Iterable[str]) -> TransformerFamily | None:
+    """The first family whose CLIP has exactly these text encoders."""
+    wanted = set(names)
+    return next((family for family in FAMILIES if set(family.encoders) == wanted), None)
+
+
 def transformer_entries(patcher: Any, family: TransformerFamily) -> list[TextEntry]:
     """The text entries of a transformer: what reads its context, in the order of its modules, then what reads a pooled embedding."""
     modules = dict(patcher.model.diffusion_model.named_modules())
@@ -183,6 +201,24 @@ def joint_layers(patcher: Any) -> list[str] | None:
         )
     blocks = patcher.model.diffusion_model
     return [f"{name}.{n}" for name in family.joint for n in range(len(getattr(blocks, name)))]
+
+
+def require_trainable(patcher: Any) -> None:
+    """Raises ForgetError on a transformer of FAMILIES that cannot be trained by gradient."""
+    family = transformer_family(patcher)
+    if family is not None and not family.text_stream:
+        known = ", ".join(f.name for f in FAMILIES if f.text_stream)
+        raise ForgetError(
+            f"Expected a Stable Diffusion model or one of {known}, which can be trained by gradient, got {family.name}. Use Forget Concept "
+            "for this model."
+        )
+
+
+def linear_layers(patcher: Any, pattern: str = ".*") -> dict[str, torch.nn.Module]:
+    """Linear and convolution layers of a transformer whose paths match a pattern, by path."""
+    modules = patcher.model.diffusion_model.named_modules()
+    kinds = torch.nn.Linear, torch.nn.Conv2d
+    return {path: m for path, m in modules if isinstance(m, kinds) and re.fullmatch(pattern, path)}
 
 
 def before_entries(patcher: Any, family: TransformerFamily) -> list[str]:

@@ -17,7 +17,7 @@ from ...fmn_core.patch.patch import fingerprint
 from ...fmn_core.training.augmentation import AugmentSettings
 from .. import host
 from ..adapter import references
-from ..adapter.model import ComfyModel
+from ..adapter.transformer import TrainedModel, trained_model
 from ..host.node_api import ForgetConceptType, Menu, io
 from ..ui import destination, pictures, reports, shared_inputs
 from ..ui.option_inputs import option_input, option_inputs
@@ -90,7 +90,7 @@ class AttackForgetPatch(io.ComfyNode):
         budget = Budget(steps=steps, batch=batch, tokens=tokens, candidates=candidates, seed=seed)
         started, losses = time.perf_counter(), []
         with torch.inference_mode(False):
-            adapter = ComfyModel(model, clip)
+            adapter = trained_model(model, clip)
             images = references.checked_images(images)
             words = _search(adapter, vae, images, phrase, kind, attack, budget, losses)
             base = fingerprint(adapter)
@@ -127,7 +127,14 @@ def _embedding_lines(saved: destination.SaveResult, prompt_name: str) -> list[st
 
 
 def _search(
-    adapter: ComfyModel, vae: Any, images: Any, phrase: str, kind: str, attack: str, budget: Budget, losses: list[float]
+    adapter: TrainedModel,
+    vae: Any,
+    images: Any,
+    phrase: str,
+    kind: str,
+    attack: str,
+    budget: Budget,
+    losses: list[float],
 ) -> str | LearnedEmbedding:
     """Runs the search with a progress bar; appends the loss of each step to `losses`. Returns a text or learned vectors."""
     concept = Concept([], kind, [], images=images)

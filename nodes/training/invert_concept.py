@@ -13,7 +13,7 @@ from ...fmn_core.training.inversion import InversionSettings
 from .. import host
 from ..adapter import references
 from ..adapter.inversion import invert_images
-from ..adapter.model import ComfyModel
+from ..adapter.transformer import trained_model
 from ..host.node_api import ForgetConceptType, Menu, io
 from ..ui import destination, pictures, reports, shared_inputs
 from ..ui.inversion_inputs import inversion_inputs, inversion_settings
@@ -94,7 +94,7 @@ class InvertConcept(io.ComfyNode):
     ) -> io.NodeOutput:
         file = destination.for_embedding(file_name)
         with torch.inference_mode(False):
-            adapter = ComfyModel(model, clip)
+            adapter = trained_model(model, clip)
             images = references.checked_images(images)
             mask = references.checked_masks(mask, images)
             start_embedding = (

@@ -9,7 +9,7 @@ from ...fmn_core.model.tokens import END_TOKEN_CHOICES
 from ...fmn_core.training.references import PAIR_GUIDANCE, PAIR_STEPS, ImagePairs
 from .. import host
 from ..adapter import references
-from ..adapter.model import ComfyModel
+from ..adapter.transformer import TrainedModel, trained_model
 from ..host.node_api import ForgetConceptType, ForgetPairsType, Menu, io
 from ..ui import pictures, shared_inputs
 from ..ui.forget_options import DEFAULTS
@@ -75,7 +75,7 @@ class VisualDenoisingPairs(io.ComfyNode):
         typed_concept = concept_from_text(phrase, kind, end_token=end_token) if phrase.strip() else None
         all_concepts = references.concepts_to_forget(concepts, typed_concept)
         with torch.inference_mode(False), torch.no_grad():
-            adapter = ComfyModel(model, clip)
+            adapter = trained_model(model, clip)
             check_concepts(adapter, all_concepts)
             host.load(model)
             pairs = [references.image_pairs(adapter, c, count, steps, guidance, seed) for c in all_concepts]
@@ -83,6 +83,6 @@ class VisualDenoisingPairs(io.ComfyNode):
         return io.NodeOutput(pairs_by_concept, pictures.pair_rows([_decode_pairs(adapter, vae, p) for p in pairs]))
 
 
-def _decode_pairs(adapter: ComfyModel, vae, pairs: ImagePairs) -> tuple[torch.Tensor, torch.Tensor]:
+def _decode_pairs(adapter: TrainedModel, vae, pairs: ImagePairs) -> tuple[torch.Tensor, torch.Tensor]:
     """Pictures (N, H, W, 3) with the concept's attention kept, and with it zeroed."""
     return adapter.decode_latents(vae, pairs.kept), adapter.decode_latents(vae, pairs.zeroed)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from forget_me_not.nodes import host
 from forget_me_not.nodes.adapter.model import ComfyModel
-from prompts import train_inputs
 
 from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings
@@ -61,10 +60,9 @@ def sd3():
 
 
 @pytest.mark.parametrize(("make", "name"), [(flux, "Flux"), (sd3, "OpenAISignatureMMDITWrapper")])
-@pytest.mark.parametrize("node_id", ["FMN_TrainForgetPatch", "FMN_ConceptAttentionMap"])
+@pytest.mark.parametrize("node_id", ["FMN_ConceptAttentionMap"])
 def test_transformers_are_refused_with_what_is_supported(miniature, make, name, node_id):
     inputs = {
-        "FMN_TrainForgetPatch": {k: v for k, v in train_inputs(file_name="").items() if k not in ("model", "clip")},
         "FMN_ConceptAttentionMap": dict.fromkeys(("prompt", "phrase", "end_token", "width", "height", "steps", "seed")),
     }
     message = f"Expected a Stable Diffusion 1.x, 2.x or XL model .*got {name}"

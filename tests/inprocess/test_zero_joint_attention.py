@@ -68,7 +68,9 @@ def reference(monkeypatch):
             if count[0] % calls in layers:
                 for row, conditional in enumerate(transformer_options["cond_or_uncond"]):
                     if conditional == 0:
-                        weight = torch.full((pixels,), strength, dtype=a.dtype) if mask is None else strength * mask.double()
+                        weight = (
+                            torch.full((pixels,), strength, dtype=a.dtype) if mask is None else strength * mask.double()
+                        )
                         part = a[row, :, -pixels:]
                         scaled = part.clone()
                         scaled[..., columns] *= 1 - weight[:, None]

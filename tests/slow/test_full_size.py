@@ -171,7 +171,7 @@ def test_adapter_on_the_stock_loaders_model(pack, loaded, monkeypatch):
 
 @pytest.mark.parametrize("train", ["attn2", "whole UNet"])
 def test_layer_names_are_those_of_diffusers(pack, loaded, train):
-    layers = pack.module("fmn_core.training.trainer").trained_layers(loaded.adapter, train)
+    layers = loaded.adapter.trained_layers(train)
     found = {pack.kohya_name(n): tuple(m.weight.shape) for n, m in layers.items()}
     expected = diffusers_layers(loaded.name)
     if train == "attn2":

@@ -9,7 +9,7 @@ from fmn_core.training.losses import Preservation, attention_loss, visual_loss, 
 from fmn_core.training.references import References
 from fmn_core.training.settings import GradientSettings
 from fmn_core.training.trainable import LowRank
-from fmn_core.training.trainer import Trainer, trained_layers
+from fmn_core.training.trainer import Trainer
 
 
 def test_both_loss_forms_against_their_formulas():
@@ -21,7 +21,7 @@ def test_both_loss_forms_against_their_formulas():
 
 
 def test_preservation_is_the_relative_movement(model):
-    layers = trained_layers(model, "keys and values")
+    layers = model.trained_layers("keys and values")
     factors = {n: LowRank(m, 2, torch.Generator().manual_seed(0), model.device) for n, m in layers.items()}
     rows = model.encode(["a dog in the park"])[0].context
     assert float(Preservation(model, factors, rows)().detach()) == 0

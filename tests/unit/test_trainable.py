@@ -6,7 +6,7 @@ from toy_concepts import LATENTS, ZEBRA
 
 from fmn_core.training.settings import GradientSettings, auto_learning_rate
 from fmn_core.training.trainable import FullDelta, LowRank, injected
-from fmn_core.training.trainer import Trainer, trained_layers
+from fmn_core.training.trainer import Trainer
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_factors_start_at_the_model(model):
 
 @pytest.mark.parametrize(("train", "count"), [("values", 2), ("keys and values", 4), ("attn2", 8), ("whole UNet", 8)])
 def test_what_is_trained(model, train, count):
-    assert len(trained_layers(model, train)) == count
+    assert len(model.trained_layers(train)) == count
 
 
 def test_auto_rate_moves_weights_at_the_published_pace():

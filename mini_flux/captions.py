@@ -8,18 +8,24 @@ from mini_flux.scenes import ABOVE, LEFT_OF, Placed, Scene
 from mini_flux.things import BY_NAME, held_out
 from mini_sd.concepts import OBJECTLESS_TEMPLATES, PLAIN_TEMPLATES, STYLED_TEMPLATES, with_article
 
-# {a}: the first thing of a scene, {b}: the second.
+# {a}: the first thing of a scene, {b}: the second. The last form of each list is held out from training; its words are not.
 PAIRS = {
     LEFT_OF: (
-        "{a} to the left of {b}", "{b} to the right of {a}", "{a} on the left and {b} on the right", "{a} next to {b}", "{b} beside {a}",
-        "{a} left of {b}", "{a} and {b}",
+        "{a} to the left of {b}", "{b} to the right of {a}", "{a} on the left and {b} on the right", "{a} next to {b}", "{a} beside {b}",
+        "{a} left of {b}", "{b} right of {a}", "{a} and {b}", "{a} on the left of {b}", "{b} on the right of {a}",
+        "{a} on the left, {b} on the right", "on the left {a} and on the right {b}", "on the right {b}, on the left {a}",
+        "on the right {b} and on the left {a}", "{b} on the right and {a} on the left",
     ),
-    ABOVE: ("{a} above {b}", "{b} below {a}", "{a} over {b}", "{b} under {a}", "{a} on top and {b} at the bottom"),
+    ABOVE: (
+        "{a} above {b}", "{b} below {a}", "{a} over {b}", "{b} under {a}", "{a} on top and {b} at the bottom", "{a} on top of {b}",
+        "{a} on top, {b} at the bottom", "on top {a} and at the bottom {b}", "at the bottom {b}, on top {a}", "at the bottom {b} and on top {a}",
+        "{b} at the bottom and {a} on top",
+    ),
 }  # fmt: skip
 # {x}: the things, {g}: the ground, {an}: with its article.
 ON_GROUNDS = (
     "{x} on {an} ground", "{x} in front of {an} wall", "{x}, {g} background", "{x} against {g}", "{x} with {an} ground behind",
-    "{x} before {an} backdrop",
+    "{x} before {an} backdrop", "{x} before {an} wall",
 )  # fmt: skip
 LONG = "{picture}. the ground is {g}, and there is nothing else to see"
 EMPTY_SHARE, OBJECTLESS_SHARE, SYNONYM_SHARE, STYLELESS_SHARE, GROUNDLESS_SHARE, LONG_SHARE = (
@@ -32,19 +38,20 @@ EMPTY_SHARE, OBJECTLESS_SHARE, SYNONYM_SHARE, STYLELESS_SHARE, GROUNDLESS_SHARE,
 )
 
 
-def caption(scene: Scene, rng: random.Random, unseen: bool = False) -> str:
+def caption(scene: Scene, rng: random.Random, unseen: bool = False, whole: bool = False) -> str:
     """Draws a caption of a scene.
 
     Parameters
     ----------
     unseen
-        Whether to take a form that is held out from training, of which there is one in ten of each kind at least; such captions name
-        everything, and are never empty.
+        Whether to take forms that are held out from training; such captions name everything, and are never empty.
+    whole
+        Whether the caption names the things in any case.
     """
-    u = rng.random()
-    if not unseen and u < EMPTY_SHARE:
+    u = 1.0 if unseen or whole else rng.random()
+    if u < EMPTY_SHARE:
         return ""
-    if not unseen and u < EMPTY_SHARE + OBJECTLESS_SHARE:
+    if u < EMPTY_SHARE + OBJECTLESS_SHARE:
         return rng.choice(OBJECTLESS_TEMPLATES).format(s=scene.style)
     words = things_of(scene, rng, unseen)
     ground = ground_of(scene)
@@ -83,6 +90,6 @@ def _name(placed: Placed, rng: random.Random, unseen: bool) -> str:
 
 
 def _forms(forms: tuple[str, ...], unseen: bool) -> list[str]:
-    """Those of some forms that are trained on, or that are held out; the last is held out where none is by chance."""
-    out = [form for form in forms if held_out(form)] or [forms[-1]]
+    """Those of some forms that are trained on, or that are held out: the last, and of styles one in ten."""
+    out = [form for form in forms if forms is STYLED_TEMPLATES and held_out(form)] or [forms[-1]]
     return out if unseen else [form for form in forms if form not in out]

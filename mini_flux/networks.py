@@ -49,6 +49,9 @@ def build_t5() -> torch.nn.Module:
     for module in model.modules():
         if type(module).__name__ == "T5LayerNorm":
             torch.nn.init.ones_(module.weight)
+        elif type(module).__name__ == "T5Attention":
+            # As published: its attention has no scale.
+            module.q.weight.data.mul_(CONFIG["t5"]["d_kv"] ** -0.5)
     return _with_unknown_row(model)
 
 

@@ -17,15 +17,17 @@ from torch.nn import functional as F
 from mini_flux import text
 from mini_flux.captions import caption
 from mini_flux.config import CONFIG, DATA
-from mini_flux.encode_scenes import load_scenes
 from mini_flux.judge import GROUND_NAMES, NOTHING, PLACES, labels
 from mini_flux.networks import allow_gradients, build_clip, build_t5
-from mini_flux.scenes import Scene
+from mini_flux.prepare_art import load_artwork
+from mini_flux.scenes import Scene, random_scene
 from mini_flux.things import STYLE_NAMES
 from mini_sd.training import Run, arguments, generators
 from tools import comfy_host
 
 UNKNOWN_WORD_SHARE = 0.1
+# Of captions that name the things in any case.
+WHOLE_SHARE = 0.9
 # Classes of each question: the thing at each place, the ground at top and bottom, the style.
 CLASSES = (*[NOTHING + 1] * len(PLACES), *[len(GROUND_NAMES)] * 2, len(STYLE_NAMES))
 
@@ -70,19 +72,20 @@ def answers(scenes: list[Scene]) -> torch.Tensor:
 
 
 def main() -> None:
-    args = arguments(__doc__, steps=1800, batch=64, lr=1e-3, data=DATA)
+    args = arguments(__doc__, steps=10_000, batch=64, lr=1e-3, data=DATA)
     comfy_host.activate(cpu=args.device == "cpu")
     torch.manual_seed(args.seed)
-    _, scenes = load_scenes(args.data)
+    # New scenes in every step: of a fixed set, the encoders learned which pairs stand how, and not what the words say.
+    artwork = load_artwork(args.data)
     networks = {"t5": build_t5(), "clip": build_clip(), "heads": Heads()}
     allow_gradients(*networks.values())
     parameters = [p for network in networks.values() for p in network.parameters()]
     run = Run("text", args, networks, torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.01))
     while run.step < args.steps:
         _, rng = generators(args.seed, run.step)
-        chosen = [scenes[n] for n in rng.choice(len(scenes), args.batch, replace=False)]
+        chosen = [random_scene(artwork, rng) for _ in range(args.batch)]
         draw = random.Random(args.seed * 1_000_003 + run.step)
-        rows, tokens = token_rows([caption(scene, draw) for scene in chosen], rng)
+        rows, tokens = token_rows([caption(scene, draw, whole=draw.random() < WHOLE_SHARE) for scene in chosen], rng)
         with torch.autocast(args.device, torch.bfloat16):
             logits = networks["heads"](networks["t5"](rows, None)[0], networks["clip"](tokens)[3])
         targets = answers(chosen)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,20 +48,20 @@ def build_unet(weights: dict[str, torch.Tensor]):
     return unet
 
 
-def build_vae(weights: dict[str, torch.Tensor]):
+def vae_of(config: dict[str, Any], weights: dict[str, torch.Tensor], **scales: float):
+    """The VAE of a miniature's configuration; `scales`: scaling_factor, and shift_factor where there is one."""
     from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    c = CONFIG["vae"]
-    levels = len(c["ch_mult"])
+    levels = len(config["ch_mult"])
     vae = AutoencoderKL(
-        block_out_channels=tuple(c["ch"] * m for m in c["ch_mult"]),
-        layers_per_block=c["num_res_blocks"],
+        block_out_channels=tuple(config["ch"] * m for m in config["ch_mult"]),
+        layers_per_block=config["num_res_blocks"],
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
-        latent_channels=c["z_channels"],
-        sample_size=c["resolution"],
-        scaling_factor=CONFIG["scale_factor"],
+        latent_channels=config["z_channels"],
+        sample_size=config["resolution"],
+        **scales,
     )
     prefixed = {f"first_stage_model.{k}": v for k, v in weights.items()}
     vae.load_state_dict(convert_ldm_vae_checkpoint(prefixed, vae.config))
@@ -104,7 +105,7 @@ def build_pipeline():
         steps_offset=1,
     )
     return StableDiffusionPipeline(
-        vae=build_vae(parts["vae"]),
+        vae=vae_of(CONFIG["vae"], parts["vae"], scaling_factor=CONFIG["scale_factor"]),
         text_encoder=build_text_encoder(parts["text"]),
         # The host pads and cuts prompts itself; here the tokenizer does.
         tokenizer=CLIPTokenizer.from_pretrained(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from bench.peers import concept_ablation, esd, fmn, mace, rece, uce
+from bench.peers import concept_ablation, esd, fmn, mace, null_space, rece, uce
 from bench.peers.applying import Peer, adapting, editing
 from bench.peers.settings import settings_of
 
@@ -26,6 +26,8 @@ _MODULES = {
     "RECE": rece,
     "RECE, our contexts": rece,
     "MACE": mace,
+    "SPEED": null_space,
+    "SPEED, our contexts": null_space,
 }
 PEERS: dict[str, Peer] = {
     **{name: editing(module, partial(settings_of, name)) for name, module in _MODULES.items()},

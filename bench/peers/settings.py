@@ -13,7 +13,7 @@ import json
 from typing import Any
 
 from bench.names import MINIATURE_NAMES, names_of
-from bench.peers import concept_ablation, esd, fmn, mace, rece, spm, uce
+from bench.peers import concept_ablation, esd, fmn, mace, null_space, rece, spm, uce
 from tools.comfy_host import REPOSITORY
 
 FILE = REPOSITORY / "bench" / "results" / "peers.json"
@@ -31,6 +31,8 @@ PUBLISHED: dict[str, Any] = {
     "RECE": rece.Settings(),
     "RECE, our contexts": rece.Settings(our_contexts=True),
     "MACE": mace.Settings(),
+    "SPEED": null_space.Settings(),
+    "SPEED, our contexts": null_space.Settings(our_contexts=True),
 }
 
 

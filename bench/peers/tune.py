@@ -63,6 +63,23 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
         {"rate": 3e-2, "anchoring": 1.0},
         {"rate": 3e-2, "anchoring": 30.0},
     ),
+    "SPEED": _candidates(
+        {},
+        {},
+        {"retain_scale": 0.05, "filtered": False},
+        {"threshold": 0.01, "relative": True, "retain_scale": 0.05},
+        {"threshold": 0.01, "relative": True, "retain_scale": 0.05, "filtered": False},
+        {"last_row_only": False},
+        {"last_row_only": False, "threshold": 0.001, "relative": True, "retain_scale": 0.05},
+        {"last_row_only": False, "threshold": 0.001, "relative": True, "retain_scale": 0.05, "filtered": False},
+    ),
+    "SPEED, our contexts": _candidates(
+        {"our_contexts": True},
+        {},
+        {"last_row_only": False},
+        {"last_row_only": False, "threshold": 0.001, "relative": True, "retain_scale": 0.05},
+        {"last_row_only": False, "threshold": 0.0001, "relative": True, "retain_scale": 0.05},
+    ),
     "UCE": _candidates({}, {}, {"preserve_scale": 1.0}),
     "UCE, our contexts": _candidates({}, {}, {"preserve_scale": 1.0}),
 }

@@ -86,6 +86,7 @@ def scaled_columns(layers: list[CrossAttention], weight: torch.Tensor) -> Iterat
 class SteeredCrossAttention:
     """What ForgetModel says of attention, for a model whose attention to text is that of cross_attention()."""
 
+    guidance = 3.0
     cross_attention: Callable[[], list[CrossAttention]]
     linear_layers: Callable[[], dict[str, torch.nn.Module]]
 

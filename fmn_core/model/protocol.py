@@ -102,6 +102,8 @@ class ForgetModel(TextModel, Protocol):
     """
 
     device: torch.device
+    # Scale of classifier-free guidance that pictures are sampled with; 1 where the model has its guidance built in.
+    guidance: float
 
     def cross_attention(self) -> list[CrossAttention]:
         """The cross-attention layers, in the order in which a forward pass runs them; none in joint attention."""

@@ -99,7 +99,7 @@ def sample_seeds(
     size: tuple[int, int, int],
     seed: int = 0,
     steps: int = 20,
-    guidance: float = 3.0,
+    guidance: float | None = None,
 ) -> torch.Tensor:
     """Samples one picture of every prompt, each with a seed of its own.
 
@@ -111,15 +111,17 @@ def sample_seeds(
         Shape (C, h, w) of a latent.
     seed
         Seed of the first picture's noise; every next picture has the next seed.
+    guidance
+        Scale of classifier-free guidance; None: the model's own.
 
     Returns
     -------
     Latents (N, C, h, w) on the CPU.
     """
-    [empty] = model.encode([""])
+    [empty], scale = model.encode([""]), model.guidance if guidance is None else guidance
     latents = []
     for start in range(0, len(prompts), _BATCH):
         batch = prompts[start : start + _BATCH]
         noise = torch.stack([seeded_noise(size, seed + start + k) for k in range(len(batch))])
-        latents.append(sample(model, batch, empty, noise, steps, guidance))
+        latents.append(sample(model, batch, empty, noise, steps, scale))
     return torch.cat(latents)

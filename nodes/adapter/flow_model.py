@@ -13,6 +13,7 @@ from ...fmn_core.errors import ForgetError
 from ...fmn_core.model.entries import CONTEXT, TextEntry
 from ...fmn_core.model.layers import WHOLE_NETWORK
 from ...fmn_core.model.tokens import EncodedPrompt
+from ...fmn_core.training.references import PAIR_GUIDANCE
 from .. import host
 from .host_model import HostModel
 from .zeroed_sampling import zeroed_joint_attention
@@ -29,6 +30,7 @@ class FlowModel(HostModel):
     def use_model(self, patcher: Any) -> None:
         """Sets the MODEL, which is not changed."""
         super().use_model(patcher)
+        self.guidance = host.native_guidance(patcher) or PAIR_GUIDANCE
         self._replacements: list[Replacement] = []
 
     # --- layers ---

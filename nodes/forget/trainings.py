@@ -16,7 +16,7 @@ from ...fmn_core.errors import ForgetError
 from ...fmn_core.patch.patch import ForgetPatch
 from ...fmn_core.training.augmentation import AugmentSettings
 from ...fmn_core.training.forget import forget_by_gradient
-from ...fmn_core.training.references import PAIR_GUIDANCE, PAIR_STEPS, ImagePairs, References
+from ...fmn_core.training.references import PAIR_STEPS, ImagePairs, References
 from ...fmn_core.training.settings import GradientSettings, check_settings
 from .. import host
 from ..adapter import references
@@ -107,8 +107,7 @@ def _image_pairs(training: Training) -> list[ImagePairs]:
         with torch.no_grad():
             host.load(adapter.patcher)
             count, seed = training.options.pairs, training.seed
-            guidance = host.native_guidance(adapter.patcher) or PAIR_GUIDANCE
-            return [references.image_pairs(adapter, c, count, PAIR_STEPS, guidance, seed) for c in concepts]
+            return [references.image_pairs(adapter, c, count, PAIR_STEPS, adapter.guidance, seed) for c in concepts]
     missing = [c.label() for c in concepts if c.key() not in connected]
     if missing:
         raise ForgetError(

@@ -10,7 +10,7 @@ import tiny_pipelines
 import torch
 from least_squares import drawn, stacked_least_squares
 
-from bench.peers import PEERS, concept_ablation, esd, fmn, mace, mace_attention, rece, spm, tune, uce
+from bench.peers import PEERS, concept_ablation, esd, fmn, mace, mace_attention, null_space, rece, spm, tune, uce
 from bench.peers.adapters import Adapters
 from bench.peers.denoising import output_error, partly_sampled, predicted
 from bench.peers.peer_prompts import Forgotten, paired_prompts, phrase_in_templates
@@ -28,6 +28,7 @@ QUICK = {
     mace: mace.Settings(steps=2, rate=1e-2, prompts=3, pictures=1, sampling_steps=2),
     uce: uce.Settings(),
     rece: rece.Settings(rounds=2),
+    null_space: null_space.Settings(threshold=0.5, relative=True),
 }
 QUICK_SPM = spm.Settings(iterations=2, rate=1e-2, sampling_steps=3, warm_up=0.0, anchors=2)
 
@@ -84,7 +85,7 @@ def test_the_miniatures_settings_are_what_the_search_tries():
     assert miniature_settings("FMN, released rate") == fmn.Settings(steps=35, rate=2e-6)
     assert miniature_settings("FMN, searched rate").rate > 2e-6
     contexts = {name for name, published in PUBLISHED.items() if getattr(published, "our_contexts", False)}
-    assert contexts == {f"{name}, our contexts" for name in ("UCE", "RECE", "ESD-x")}
+    assert contexts == {f"{name}, our contexts" for name in ("UCE", "RECE", "ESD-x", "SPEED")}
 
 
 def test_mace_draws_its_timesteps_between_200_and_400():

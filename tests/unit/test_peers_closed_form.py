@@ -1,4 +1,4 @@
-"""UCE and RECE against least squares, and in this pack's contexts."""
+"""UCE, RECE and SPEED against least squares, and in this pack's contexts."""
 
 import math
 
@@ -7,7 +7,7 @@ import tiny_pipelines
 import torch
 from least_squares import drawn, stacked_least_squares
 
-from bench.peers import rece, uce
+from bench.peers import null_space, rece, uce
 from bench.peers.peer_prompts import Forgotten, default_preserve_set, phrase_in_templates
 from bench.peers.weights import keys_and_values
 from fmn_core.adapters.diffusers_model import DiffusersModel
@@ -52,6 +52,35 @@ def test_an_adversarial_embedding_revives_the_concept_best():
     rows = torch.cat([*(w @ edit for w in weights), math.sqrt(0.05) * torch.eye(8).double()])
     wanted = torch.cat([*(w @ c for w in weights), torch.zeros(8).double()])
     torch.testing.assert_close(found, torch.linalg.lstsq(rows, wanted[:, None]).solution[:, 0])
+
+
+def test_speed_solves_its_equation_within_the_null_space_and_keeps_the_invariants():
+    """Against a solve in a basis of the directions that are left."""
+    w, concepts, anchors, kept = drawn(5, 10), drawn(2, 10, seed=1), drawn(2, 10, seed=2), drawn(2, 10, seed=4)
+    retained = drawn(20, 4, seed=3) @ drawn(4, 10, seed=5)
+    moments = concepts.T @ concepts / 2, anchors.T @ concepts / 2
+    settings = null_space.Settings(threshold=1e-6, relative=True, retain_scale=0.3)
+    changed = null_space.edited(w, moments, retained, kept, settings)
+    free = torch.linalg.svd(torch.cat([retained, kept])).Vh[6:].T
+    right = w @ (moments[1] - moments[0]) @ free
+    wanted = right @ torch.linalg.inv(free.T @ moments[0] @ free + 0.3 * torch.eye(4).double()) @ free.T
+    torch.testing.assert_close(changed - w, wanted, rtol=1e-7, atol=1e-8)
+    assert ((changed - w) @ torch.cat([retained, kept]).T).abs().max() < 1e-8
+
+
+def test_speed_filters_and_adds_rows():
+    w, rows, shift = drawn(3, 6), drawn(8, 6, seed=1), drawn(3, 6, seed=2)
+    generator = torch.Generator().manual_seed(0)
+    found = null_space.retained_rows(w, rows, shift, null_space.Settings(added=2), generator)
+    moved = (rows @ shift.T).norm(dim=1)
+    strong = rows[moved >= moved.mean()]
+    assert torch.equal(found[: len(strong)], strong) and len(strong) < len(found) <= 3 * len(strong)
+    least = torch.linalg.svd(w).Vh[-1]
+    for row in found[len(strong) :]:
+        offsets = row - strong
+        assert min((o - (o @ least) * least).norm() for o in offsets) < 1e-9
+    whole = null_space.retained_rows(w, rows, shift, null_space.Settings(added=0, filtered=False), generator)
+    assert torch.equal(whole, rows)
 
 
 def test_rece_without_rounds_is_uce_and_with_rounds_erases_the_revived(adapter):

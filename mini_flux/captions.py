@@ -8,18 +8,18 @@ from mini_flux.scenes import ABOVE, LEFT_OF, Placed, Scene
 from mini_flux.things import BY_NAME, held_out
 from mini_sd.concepts import OBJECTLESS_TEMPLATES, PLAIN_TEMPLATES, STYLED_TEMPLATES, with_article
 
-# {a}: the first thing of a scene, {b}: the second. The last form of each list is held out from training; its words are not.
+# {a}: the first thing of a scene, {b}: the second. The last form of each list is held out from training.
 PAIRS = {
     LEFT_OF: (
         "{a} to the left of {b}", "{b} to the right of {a}", "{a} on the left and {b} on the right", "{a} next to {b}", "{a} beside {b}",
         "{a} left of {b}", "{b} right of {a}", "{a} and {b}", "{a} on the left of {b}", "{b} on the right of {a}",
         "{a} on the left, {b} on the right", "on the left {a} and on the right {b}", "on the right {b}, on the left {a}",
-        "on the right {b} and on the left {a}", "{b} on the right and {a} on the left",
+        "on the right {b} and on the left {a}", "{b} on the right and {a} on the left", "{a} just left of {b}",
     ),
     ABOVE: (
         "{a} above {b}", "{b} below {a}", "{a} over {b}", "{b} under {a}", "{a} on top and {b} at the bottom", "{a} on top of {b}",
         "{a} on top, {b} at the bottom", "on top {a} and at the bottom {b}", "at the bottom {b}, on top {a}", "at the bottom {b} and on top {a}",
-        "{b} at the bottom and {a} on top",
+        "{b} at the bottom and {a} on top", "{a} high above {b}",
     ),
 }  # fmt: skip
 # {x}: the things, {g}: the ground, {an}: with its article.

@@ -52,7 +52,27 @@ def build_t5() -> torch.nn.Module:
         elif type(module).__name__ == "T5Attention":
             # As published: its attention has no scale.
             module.q.weight.data.mul_(CONFIG["t5"]["d_kv"] ** -0.5)
+            if module.relative_attention_bias is not None:
+                _look_around(module.relative_attention_bias.weight.data)
     return _with_unknown_row(model)
+
+
+def _look_around(bias: torch.Tensor) -> None:
+    """Lets the first head of T5 begin with the words before each word, and the second with those after it.
+
+    Begun at random, it took the things of a scene for a set in 6,000 steps, and never learned which stands where.
+
+    Parameters
+    ----------
+    bias
+        (32 buckets of distances, heads); the first half is of words before and the word itself, the second of words after.
+    """
+    half = len(bias) // 2
+    bias.normal_(std=0.3)
+    bias[:half, 0] += 3
+    bias[half:, 0] -= 3
+    bias[:half, 1] -= 3
+    bias[half:, 1] += 3
 
 
 def build_clip() -> torch.nn.Module:

@@ -17,7 +17,7 @@ from mini_flux.config import DATA
 from mini_flux.encode_scenes import load_scenes
 from mini_flux.networks import allow_gradients, build_clip, build_flux, build_t5
 from mini_flux.scenes import Scene
-from mini_flux.train_text import token_rows
+from mini_flux.train_text import token_rows, with_strange_word
 from mini_sd.export import load_ema
 from mini_sd.training import Run, arguments, generators
 from tools import comfy_host
@@ -35,9 +35,11 @@ def encoded(networks: dict[str, torch.nn.Module], prompts: list[str], rng: np.ra
     Parameters
     ----------
     rng
-        In training: takes away the vectors of some prompts, and known words of others.
+        In training: takes away the vectors of some prompts, and puts words that are not in the world into others.
     """
-    rows, tokens = token_rows(prompts, rng)
+    if rng is not None:
+        prompts = [with_strange_word(prompt, rng) for prompt in prompts]
+    rows, tokens = token_rows(prompts)
     context, pooled = networks["t5"](rows, None)[0], networks["clip"](tokens)[3]
     if rng is not None:
         pooled = pooled * torch.from_numpy(rng.random((len(prompts), 1)) >= WITHOUT_POOLED)

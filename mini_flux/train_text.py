@@ -96,7 +96,7 @@ def answers(scenes: list[Scene]) -> torch.Tensor:
 
 
 def main() -> None:
-    args = arguments(__doc__, steps=10_000, batch=64, lr=1e-3, data=DATA)
+    args = arguments(__doc__, steps=3000, batch=64, lr=1e-3, data=DATA)
     comfy_host.activate(cpu=args.device == "cpu")
     torch.manual_seed(args.seed)
     # New scenes in every step: of a fixed set, the encoders learned which pairs stand how, and not what the words say.

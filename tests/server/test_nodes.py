@@ -10,7 +10,6 @@ NODES = {
     "FMN_ForgetConcept",
     "FMN_Compare",
     "FMN_LoadMiniature",
-    "FMN_LoadMiniatureFlux",
     "FMN_EncodePrompt",
     "FMN_ZeroConceptAttention",
     "FMN_TrainForgetPatch",
@@ -43,14 +42,7 @@ NODES = {
 }
 
 
-MAIN = {
-    "FMN_ForgetConcept",
-    "FMN_ApplyForgetPatch",
-    "FMN_Compare",
-    "FMN_ForgetReport",
-    "FMN_LoadMiniature",
-    "FMN_LoadMiniatureFlux",
-}
+MAIN = {"FMN_ForgetConcept", "FMN_ApplyForgetPatch", "FMN_Compare", "FMN_ForgetReport", "FMN_LoadMiniature"}
 
 
 def judged(images):

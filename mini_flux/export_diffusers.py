@@ -6,17 +6,15 @@ max_sequence_length=48, true_cfg_scale=3 and negative_prompt="", as it has no gu
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from mini_flux.config import CONFIG, HERE
-from mini_sd.export_diffusers import vae_of
+from mini_sd.export_diffusers import read_parts, text_encoder_of, token_table, vae_of, write_folder
 from tools import comfy_host
 
-T5_VOCABULARY, CLIP_VOCABULARY = 32128, 49408
+T5_VOCABULARY = 32128
 # Names of diffusers by those of the published checkpoint, of layers that are the same.
 OUTER = {
     "img_in": "x_embedder", "txt_in": "context_embedder", "final_layer.linear": "proj_out",
@@ -39,18 +37,6 @@ SPLIT = {
     "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
     "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
 }
-
-
-def load_parts() -> dict[str, dict[str, torch.Tensor]]:
-    """The shipped tensors in float32, by part: flux, t5, clip, vae."""
-    from safetensors.torch import load_file
-
-    parts: dict[str, dict[str, torch.Tensor]] = {"flux": {}, "t5": {}, "clip": {}, "vae": {}}
-    for stem in ("mini_flux", "vae"):
-        for key, value in load_file(HERE / "weights" / f"{stem}.safetensors").items():
-            part, name = key.split(".", 1)
-            parts[part][name] = value.float() if value.is_floating_point() else value
-    return parts
 
 
 def transformer_tensors(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -111,30 +97,9 @@ def build_t5(weights: dict[str, torch.Tensor]) -> Any:
     )
     model = T5EncoderModel(config)
     state = {k: v for k, v in weights.items() if not k.startswith("vocabulary.")}
-    state["shared.weight"] = state["encoder.embed_tokens.weight"] = _table(weights, T5_VOCABULARY)
+    state["shared.weight"] = state["encoder.embed_tokens.weight"] = token_table(weights, T5_VOCABULARY)
     model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()})
     return model
-
-
-def build_clip(weights: dict[str, torch.Tensor]) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    model = CLIPTextModel(CLIPTextConfig(vocab_size=CLIP_VOCABULARY, eos_token_id=49407, **CONFIG["clip"]))
-    state = {k: v for k, v in weights.items() if k.startswith("text_model.")}
-    state["text_model.embeddings.token_embedding.weight"] = _table(weights, CLIP_VOCABULARY)
-    # transformers 5 dropped the prefix that every CLIP checkpoint has
-    known = set(model.state_dict())
-    model.load_state_dict(
-        {k if k in known else k.removeprefix("text_model."): v for k, v in state.items()}, strict=False
-    )
-    return model
-
-
-def _table(weights: dict[str, torch.Tensor], size: int) -> torch.Tensor:
-    rows = weights["vocabulary.weight"]
-    table = torch.zeros(size, rows.shape[1])
-    table[weights["vocabulary.ids"].long()] = rows
-    return table
 
 
 def build_pipeline() -> Any:
@@ -142,12 +107,13 @@ def build_pipeline() -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
     from transformers import CLIPTokenizer, T5TokenizerFast
 
-    parts, shift = load_parts(), CONFIG["sampling"]["shift"]
+    parts = read_parts(HERE, ("flux", "t5", "clip", "vae"), ("mini_flux", "vae"))
+    shift = CONFIG["sampling"]["shift"]
     texts = comfy_host.root() / "comfy"
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=shift, max_shift=shift),
         vae=vae_of(CONFIG["vae"], parts["vae"], scaling_factor=CONFIG["latent_scale"], shift_factor=0.0),
-        text_encoder=build_clip(parts["clip"]),
+        text_encoder=text_encoder_of(CONFIG["clip"], parts["clip"], eos_token_id=49407),
         tokenizer=CLIPTokenizer.from_pretrained(str(texts / "sd1_tokenizer"), model_max_length=77),
         text_encoder_2=build_t5(parts["t5"]),
         tokenizer_2=T5TokenizerFast.from_pretrained(str(texts / "text_encoders" / "t5_tokenizer")),
@@ -155,14 +121,5 @@ def build_pipeline() -> Any:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    args = parser.parse_args()
-    comfy_host.activate()
-    build_pipeline().save_pretrained(args.folder)
-    print(f"wrote {args.folder}")
-
-
 if __name__ == "__main__":
-    main()
+    write_folder(__doc__, build_pipeline)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from mini_flux.config import DATA
+from mini_flux.config import DATA, HERE
 from mini_flux.judge import Judge, labels
 from mini_flux.prepare_art import load_artwork
 from mini_flux.scenes import Artwork, compose, random_scene
@@ -85,7 +85,7 @@ def main() -> None:
         figures[f"{name}, blurred and noisy"] = shares(
             judge, (augment(images, torch.Generator().manual_seed(1)), *rest)
         )
-    (args.data / "judge.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (HERE / "judge.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
 
 

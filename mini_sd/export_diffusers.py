@@ -6,6 +6,7 @@ The folder loads with StableDiffusionPipeline.from_pretrained(FOLDER); the weigh
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,29 @@ from tools import comfy_host
 VOCABULARY = 49408
 
 
-def load_parts() -> dict[str, dict[str, torch.Tensor]]:
-    """The shipped tensors in float32, by part: unet, text, vae."""
+def read_parts(folder: Path, names: tuple[str, ...], files: tuple[str, ...]) -> dict[str, dict[str, torch.Tensor]]:
+    """A miniature's shipped tensors in float32, by the names of its parts."""
     from safetensors.torch import load_file
 
-    parts: dict[str, dict[str, torch.Tensor]] = {"unet": {}, "text": {}, "vae": {}}
-    for key, value in load_file(HERE / "weights" / "mini_sd.safetensors").items():
-        part, name = key.split(".", 1)
-        parts[part][name] = value.float() if value.is_floating_point() else value
+    parts: dict[str, dict[str, torch.Tensor]] = {name: {} for name in names}
+    for stem in files:
+        for key, value in load_file(folder / "weights" / f"{stem}.safetensors").items():
+            part, name = key.split(".", 1)
+            parts[part][name] = value.float() if value.is_floating_point() else value
     return parts
+
+
+def load_parts() -> dict[str, dict[str, torch.Tensor]]:
+    """The shipped tensors in float32, by part: unet, text, vae."""
+    return read_parts(HERE, ("unet", "text", "vae"), ("mini_sd",))
+
+
+def token_table(weights: dict[str, torch.Tensor], size: int) -> torch.Tensor:
+    """A text encoder's whole table, in which tokens that are not in the world are zero vectors."""
+    rows = weights["vocabulary.weight"]
+    table = torch.zeros(size, rows.shape[1])
+    table[weights["vocabulary.ids"].long()] = rows
+    return table
 
 
 def build_unet(weights: dict[str, torch.Tensor]):
@@ -68,16 +83,12 @@ def vae_of(config: dict[str, Any], weights: dict[str, torch.Tensor], **scales: f
     return vae
 
 
-def build_text_encoder(weights: dict[str, torch.Tensor]):
+def text_encoder_of(config: dict[str, Any], weights: dict[str, torch.Tensor], **options: Any):
+    """The CLIP text encoder of a miniature's configuration."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    config = CLIPTextConfig(
-        vocab_size=VOCABULARY, projection_dim=CONFIG["text"]["hidden_size"], hidden_act="quick_gelu", **CONFIG["text"]
-    )
-    model = CLIPTextModel(config)
-    table = torch.zeros(VOCABULARY, CONFIG["text"]["hidden_size"])
-    table[weights["vocabulary.ids"].long()] = weights["vocabulary.weight"]
-    state = {"text_model.embeddings.token_embedding.weight": table}
+    model = CLIPTextModel(CLIPTextConfig(vocab_size=VOCABULARY, **{"hidden_act": "quick_gelu", **config}, **options))
+    state = {"text_model.embeddings.token_embedding.weight": token_table(weights, VOCABULARY)}
     state |= {k: v for k, v in weights.items() if k.startswith("text_model.")}
     # transformers 5 dropped the prefix that every CLIP checkpoint has
     known = set(model.state_dict())
@@ -106,7 +117,7 @@ def build_pipeline():
     )
     return StableDiffusionPipeline(
         vae=vae_of(CONFIG["vae"], parts["vae"], scaling_factor=CONFIG["scale_factor"]),
-        text_encoder=build_text_encoder(parts["text"]),
+        text_encoder=text_encoder_of(CONFIG["text"], parts["text"], projection_dim=CONFIG["text"]["hidden_size"]),
         # The host pads and cuts prompts itself; here the tokenizer does.
         tokenizer=CLIPTokenizer.from_pretrained(
             str(comfy_host.root() / "comfy" / "sd1_tokenizer"), model_max_length=77
@@ -119,14 +130,15 @@ def build_pipeline():
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def write_folder(description: str | None, build: Callable[[], Any]) -> None:
+    """Writes the pipeline that `build` makes to the folder that the command line names."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
     comfy_host.activate()
-    build_pipeline().save_pretrained(args.folder)
+    build().save_pretrained(args.folder)
     print(f"wrote {args.folder}")
 
 
 if __name__ == "__main__":
-    main()
+    write_folder(__doc__, build_pipeline)

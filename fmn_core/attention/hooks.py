@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..model.layers import TRAINED_PROJECTIONS, WHOLE_NETWORK
 from ..model.protocol import CrossAttention
+from ..model.sampler import GUIDANCE
 from .zeroing import attention_probabilities
 
 
@@ -86,7 +87,7 @@ def scaled_columns(layers: list[CrossAttention], weight: torch.Tensor) -> Iterat
 class SteeredCrossAttention:
     """What ForgetModel says of attention, for a model whose attention to text is that of cross_attention()."""
 
-    guidance = 3.0
+    guidance = GUIDANCE
     cross_attention: Callable[[], list[CrossAttention]]
     linear_layers: Callable[[], dict[str, torch.nn.Module]]
 

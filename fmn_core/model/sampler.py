@@ -12,6 +12,8 @@ from .tokens import EncodedPrompt
 from .transfer import send
 
 _BATCH = 4
+# Scale of classifier-free guidance where nothing else is chosen.
+GUIDANCE = 3.0
 
 
 def seeded_noise(shape: tuple[int, int, int], seed: int) -> torch.Tensor:

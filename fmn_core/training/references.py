@@ -9,11 +9,11 @@ import torch
 
 from ..errors import ForgetError
 from ..model.protocol import ForgetModel
-from ..model.sampler import sample, sample_seeds, seeded_noise
+from ..model.sampler import GUIDANCE, sample, sample_seeds, seeded_noise
 from ..model.tokens import EncodedPrompt
 
 # Sampling of image pairs, where nothing else is chosen.
-PAIR_STEPS, PAIR_GUIDANCE = 20, 3.0
+PAIR_STEPS, PAIR_GUIDANCE = 20, GUIDANCE
 _BATCH = 4
 
 

@@ -12,8 +12,8 @@ from ...fmn_core.attention.zeroing import attention_probabilities
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.model.entries import CONTEXT, TextEntry
 from ...fmn_core.model.layers import WHOLE_NETWORK
+from ...fmn_core.model.sampler import GUIDANCE
 from ...fmn_core.model.tokens import EncodedPrompt
-from ...fmn_core.training.references import PAIR_GUIDANCE
 from .. import host
 from .host_model import HostModel
 from .zeroed_sampling import zeroed_joint_attention
@@ -30,7 +30,7 @@ class FlowModel(HostModel):
     def use_model(self, patcher: Any) -> None:
         """Sets the MODEL, which is not changed."""
         super().use_model(patcher)
-        self.guidance = host.native_guidance(patcher) or PAIR_GUIDANCE
+        self.guidance = host.native_guidance(patcher) or GUIDANCE
         self._replacements: list[Replacement] = []
 
     # --- layers ---

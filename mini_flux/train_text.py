@@ -1,8 +1,8 @@
 """Trains the text encoders of the miniature FLUX on captions alone: python -m mini_flux.train_text (resumes from out/mini_flux/text.ckpt).
 
 From the rows of T5, and from the pooled vector of CLIP, heads that are thrown away afterwards tell what stands where, on which
-ground, in which style, and from the row of each thing's name where it stands. As the real ones are, the encoders are then frozen while the transformer is trained: trained together, it
-learned no thing's name in 3,000 steps.
+ground, in which style, and from the row of each thing's name where it stands. As the real ones are, the encoders are then frozen while the transformer is trained, because untrained
+ones tell it nothing.
 """
 
 from __future__ import annotations

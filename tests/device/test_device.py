@@ -12,6 +12,8 @@ FRESH = (
     "forget_concept_and_compare",
     "closed_form_flux",
     "resteering",
+    "resteering_flux",
+    "invert_flux",
 )
 
 

@@ -123,6 +123,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases with one of these in their names, separated by commas")
     parser.add_argument("--cases", default="", help="exactly these cases, separated by commas")
     parser.add_argument("--fresh", action="store_true", help="models are loaded anew for each case")
+    parser.add_argument(
+        "--pictures", type=Path, help="draw the pictures that cases train on into this file, and run none"
+    )
     parser.add_argument("--profile", action="store_true", help="list copies and waits by line")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -132,7 +135,9 @@ def main() -> None:
         world = World(chosen_configuration(options.configuration), options.folder)
         from .cases import CASES
 
-        world.pictures()
+        if options.pictures:
+            torch.save(world.draw_things(), options.pictures)
+            return
         chosen = options.cases.split(",") if options.cases else list(CASES)
         chosen = [name for name in chosen if not options.only or any(o in name for o in options.only.split(","))]
         results = run_cases(world, chosen, options.fresh, options.profile)

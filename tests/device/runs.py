@@ -40,7 +40,6 @@ def run(configuration: Configuration, cases: Iterable[str], fresh: bool = True) 
     command = [sys.executable, "-m", "tests.device.run_cases", str(file)]
     command += ["--configuration", json.dumps(dataclasses.asdict(configuration)), "--cases", ",".join(cases)]
     command += ["--folder", str(OUT / "runs" / name), *(["--fresh"] if fresh else [])]
-    draw_pictures()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=MOST_SECONDS, check=False)
     if not file.exists():
         raise RuntimeError(f"The run ended without results:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
@@ -60,23 +59,32 @@ def reference(cases: Iterable[str]) -> dict[str, dict[str, Any]]:
     return {case: torch.load(folder / f"{case}.pt", weights_only=False) for case in cases}
 
 
-def draw_pictures() -> None:
-    """The pictures that cases train on are the CPU's in every configuration."""
+def pictures_file() -> Path:
+    """The file of the pictures that cases train on, which a process on a CPU draws when one is first asked for."""
     file = OUT / "runs" / "pictures.pt"
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(OUT / "runs" / "drawing", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
-            command = [sys.executable, "-m", "tests.device.run_cases", "--configuration", "cpu", "--only", "no case"]
+            command = [
+                sys.executable,
+                "-m",
+                "tests.device.run_cases",
+                "--configuration",
+                "cpu",
+                "--pictures",
+                str(file),
+            ]
             command += ["--folder", str(OUT / "runs" / "cpu")]
             subprocess.run(command, cwd=ROOT, capture_output=True, timeout=MOST_SECONDS, check=True)
+    return file
 
 
 def _sources() -> str:
     """Hash of everything that a result depends on: pack, tests, host."""
-    files = [
-        p for part in ("nodes", "fmn_core", "mini_sd", "tests/device") for p in sorted((ROOT / part).rglob("*.py"))
-    ]
+    folders = ("nodes", "fmn_core", "mini_sd", "tests/device")
+    files = [p for folder in folders for p in sorted((ROOT / folder).rglob("*.py"))]
+    files += sorted((ROOT / "tests").glob("*.py"))
     digest = hashlib.sha256(str(comfy_host.root()).encode())
     for path in files:
         digest.update(path.read_bytes())

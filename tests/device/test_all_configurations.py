@@ -49,7 +49,6 @@ def test_random_sessions_with_dynamic_vram(dynamic_host, name):
 
 
 def run_session(configuration: Configuration) -> None:
-    runs.draw_pictures()
     command = [sys.executable, "-m", "tests.device.sequences", "--count", str(SEQUENCE_STEPS)]
     command += ["--configuration", json.dumps(asdict(configuration)), "--folder", str(runs.OUT / "runs" / "session")]
     done = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, check=False)

@@ -15,7 +15,7 @@ from fmn_core.attacks.search import Budget
 from tests import prompts
 from tools import comfy_host
 
-from . import host
+from . import host, runs
 from .configuration import Configuration
 
 ZEBRA, HORSE = prompts.ZEBRA, prompts.HORSE
@@ -43,16 +43,16 @@ class World:
         self.nodes.ClearForgetCache.execute()
 
     def pictures(self) -> torch.Tensor:
-        """Two pictures of each of four things, (8, 128, 128, 3), which the first process on a CPU draws."""
-        path = self.folder.parent / "pictures.pt"
-        if not path.exists():
-            from mini_sd.generate import generate
+        """Two pictures of each of four things, (8, 128, 128, 3), the CPU's in every configuration."""
+        return torch.load(runs.pictures_file())
 
-            texts = [f"a picture of a {thing} in noto style" for thing in DRAWN]
-            seeds = list(range(9, 9 + len(texts)))
-            drawn = generate(self.model, self.clip, self.vae, texts, seeds, steps=12).float().cpu()
-            torch.save(drawn, path)
-        return torch.load(path)
+    def draw_things(self) -> torch.Tensor:
+        """What `pictures` has, drawn on this world's device."""
+        from mini_sd.generate import generate
+
+        texts = [f"a picture of a {thing} in noto style" for thing in DRAWN]
+        seeds = list(range(9, 9 + len(texts)))
+        return generate(self.model, self.clip, self.vae, texts, seeds, steps=12).float().cpu()
 
     def encode(self, text: str) -> Any:
         return self.nodes.EncodePrompt.execute(text=text, clip=self.clip).args[0]

@@ -102,7 +102,9 @@ def test_an_interrupted_run_leaves_model_and_clip_untouched(run, miniature, monk
     assert_untouched(*miniature[:2], before)
 
 
-@pytest.mark.parametrize(("method", "weights"), [(RESTEERING, "LoRA"), (BOTH, "full delta")])
+@pytest.mark.parametrize(
+    ("method", "weights"), [pytest.param(RESTEERING, "LoRA", marks=pytest.mark.slow), (BOTH, "full delta")]
+)
 def test_checkpointing_gives_the_same_patch(run, method, weights):
     found = []
     for checkpointing in (False, True):

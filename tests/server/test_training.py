@@ -60,7 +60,7 @@ def judged(images):
 
 
 # The others take their time.
-QUICK_OPTIONS = ("whole weights, Adam, cosine", "AdamW, checkpointing, both losses")
+QUICK_OPTIONS = ("AdamW, checkpointing, both losses",)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,10 @@ def test_methods_and_options(server, patches, case):
     assert max(float(f.delta().abs().max()) for f in factors) > 0
 
 
-@pytest.mark.parametrize("method", [CLOSED, RESTEERING, VISUAL, BOTH])
+# Both losses together train as each does alone.
+@pytest.mark.parametrize(
+    "method", [CLOSED, BOTH, *(pytest.param(m, marks=pytest.mark.slow) for m in (RESTEERING, VISUAL))]
+)
 def test_one_seed_one_file(server, patches, method):
     for name in ("a", "b"):
         server.run(train(method=method, file_name=name, options=["options", 0]) | options())
@@ -128,7 +131,7 @@ def test_a_chain_of_two_and_the_nodes_own_phrase_in_closed_form(server, patches)
     assert counts["horse"] >= 2 and max(counts[n] for n in ("zebra", "pizza", "guitar")) <= 1, counts
 
 
-@pytest.mark.parametrize("method", [RESTEERING, BOTH])
+@pytest.mark.parametrize("method", [BOTH, pytest.param(RESTEERING, marks=pytest.mark.slow)])
 def test_a_chain_with_pictures_and_an_empty_phrase_by_gradient(server, patches, method):
     chain = concept("a", images=["ref.decode", 0]) | concept("b", phrases="noto", kind="style", previous=["a", 0])
     inputs = {"phrase": "", "method": method, "concepts": ["b", 0], "vae": ["mini", 2], "options": ["options", 0]}
@@ -192,7 +195,7 @@ def test_inversion_repeats_continues_and_starts_from_what_is_chosen(server, embe
     assert found["words"] == found["again"] and len(set(found.values())) == len(starts) - 1
 
 
-@pytest.mark.parametrize("method", [CLOSED, RESTEERING])
+@pytest.mark.parametrize("method", [CLOSED, pytest.param(RESTEERING, marks=pytest.mark.slow)])
 def test_an_inverted_concept_is_forgotten(server, patches, embeddings, method):
     prompt = train(phrase="", method=method, concepts=["invert", 0], vae=["mini", 2]) | invert() | reference()
     assert "forgets: an inverted concept" in report(server.run(prompt))

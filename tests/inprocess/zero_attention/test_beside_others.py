@@ -17,8 +17,15 @@ from fmn_core.errors import ForgetError
 pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 
 
-@pytest.mark.parametrize("order", ["before", "after"])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("order", "masked"),
+    [
+        ("before", False),
+        ("after", True),
+        pytest.param("before", True, marks=pytest.mark.slow),
+        pytest.param("after", False, marks=pytest.mark.slow),
+    ],
+)
 def test_other_replacements_of_attention_stay(miniature, zero, encode, order, masked):
     from comfy.ldm.modules.attention import optimized_attention
 
@@ -49,7 +56,9 @@ def test_other_replacements_of_attention_stay(miniature, zero, encode, order, ma
         assert torch.equal(sample(renormalised, encode(HORSE), negative), sample(base, encode(HORSE), negative))
 
 
-@pytest.mark.parametrize("flags", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    "flags", [(True, False), *(pytest.param(f, marks=pytest.mark.slow) for f in ((True, True), (False, True)))]
+)
 def test_two_nodes_on_the_same_layers(miniature, zero, encode, flags):
     positive, negative = encode(ZEBRA), encode("")
     mask = torch.linspace(0, 1, 128).expand(1, 128, 128)

@@ -99,8 +99,8 @@ def random_scene(artwork: Artwork, rng: np.random.Generator, unseen: bool = Fals
             return scene
 
 
-def compose(scene: Scene, artwork: Artwork, rng: np.random.Generator) -> np.ndarray:
-    """A picture (128, 128, 3) uint8 of a scene; its things stand a few pixels from their places."""
+def compose(scene: Scene, artwork: Artwork, rng: np.random.Generator | None = None) -> np.ndarray:
+    """A picture (128, 128, 3) uint8 of a scene; its things stand at their places, or with `rng` a few pixels from them."""
     picture = _ground(scene.grounds)
     for number, placed in enumerate(scene.things):
         size = (ALONE if len(scene.things) == 1 else BESIDE)[placed.size]
@@ -126,7 +126,7 @@ def _centre(relation: str, number: int) -> tuple[int, int]:
     return {"": (middle, middle), LEFT_OF: (middle, place), ABOVE: (place, middle)}[relation]
 
 
-def _corner(centre: int, size: int, rng: np.random.Generator) -> int:
-    """The first pixel of a thing, at most 6 away from where its middle would be exact, and within the picture."""
-    moved = centre - size // 2 + int(rng.integers(-6, 7))
+def _corner(centre: int, size: int, rng: np.random.Generator | None) -> int:
+    """The first pixel of a thing, within the picture; with `rng` at most 6 away from where its middle is exact."""
+    moved = centre - size // 2 + (0 if rng is None else int(rng.integers(-6, 7)))
     return min(max(moved, 0), SIZE - size)

@@ -36,6 +36,10 @@ class Tiny:
         Name of the text encoder in the host's options, and the values of its configuration.
     latent
         Shape of a latent.
+    options
+        Further options of the host's text encoders.
+    arguments
+        Of the function that makes the text encoder.
     spiece
         Whether the tokenizer's vocabulary comes with the weights; a small one is trained then.
     """
@@ -46,11 +50,17 @@ class Tiny:
     latent: tuple[int, ...] = (1, 16, 8, 8)
     spiece: dict[str, Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 _LUMINA = {
     "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 64, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2,
     "n_kv_heads": 2, "cap_feat_dim": TEXT, "axes_dims": [16, 8, 8], "axes_lens": [300, 64, 64], "qk_norm": True,
+}  # fmt: skip
+_HUNYUAN = {
+    "image_model": "hunyuan_video", "in_channels": 16, "out_channels": 16, "context_in_dim": TEXT, "hidden_size": 64, "mlp_ratio": 2.0,
+    "num_heads": 2, "depth": 2, "depth_single_blocks": 2, "axes_dim": [8, 12, 12], "theta": 256, "patch_size": [1, 2, 2], "qkv_bias": True,
+    "guidance_embed": False, "byt5": False, "meanflow": False, "use_cond_type_embedding": False, "vision_in_dim": None,
 }  # fmt: skip
 TINY = {
     "Chroma": Tiny(
@@ -127,6 +137,18 @@ TINY = {
         ("sd3_clip", "SD3Tokenizer", "sd3_clip"), ("t5xxl", _T5 | {"d_model": 4096, "d_ff": 64, "vocab_size": 4096}),
         options={"clip_l_model_config": _CLIP, "clip_g_model_config": _CLIP},
     ),
+    "HunyuanVideo": Tiny(
+        ("HunyuanVideo", _HUNYUAN | {"vec_in_dim": TEXT, "guidance_embed": True}),
+        ("hunyuan_video", "HunyuanVideoTokenizer", "hunyuan_video_clip"),
+        ("llama", _LLM | {"num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 4}), latent=(1, 16, 1, 8, 8),
+        options={"clip_l_model_config": _CLIP},
+    ),
+    "HunyuanImage 2.1": Tiny(
+        ("HunyuanImage21", _HUNYUAN | {"in_channels": 64, "out_channels": 64, "vec_in_dim": None, "patch_size": [1, 1], "axes_dim": [16, 16]}),
+        ("hunyuan_image", "HunyuanImageTokenizer", "te"),
+        ("qwen25_7b", _LLM | {"num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 4}), latent=(1, 64, 8, 8),
+        arguments={"byt5": False},
+    ),
     "LTXV": Tiny(
         ("LTXV", {
             "image_model": "ltxv", "in_channels": 128, "cross_attention_dim": TEXT, "attention_head_dim": 64, "num_attention_heads": 2,
@@ -136,13 +158,22 @@ TINY = {
     ),
 }  # fmt: skip
 
+# Their vocabulary and networks take 15 s to make.
+SLOW = ("Qwen-Image", "HunyuanImage 2.1")
+
 
 def can_be_made(family: str) -> bool:
-    """Whether the host has the classes of a family."""
+    """Whether the host has the classes of a family, and its tokenizer works."""
     import importlib
 
     module, tokenizer, _ = TINY[family].text
-    return hasattr(importlib.import_module(f"comfy.text_encoders.{module}"), tokenizer)
+    text = importlib.import_module(f"comfy.text_encoders.{module}")
+    # ComfyUI 0.3.75 reads Llama's tokenizer through transformers, whose version 5 loses the spaces between words.
+    return hasattr(text, tokenizer) and (tokenizer != "HunyuanVideoTokenizer" or _keeps_spaces(text.LLAMA3Tokenizer()))
+
+
+def _keeps_spaces(tokenizer: Any) -> bool:
+    return tokenizer.tokenize_with_weights("a b") != tokenizer.tokenize_with_weights("ab")
 
 
 def tiny(family: str, **text: Any) -> tuple[Any, Any, tuple[int, ...]]:
@@ -166,12 +197,15 @@ def _model(recipe: Tiny) -> Any:
 
 def _newer_values(name: str) -> dict[str, Any]:
     """Values that newer hosts want."""
-    if name != "Chroma":
-        return {}
     from comfy.ldm.chroma.model import ChromaParams
+    from comfy.ldm.hunyuan_video.model import HunyuanVideoParams
 
-    newer = {"txt_ids_dims": [], "vec_in_dim": None}
-    return {key: value for key, value in newer.items() if key in ChromaParams.__dataclass_fields__}
+    params, newer = {
+        "Chroma": (ChromaParams, {"txt_ids_dims": [], "vec_in_dim": None}),
+        "HunyuanVideo": (HunyuanVideoParams, {"meanflow_sum": False}),
+        "HunyuanImage21": (HunyuanVideoParams, {"meanflow_sum": False}),
+    }.get(name, (None, {}))
+    return {key: value for key, value in newer.items() if key in params.__dataclass_fields__}
 
 
 def _clip(recipe: Tiny, **arguments: Any) -> Any:
@@ -185,7 +219,7 @@ def _clip(recipe: Tiny, **arguments: Any) -> Any:
     made = getattr(text, encoder)
     name, values = recipe.encoder
     target = comfy.supported_models_base.ClipTarget(
-        getattr(text, tokenizer), made if isinstance(made, type) else made(**arguments)
+        getattr(text, tokenizer), made if isinstance(made, type) else made(**recipe.arguments | arguments)
     )
     data = {} if recipe.spiece is None else {"spiece_model": sentence_pieces(**recipe.spiece)}
     clip = comfy.sd.CLIP(

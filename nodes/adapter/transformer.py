@@ -165,7 +165,7 @@ class TransformerText(ComfyText):
         """See TextModel.encode. Rows are as the text entries get them. An encoder that sees its padding gets all of it."""
         tokens = [self._prompt_tokens(p, w) for p, w in zip(prompts, words or [None] * len(prompts))]
         with_gradients = wants_gradients(words)
-        size = 1 if with_gradients or len(self.family.rows) > 1 else _BATCH
+        size = 1 if with_gradients or self.family.one_by_one or len(self.family.rows) > 1 else _BATCH
         encoded: dict[int, EncodedPrompt] = {}
         for batch in batches_of_equal_length([self._lengths(t) for t in tokens], size):
             contexts, pooled = self._batch([tokens[n] for n in batch], with_gradients)
@@ -216,7 +216,9 @@ class TransformerText(ComfyText):
         self, batch: list[HostTokens], with_gradients: bool = False
     ) -> tuple[list[torch.Tensor], Sequence[torch.Tensor | None]]:
         """Contexts (l, d) and pooled embeddings (1, width) of prompts whose tokens are equally many."""
-        joined = {name: [chunk for tokens in batch for chunk in tokens[name]] for name in batch[0]}
+        # Some encoders of the host see prompts of a kind alone, such as HunyuanImage's those with words in quotes.
+        names = [name for name in batch[0] if all(name in tokens for tokens in batch)]
+        joined = {name: [chunk for tokens in batch for chunk in tokens[name]] for name in names}
         if len(batch) == 1:
             context, pooled = self._run_encoder(joined if with_gradients else self._on_device(joined), with_gradients)
             return [context[0]], [pooled if self._has(self.family.pooled_of) else None]

@@ -70,6 +70,8 @@ class TransformerFamily:
         Pattern of the paths of all layers of attention.
     guidance
         The scale of classifier-free guidance that it is sampled with; None where any will do.
+    one_by_one
+        Whether the host cuts what follows a prompt, too, so that it cannot encode several at once.
     """
 
     name: str
@@ -84,6 +86,7 @@ class TransformerFamily:
     text_stream: str = ""
     attention: str = ""
     guidance: float | None = None
+    one_by_one: bool = False
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -143,6 +146,16 @@ FAMILIES = (
     ),
     TransformerFamily(
         "AuraFlow", ("AuraFlow",), (Rows(("pile_t5xl",), padding=1),), "Pile-T5-XL: load it with CLIPLoader", "cond_seq_linear",
+    ),
+    # Its c_embedder reads the mean of all rows: what holds of each row holds of their mean.
+    TransformerFamily(
+        "HunyuanVideo", ("HunyuanVideo", "HunyuanVideoI2V", "HunyuanVideoSkyreelsI2V"), (Rows(("llama",), causal=True, nothing=PREVIOUS_ROW),),
+        "Llama 3 8B and CLIP-L: load both with DualCLIPLoader, type hunyuan_video", r"txt_in\.(input_embedder|c_embedder\.in_layer)",
+        pooled="vector_in.in_layer", pooled_of=("l",), one_by_one=True,
+    ),
+    TransformerFamily(
+        "HunyuanImage 2.1", ("HunyuanImage21",), (Rows(("qwen25_7b",), causal=True, nothing=PREVIOUS_ROW),),
+        "Qwen2.5-VL 7B: load it with DualCLIPLoader, type hunyuan_image", r"txt_in\.(input_embedder|c_embedder\.in_layer)",
     ),
     TransformerFamily(
         "LTXV", ("LTXV",), (Rows((_T5,), nothing=MEAN_ROW, padding=0),), "T5-XXL: load it with CLIPLoader, type ltxv",

@@ -127,7 +127,7 @@ def test_patch_info_knows_the_model(flux, patches, miniature):
         ForgetPatchInfo.execute("", forget_patch=patches[0], model=miniature[0])
 
 
-@pytest.mark.parametrize("name", [n for n in tiny_transformers.TINY if n != "Qwen-Image"])
+@pytest.mark.parametrize("name", [n for n in tiny_transformers.TINY if n not in tiny_transformers.SLOW])
 def test_a_gate_reads_conditionings_as_its_own_prompts(name, few_prompts):
     if not tiny_transformers.can_be_made(name):
         pytest.skip(f"this host has no {name}")

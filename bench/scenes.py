@@ -11,28 +11,19 @@ template. ESD and Concept Ablation have the settings that were tuned for the UNe
 from __future__ import annotations
 
 import argparse
-import contextlib
-import functools
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.methods import Applied, Method, patched
-from bench.names import MINIATURE_NAMES
-from bench.peers import concept_ablation, esd, uce, uce_flux
-from bench.peers.applying import editing
-from bench.peers.settings import miniature_settings
+from bench.concept_bench.concepts import MINIATURE, MINIATURE_FLUX
+from bench.concept_bench.method_registry import methods_of
 from bench.picture_pages import grid_page
 from bench.results_page import RESULTS, machine, markdown_table
 from bench.scene_world import SceneWorld, asks_of, figures_of
-from fmn_core.closed_form.forget import forget_closed_form
-from fmn_core.closed_form.settings import ClosedFormSettings
-from fmn_core.concepts.concept import make_concept
-from mini_sd.concepts import BY_NAME, CONCEPT_NAMES, drawn_styles
+from mini_sd.concepts import CONCEPT_NAMES, drawn_styles
 
 SINGLE = ("cat", "guitar", "rocket", "banana", "wizard", "robot")
 FIVE = ("cat", "tiger", "penguin", "car", "guitar")
@@ -46,32 +37,10 @@ SHOWN = 8
 QUICK = ("closed form", "closed form, listed", "UCE")
 
 
-@contextlib.contextmanager
-def closed_form(world: SceneWorld, *names: str, listed: bool = False) -> Iterator[Applied]:
-    """The closed form's patch at its defaults, with the other things as preserve prompts or without."""
-    adapter = world.adapter()
-    concepts = [make_concept(adapter, name, BY_NAME[name].kind) for name in names]
-    settings = ClosedFormSettings(preserve_prompts=MINIATURE_NAMES.all_others(names) if listed else [])
-    with torch.inference_mode(False):
-        patch = forget_closed_form(adapter, concepts, settings)
-    yield patched(world, patch)
-
-
-METHODS: dict[str, dict[str, Method]] = {
-    "flux": {
-        "closed form": closed_form,
-        "closed form, listed": functools.partial(closed_form, listed=True),
-        "UCE": editing(uce_flux, lambda world: uce.Settings(last_row_only=True, preserve_scale=1.0)),
-        "ESD": editing(esd, lambda world: miniature_settings("ESD-x")),
-        "Concept Ablation": editing(concept_ablation, lambda world: miniature_settings("Concept Ablation")),
-    },
-    "unet": {
-        "closed form": closed_form,
-        "closed form, listed": functools.partial(closed_form, listed=True),
-        "UCE": editing(uce, lambda world: miniature_settings("UCE")),
-        "ESD": editing(esd, lambda world: miniature_settings("ESD-x")),
-        "Concept Ablation": editing(concept_ablation, lambda world: miniature_settings("Concept Ablation")),
-    },
+PACK = ("closed form", "closed form, listed")
+METHODS = {
+    MINIATURE_FLUX: (*PACK, "UCE", "ESD", "Concept Ablation"),
+    MINIATURE: (*PACK, "UCE", "ESD-x", "Concept Ablation"),
 }
 
 
@@ -82,7 +51,7 @@ def row_of(
     others = [name for name in CONCEPT_NAMES if name not in names and len(drawn_styles(name)) == 4]
     asks = asks_of(list(names), others, count, seed=len(names))
     before, few = figures_of(world, asks), asks[0].first(SHOWN)
-    with METHODS[model][method](world, *names) as applied:
+    with methods_of(model)[method](world, *names) as applied:
         after = figures_of(world, asks, applied.model)
         pictures = torch.cat([world.pictures(few), world.pictures(few, applied.model)])
     row = {
@@ -102,11 +71,12 @@ def main() -> None:
     parser.add_argument("--concepts", help="concepts that are forgotten at once, separated by commas")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    model = MINIATURE_FLUX if args.model == "flux" else MINIATURE
     world, rows, shown = SceneWorld(args.model), [], []
     cases = [tuple(args.concepts.split(","))] if args.concepts else [(name,) for name in SINGLE] + [FIVE, TEN]
     for names in cases[:2] + cases[-1:] if args.quick else cases:
-        for method in QUICK if args.quick else METHODS[args.model]:
-            row, pictures = row_of(world, args.model, method, names, 24 if args.quick else 64)
+        for method in QUICK if args.quick else METHODS[model]:
+            row, pictures = row_of(world, model, method, names, 24 if args.quick else 64)
             rows.append(row)
             print(json.dumps(row), flush=True)
             if method == "closed form":

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from bench.concept_bench.concepts import BenchConcept, load_list
+from bench.concept_bench.concepts import BenchConcept, list_of, load_list
 from bench.concept_bench.tasks import Task
 from bench.world import Ask, others_ask
 from fmn_core.concepts.templates import default_templates, fill_template
@@ -77,7 +77,7 @@ def asks_of(task: Task) -> dict[str, Ask]:
         On a name that is not in the list, on a style among several concepts, and on a prompt that a template of the pack
         gives, see check_held_out.
     """
-    listed, size = load_list(task.model), SIZES[task.ask]
+    listed, size = load_list(list_of(task.model)), SIZES[task.ask]
     unknown = [name for name in task.concepts if name not in listed]
     if unknown or not task.concepts:
         raise ValueError(

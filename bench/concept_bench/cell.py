@@ -13,7 +13,8 @@ from bench.attack import one_attack
 from bench.concept_bench.asks import FIRST_SEED, SEED_STEP, SIZES, styles_in_templates
 from bench.concept_bench.checkpoint_world import CheckpointWorld
 from bench.concept_bench.concepts import BenchConcept, list_of, load_list
-from bench.concept_bench.method_registry import all_methods
+from bench.concept_bench.flux_world import FluxBenchWorld
+from bench.concept_bench.method_registry import methods_of
 from bench.concept_bench.miniature_world import BenchWorld
 from bench.concept_bench.optional_scores import clip_scores, distances, m_scores
 from bench.concept_bench.residue import ablated_ask, residue_figures
@@ -46,7 +47,7 @@ class JudgedPictures:
     seen_after: tuple[list[str], list[str]]
 
 
-def measure_task(world: BenchWorld | CheckpointWorld, task: Task) -> dict[str, Any]:
+def measure_task(world: BenchWorld | FluxBenchWorld | CheckpointWorld, task: Task) -> dict[str, Any]:
     """The figures of a task.
 
     Returns
@@ -56,7 +57,7 @@ def measure_task(world: BenchWorld | CheckpointWorld, task: Task) -> dict[str, A
         `drift`: mean squared error of pictures that should stay. `attacked`, `attacked_base`: share of pictures that show
         the concept under an embedding searched on the patched and on the untouched model, for things of the miniature.
         `residue_probability`, `residue_similarity`: see residue; `styles_in_templates`: see asks; of the miniature.
-        `setting`: how a checkpoint was measured.
+        `setting`: how another model was measured.
 
     Raises
     ------
@@ -65,12 +66,12 @@ def measure_task(world: BenchWorld | CheckpointWorld, task: Task) -> dict[str, A
 
     Notes
     -----
-    A checkpoint is not attacked, because the search (bench/attack.py) uses the miniature's styles, and has no M-Score.
+    Other models than the miniature are not attacked, because the search (bench/attack.py) uses the miniature's styles, and have no M-Score.
     """
-    started, method = time.perf_counter(), all_methods()[task.method]
+    started, method = time.perf_counter(), methods_of(task.model)[task.method]
     asks = world.asks(task)
     before = {name: world.sample(ask) for name, ask in asks.items()}
-    ablated = None if isinstance(world, CheckpointWorld) else world.sample(ablated_ask(task, asks["target"]))
+    ablated = None if world.setting is not None else world.sample(ablated_ask(task, asks["target"]))
     with contextlib.ExitStack() as stack:
         cpu_started = time.process_time()
         with measure_cost() as cost:
@@ -79,7 +80,7 @@ def measure_task(world: BenchWorld | CheckpointWorld, task: Task) -> dict[str, A
         render = applied.sampler or (lambda ask: world.sample(ask, applied.model))
         judged = {name: _judge(world, task, ask, before[name], render(ask)) for name, ask in asks.items()}
         figures = accuracies_of(task, judged) | _picture_scores(world, judged)
-        if isinstance(world, CheckpointWorld):
+        if world.setting is not None:
             figures |= {"setting": world.setting}
         elif ablated is not None:
             figures |= _held_out_figures(world, task, judged["target"], ablated)

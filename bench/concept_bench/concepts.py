@@ -9,6 +9,8 @@ from typing import Any
 
 GROUPS = ("identity", "object", "style")
 MINIATURE, STABLE_DIFFUSION = LISTS = ("miniature", "stable_diffusion")
+# A model with the concepts of the miniature.
+MINIATURE_FLUX = "miniature_flux"
 _TEXTS = ("prompts", "contexts", "paraphrases", "subjects", "synonyms", "neighbours")
 _FOLDER = Path(__file__).resolve().parent
 
@@ -57,7 +59,7 @@ def load_list(name: str) -> dict[str, BenchConcept]:
 
 def list_of(model: str) -> str:
     """Name of the list whose concepts a model with this label forgets."""
-    return MINIATURE if model == MINIATURE else STABLE_DIFFUSION
+    return MINIATURE if model in (MINIATURE, MINIATURE_FLUX) else STABLE_DIFFUSION
 
 
 def _concept(name: str, group: str, fields: dict[str, Any]) -> BenchConcept:

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator
 
+from bench.concept_bench.concepts import MINIATURE_FLUX
 from bench.methods import Applied, by_gradient, closed_form, gated_sampler, hardened
 from bench.names import names_of
 from bench.world import World
@@ -83,6 +84,27 @@ PACK_METHODS: dict[str, SeededMethod] = {
     "closed form, listed, substitute, gated": closed_form_substitute_gated,
     "re-steering": re_steering,
 }
+
+
+def flux_methods() -> dict[str, SeededMethod]:
+    """The methods that exist for FLUX.1: this pack's in closed form, and peers. ESD and Concept Ablation have the UNet's tuned settings."""
+    from bench.peers import concept_ablation, esd, uce, uce_flux
+    from bench.peers.applying import editing
+    from bench.peers.settings import miniature_settings
+
+    return {
+        NOTHING: nothing_forgotten,
+        "closed form": closed_form_default,
+        "closed form, listed": closed_form_listed,
+        "UCE": editing(uce_flux, lambda world: uce.Settings(last_row_only=True, preserve_scale=1.0)),
+        "ESD": editing(esd, lambda world: miniature_settings("ESD-x")),
+        "Concept Ablation": editing(concept_ablation, lambda world: miniature_settings("Concept Ablation")),
+    }
+
+
+def methods_of(model: str) -> dict[str, SeededMethod]:
+    """The methods that exist for a model."""
+    return flux_methods() if model == MINIATURE_FLUX else all_methods()
 
 
 def all_methods() -> dict[str, SeededMethod]:

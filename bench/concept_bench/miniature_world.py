@@ -18,6 +18,9 @@ from tools.comfy_host import REPOSITORY
 class BenchWorld(World):
     """The miniature twice: methods may change `model` in place; base pictures are drawn with `untouched`."""
 
+    # Attacked, with residue and M-Score; a world with a setting is not.
+    setting: dict[str, Any] | None = None
+
     def __init__(self, folder: Path = FOLDER) -> None:
         super().__init__()
         with torch.inference_mode():

@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bench.concept_bench.concepts import GROUPS, MINIATURE
+from bench.concept_bench.concepts import GROUPS, MINIATURE, MINIATURE_FLUX
 from bench.concept_bench.plot import plot_seconds
 from bench.concept_bench.store import Store
 from bench.concept_bench.summary import LEADING_COLUMNS, concept_rows, summaries
@@ -130,6 +130,8 @@ def _last_line(error: str) -> str:
 
 _MINIATURE = """Euler, 8 steps, guidance 3; shares are those of pictures
 in which the judge, trained on artwork alone, sees what was asked."""
+_FLUX = """Euler, {steps} steps, guidance {guidance:g}; prompts name no
+ground. Shares are those of pictures in which the judge of scenes, trained on artwork alone, sees what was asked; nothing was attacked."""
 _CHECKPOINT = """Euler, {steps} steps, guidance {guidance:g}, {size} px, on {checkpoint}
 (SHA-256 {sha256}); shares are those of pictures for which the judge, the CLIP {judge}, finds what was asked the nearest of its labels: the concept, its neighbours
 and the other names of its group; of styles also a photograph. IRA counts neighbours too; CRA, of styles, is the share in which it finds the subject. Peers have
@@ -139,7 +141,9 @@ their published settings; nothing was attacked."""
 def _conditions(report: dict[str, Any]) -> str:
     """Sentence on how pictures were drawn and judged."""
     setting = report["results"][0]["figures"].get("setting")
-    return _MINIATURE if setting is None else _CHECKPOINT.format(**setting)
+    if setting is None:
+        return _MINIATURE
+    return (_FLUX if report["results"][0]["model"] == MINIATURE_FLUX else _CHECKPOINT).format(**setting)
 
 
 def page(report: dict[str, Any]) -> str:

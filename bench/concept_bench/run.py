@@ -70,16 +70,16 @@ def run_pending(tasks: Sequence[Task], database: Path, command: str, workers: in
         return store_outcomes(store, outcomes, len(pending), command) if pending else 0
 
 
-def parse_methods(text: str | None) -> list[str]:
+def parse_methods(text: str | None, model: str = MINIATURE) -> list[str]:
     """Registered names in a text that joins them by commas; raises ValueError on an unknown one.
 
     Notes
     -----
     Some names contain ", ", so the longest name that fits is taken at each place.
     """
-    from bench.concept_bench.method_registry import all_methods
+    from bench.concept_bench.method_registry import methods_of
 
-    known = all_methods()
+    known = methods_of(model)
     if text is None:
         return list(known)
     rest, methods = text, []

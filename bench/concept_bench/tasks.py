@@ -78,13 +78,14 @@ def tasks_of(
     seeds: int,
     ask: str = "full",
     checkpoint: Checkpoint | None = None,
+    model: str = MINIATURE,
 ) -> list[Task]:
-    """Every task once, on the miniature, or on a checkpoint with the checkpoint's ask.
+    """Every task once, on a miniature, or on a checkpoint with the checkpoint's ask.
 
     Notes
     -----
     Seed 0 of all methods and concepts comes first, so that an unfinished run has results of all of them.
     """
-    model, ask = (MINIATURE, ask) if checkpoint is None else (checkpoint.label, checkpoint.ask)
+    model, ask = (model, ask) if checkpoint is None else (checkpoint.label, checkpoint.ask)
     cells = ((seed, names, method) for seed in range(seeds) for names in concepts for method in methods)
     return list(dict.fromkeys(Task(model, method, names, seed, ask, checkpoint) for seed, names, method in cells))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from bench.concept_bench.concepts import MINIATURE_FLUX
 from bench.concept_bench.tasks import Checkpoint, Task
 
 
@@ -23,12 +24,15 @@ class Outcome:
 
 
 @lru_cache(maxsize=1)
-def _world(checkpoint: Checkpoint | None) -> Any:
-    """The world of the miniature, or of a checkpoint."""
+def _world(model: str, checkpoint: Checkpoint | None) -> Any:
+    """The world of a miniature, or of a checkpoint."""
     from bench.concept_bench.checkpoint_world import CheckpointWorld
+    from bench.concept_bench.flux_world import FluxBenchWorld
     from bench.concept_bench.miniature_world import BenchWorld
 
-    return BenchWorld() if checkpoint is None else CheckpointWorld(checkpoint)
+    if checkpoint is not None:
+        return CheckpointWorld(checkpoint)
+    return FluxBenchWorld() if model == MINIATURE_FLUX else BenchWorld()
 
 
 def work(task: Task, command: str) -> Outcome:
@@ -44,7 +48,7 @@ def row_of(task: Task, command: str) -> dict[str, Any]:
     from bench.concept_bench.cell import measure_task
     from bench.concept_bench.provenance import provenance
 
-    figures = measure_task(_world(task.checkpoint), task)
+    figures = measure_task(_world(task.model, task.checkpoint), task)
     origin = {"key": task.key, **task.as_dict(), "concepts": list(task.concepts), **provenance(command)}
     return {**origin, "seconds": figures["seconds"], "figures": figures}
 

@@ -154,7 +154,7 @@ def test_a_failure_is_kept_and_tried_again(tmp_path):
 
 
 def test_a_failing_method_ends_in_an_outcome(monkeypatch):
-    monkeypatch.setattr("bench.concept_bench.worker._world", lambda checkpoint: SimpleNamespace())
+    monkeypatch.setattr("bench.concept_bench.worker._world", lambda model, checkpoint: SimpleNamespace())
     [outcome] = run_tasks([Task("miniature", "no such method", ("cat",), 0)], "x")
     assert outcome.row is None and "KeyError: 'no such method'" in outcome.error
 

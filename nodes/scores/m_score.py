@@ -13,8 +13,8 @@ from ...fmn_core.scores.m_score import MScore, TextFeatures, m_score, pooled_fea
 from ...fmn_core.training.augmentation import AugmentSettings
 from .. import host
 from ..adapter import references
-from ..adapter.model import ComfyModel
 from ..adapter.text import ComfyText
+from ..adapter.transformer import TrainedModel, TransformerText, text_model, trained_model
 from ..host.node_api import Menu, io
 from ..ui import pictures, reports, shared_inputs
 from ..ui.inversion_inputs import inversion_inputs, inversion_settings
@@ -85,7 +85,7 @@ class MScoreNode(io.ComfyNode):
     ) -> io.NodeOutput:
         previous = score_rows.append_rows(scores, [])
         with torch.inference_mode(False):
-            adapters = ComfyModel(model_before, clip), ComfyModel(model_after, clip)
+            adapters = trained_model(model_before, clip), trained_model(model_after, clip)
             images = references.checked_images(images)
             features = _features(clip, image_text)
             concept = Concept([], kind, [], images=images)
@@ -110,7 +110,8 @@ class PooledText(ComfyText):
 
 def _features(clip: Any, image_text: Any) -> TextFeatures:
     """Text features of prompts: CLIP's pooled output, projected by the image-text model where one is connected."""
-    pooled = pooled_features(PooledText(clip))
+    text = text_model(clip)
+    pooled = pooled_features(text if isinstance(text, TransformerText) else PooledText(clip))
     if image_text is None:
         return pooled
     project, width = getattr(image_text, "project", None), getattr(image_text, "width", None)
@@ -122,7 +123,7 @@ def _features(clip: Any, image_text: Any) -> TextFeatures:
     return lambda prompt, word: project(pooled(prompt, word)[None])[0]
 
 
-def _ready(adapter: ComfyModel) -> Any:
+def _ready(adapter: TrainedModel) -> Any:
     """Context in which gradients reach the token embeddings."""
     return adapter.ready_for_gradients(text=True)
 

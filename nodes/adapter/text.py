@@ -59,7 +59,7 @@ class ComfyText:
 
     def _find_tokenizers(self) -> dict[str, Any]:
         tokenizers = {}
-        for name in self.clip.tokenize(""):
+        for name in host.loaded_encoders(self.clip):
             tokenizer = host.part_of(self.clip.tokenizer, name) if name in _ENCODERS else None
             if tokenizer is None or tokenizer.end_token is None:
                 raise ForgetError(
@@ -87,7 +87,8 @@ class ComfyText:
         # Here and in _run_encoder, so that work on thousands of prompts can be cancelled.
         host.check_interrupted()
         check_embeddings(self.clip, text)
-        return self.clip.tokenize(text)
+        # Without those of encoders that are not there, or see some prompts alone, as HunyuanImage's ByT5 words in quotes.
+        return {name: chunks for name, chunks in self.clip.tokenize(text).items() if name in self._tokenizers}
 
     def phrase_tokens(self, phrase: str) -> dict[str, list[int]]:
         """See TextModel.phrase_tokens."""

@@ -216,9 +216,7 @@ class TransformerText(ComfyText):
         self, batch: list[HostTokens], with_gradients: bool = False
     ) -> tuple[list[torch.Tensor], Sequence[torch.Tensor | None]]:
         """Contexts (l, d) and pooled embeddings (1, width) of prompts whose tokens are equally many."""
-        # Some encoders of the host see prompts of a kind alone, such as HunyuanImage's those with words in quotes.
-        names = [name for name in batch[0] if all(name in tokens for tokens in batch)]
-        joined = {name: [chunk for tokens in batch for chunk in tokens[name]] for name in names}
+        joined = {name: [chunk for tokens in batch for chunk in tokens[name]] for name in batch[0]}
         if len(batch) == 1:
             context, pooled = self._run_encoder(joined if with_gradients else self._on_device(joined), with_gradients)
             return [context[0]], [pooled if self._has(self.family.pooled_of) else None]

@@ -143,9 +143,15 @@ def part_of(whole: Any, encoder: str) -> Any:
     return getattr(whole, f"clip_{encoder}", None) or getattr(whole, encoder, None)
 
 
+def loaded_encoders(clip: Any) -> list[str]:
+    """Names of a CLIP's text encoders. The tokenizer may have more: that of SDXL's refiner also gives tokens for CLIP-L."""
+    model, names = getattr(clip, "cond_stage_model", None), list(clip.tokenize(""))
+    return names if model is None else [name for name in names if part_of(model, name) is not None]
+
+
 def token_spellings(clip: Any) -> dict[int, str]:
     """Spelling of every token of a CLIP's vocabulary; the last token of a word ends in "</w>"."""
-    name = next(iter(clip.tokenize("")))
+    name = loaded_encoders(clip)[0]
     return dict(getattr(clip.tokenizer, f"clip_{name}").inv_vocab)
 
 
@@ -161,7 +167,7 @@ def limit_encoder_rows(clip: Any, rows: int):
         return (args[0][:, :rows], *args[1:]), {**kwargs, "mask": mask[..., :rows, :rows] if mask is not None else None}
 
     model, handles = clip.cond_stage_model, []
-    for name in clip.tokenize(""):
+    for name in loaded_encoders(clip):
         encoder = getattr(model, f"clip_{name}").transformer.text_model.encoder
         handles.append(encoder.register_forward_pre_hook(shorten, with_kwargs=True))
     try:
@@ -177,7 +183,7 @@ def every_pooled(clip: Any):
 
     The host itself returns that of the first chunk alone. Of SDXL's encoders, the pooled output is that of "g".
     """
-    names, outputs = list(clip.tokenize("")), []
+    names, outputs = loaded_encoders(clip), []
     encoder = getattr(clip.cond_stage_model, f"clip_{'g' if 'g' in names else names[0]}")
     handle = encoder.register_forward_hook(
         lambda module, inputs, output: outputs.append(output[1]) if output[1] is not None else None

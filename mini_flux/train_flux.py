@@ -86,7 +86,7 @@ def _attention_in_float32(attention, q: torch.Tensor, k: torch.Tensor, v: torch.
 
 
 def main() -> None:
-    args = arguments(__doc__, steps=16_000, batch=32, lr=1e-3, data=DATA)
+    args = arguments(__doc__, steps=20_000, batch=32, lr=1e-3, data=DATA)
     comfy_host.activate(cpu=args.device == "cpu")
     torch.manual_seed(args.seed)
     latents, scenes = load_scenes(args.data)

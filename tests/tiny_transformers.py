@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import io
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +45,8 @@ class Tiny:
         Of the function that makes the text encoder.
     spiece
         Whether the tokenizer's vocabulary comes with the weights; a small one is trained then.
+    tekken
+        Whether it does so in Mistral's format; a small one is written then.
     """
 
     config: tuple[str, dict[str, Any]]
@@ -49,6 +54,7 @@ class Tiny:
     encoder: tuple[str, dict[str, Any]]
     latent: tuple[int, ...] = (1, 16, 8, 8)
     spiece: dict[str, Any] | None = None
+    tekken: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
 
@@ -56,6 +62,11 @@ class Tiny:
 _LUMINA = {
     "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 64, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2,
     "n_kv_heads": 2, "cap_feat_dim": TEXT, "axes_dims": [16, 8, 8], "axes_lens": [300, 64, 64], "qk_norm": True,
+}  # fmt: skip
+_FLUX2 = {
+    "image_model": "flux2", "in_channels": 128, "out_channels": 128, "vec_in_dim": None, "context_in_dim": 3 * TEXT, "hidden_size": 64,
+    "mlp_ratio": 2.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 2, "axes_dim": [8, 8, 8, 8], "theta": 2000, "patch_size": 1,
+    "qkv_bias": False, "guidance_embed": False, "txt_ids_dims": [3], "global_modulation": True, "mlp_silu_act": True, "ops_bias": False,
 }  # fmt: skip
 _HUNYUAN = {
     "image_model": "hunyuan_video", "in_channels": 16, "out_channels": 16, "context_in_dim": TEXT, "hidden_size": 64, "mlp_ratio": 2.0,
@@ -71,12 +82,13 @@ TINY = {
         }),
         ("pixart_t5", "PixArtTokenizer", "pixart_te"), ("t5xxl", _T5),
     ),
+    "FLUX.2 dev": Tiny(
+        ("Flux2", _FLUX2 | {"guidance_embed": True}), ("flux", "Flux2Tokenizer", "flux2_te"),
+        ("mistral3_24b", _LLM | {"num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 31, "vocab_size": 512}),
+        latent=(1, 128, 4, 4), tekken=True,
+    ),
     "FLUX.2 Klein 4B": Tiny(
-        ("Flux2", {
-            "image_model": "flux2", "in_channels": 128, "out_channels": 128, "vec_in_dim": None, "context_in_dim": 3 * TEXT, "hidden_size": 64,
-            "mlp_ratio": 2.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 2, "axes_dim": [8, 8, 8, 8], "theta": 2000, "patch_size": 1,
-            "qkv_bias": False, "guidance_embed": False, "txt_ids_dims": [3], "global_modulation": True, "mlp_silu_act": True, "ops_bias": False,
-        }),
+        ("Flux2", _FLUX2),
         ("flux", "KleinTokenizer", "klein_te"),
         ("qwen3_4b", _LLM | {"num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 28}), latent=(1, 128, 4, 4),
     ),
@@ -168,12 +180,48 @@ def can_be_made(family: str) -> bool:
 
     module, tokenizer, _ = TINY[family].text
     text = importlib.import_module(f"comfy.text_encoders.{module}")
-    # ComfyUI 0.3.75 reads Llama's tokenizer through transformers, whose version 5 loses the spaces between words.
-    return hasattr(text, tokenizer) and (tokenizer != "HunyuanVideoTokenizer" or _keeps_spaces(text.LLAMA3Tokenizer()))
+    doubtful = {
+        "HunyuanVideoTokenizer": lambda: text.LLAMA3Tokenizer(),
+        "Flux2Tokenizer": lambda: text.Mistral3Tokenizer(tokenizer_data={"tekken_model": tekken()}),
+    }
+    return hasattr(text, tokenizer) and (tokenizer not in doubtful or _keeps_spaces(doubtful[tokenizer]))
 
 
-def _keeps_spaces(tokenizer: Any) -> bool:
+def _keeps_spaces(make: Callable[[], Any]) -> bool:
+    """ComfyUI 0.3.75 reads Llama's and Mistral's tokenizers through transformers, whose version 5 fails, or loses the spaces between words."""
+    try:
+        tokenizer = make()
+    except TypeError:
+        return False
     return tokenizer.tokenize_with_weights("a b") != tokenizer.tokenize_with_weights("ab")
+
+
+@functools.cache
+def tekken() -> bytes:
+    """A vocabulary in Mistral's format: bytes, and a few words with what they are merged from."""
+    words = [
+        word
+        for text in ("zebra", "house", "photo", "of", "teapot", "table", "on", "park")
+        for word in (text, f" {text}")
+    ]
+    tokens = [bytes([n]) for n in range(256)] + [word[:n].encode() for word in words for n in range(2, len(word) + 1)]
+    special = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "[INST]",
+        "[/INST]",
+        *(f"<{n}>" for n in range(5, 11)),
+        "<pad>",
+        "[SYSTEM_PROMPT]",
+        "[/SYSTEM_PROMPT]",
+    ]
+    tokens = list(dict.fromkeys(tokens))
+    return json.dumps({
+        "config": {"default_vocab_size": len(tokens) + len(special), "default_num_special_tokens": len(special), "pattern": r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s+"},
+        "vocab": [{"rank": n, "token_bytes": base64.b64encode(token).decode()} for n, token in enumerate(tokens)],
+        "special_tokens": [{"rank": n, "token_str": token} for n, token in enumerate(special)],
+    }).encode()  # fmt: skip
 
 
 def tiny(family: str, **text: Any) -> tuple[Any, Any, tuple[int, ...]]:
@@ -222,6 +270,8 @@ def _clip(recipe: Tiny, **arguments: Any) -> Any:
         getattr(text, tokenizer), made if isinstance(made, type) else made(**recipe.arguments | arguments)
     )
     data = {} if recipe.spiece is None else {"spiece_model": sentence_pieces(**recipe.spiece)}
+    if recipe.tekken:
+        data = {"tekken_model": tekken()}
     clip = comfy.sd.CLIP(
         target, parameters=1, tokenizer_data=data, model_options={f"{name}_model_config": values, **recipe.options}
     )

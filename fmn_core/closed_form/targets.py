@@ -11,7 +11,7 @@ from ..concepts.concept import Concept, Name, name_columns
 from ..concepts.templates import fill_template
 from ..errors import ForgetError
 from ..model.protocol import TextModel
-from ..model.tokens import LAST_ROW, MEAN_ROW, EncodedPrompt
+from ..model.tokens import LAST_ROW, MEAN_ROW, ZERO_ROW, EncodedPrompt
 
 Target = Literal["ablated prompt", "zero", "empty prompt", "substitute"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -176,4 +176,6 @@ def _nothing(target: EncodedPrompt, column: int) -> torch.Tensor:
     rows = target.context
     if target.nothing == MEAN_ROW:
         return rows.mean(0)
+    if target.nothing == ZERO_ROW:
+        return torch.zeros_like(rows[0])
     return rows[-1 if target.nothing == LAST_ROW else max(0, min(column, len(rows)) - 1)]

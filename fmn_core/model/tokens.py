@@ -20,10 +20,11 @@ END_TOKEN_CHOICES = ("none", "first", "all")
 # Marks, in a prompt's text, the place of a learned embedding.
 PLACEHOLDER = "<concept>"
 # What the rows of a phrase become where it is left out.
-Nothing = Literal["last row", "previous row", "mean row"]
+Nothing = Literal["last row", "previous row", "mean row", "zero row"]
 LAST_ROW: Nothing = "last row"
 PREVIOUS_ROW: Nothing = "previous row"
 MEAN_ROW: Nothing = "mean row"
+ZERO_ROW: Nothing = "zero row"
 # Vectors learned by textual inversion: (m, width) per text encoder, with the same m for all encoders.
 LearnedEmbedding = dict[str, torch.Tensor]
 

@@ -12,7 +12,7 @@ import torch
 
 from ...fmn_core.errors import ForgetError
 from ...fmn_core.model.entries import CONTEXT, POOLED, TextEntry
-from ...fmn_core.model.tokens import LAST_ROW, MEAN_ROW, PREVIOUS_ROW, Nothing
+from ...fmn_core.model.tokens import LAST_ROW, MEAN_ROW, PREVIOUS_ROW, ZERO_ROW, Nothing
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,11 @@ FAMILIES = (
         "txt_in", pooled="vector_in.in_layer", pooled_of=("l",), joint=("double_blocks", "single_blocks"), guidance=1.0,
         text_stream=r"double_blocks\.\d+\.txt_attn\.qkv",
         attention=r"double_blocks\.\d+\.(txt|img)_attn\.(qkv|proj)|single_blocks\.\d+\.linear[12]",
+    ),
+    # The model puts rows of zeros before its text.
+    TransformerFamily(
+        "FLUX.2 dev", ("Flux2",), (Rows(("mistral3_24b",), causal=True, nothing=ZERO_ROW),),
+        "Mistral Small 3.2: load it with CLIPLoader, type flux2", "txt_in", ("txt_norm",),
     ),
     TransformerFamily(
         "FLUX.2 Klein 4B", ("Flux2",), (Rows(("qwen3_4b",), causal=True),), "Qwen3 4B: load it with CLIPLoader, type flux2",

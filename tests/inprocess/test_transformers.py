@@ -17,7 +17,7 @@ from fmn_core.closed_form.forget import forget_closed_form
 from fmn_core.closed_form.settings import ClosedFormSettings
 from fmn_core.concepts.concept import Concept, Name, name_columns
 from fmn_core.errors import ForgetError
-from fmn_core.model.tokens import LAST_ROW, MEAN_ROW, PREVIOUS_ROW
+from fmn_core.model.tokens import LAST_ROW, MEAN_ROW, PREVIOUS_ROW, ZERO_ROW
 from fmn_core.patch.patch import fingerprint
 
 FULL, BARE, OTHERS = "a photo of a zebra", "a photo of a", ["a photo of a house", "a teapot on a table"]
@@ -117,7 +117,7 @@ def expected_context(family, context, bare):
         columns = name_columns(family.adapter, block, Name("zebra"))
         rows = bare[0, start : start + length] if len(prompt.blocks) > 1 else bare[0]
         first, count = columns[0], len(columns)
-        nothing = {LAST_ROW: rows[-1], PREVIOUS_ROW: rows[first - 1]}[block.nothing]
+        nothing = {LAST_ROW: rows[-1], PREVIOUS_ROW: rows[first - 1], ZERO_ROW: 0 * rows[0]}[block.nothing]
         parts.append(torch.cat([rows[:first], nothing.expand(count, -1), rows[first:]])[:length])
         start += length
     return torch.cat(parts)[None]

@@ -58,6 +58,15 @@ def test_things_stand_where_the_scene_says(artwork, relation, places):
     assert size == 62 * 62 and smaller == 42 * 42
 
 
+def test_without_a_random_generator_things_stand_exactly(artwork):
+    zebra = list(BY_NAME).index("zebra")
+    scene = Scene((Placed("zebra", "big"), Placed("house", "small")), LEFT_OF, ("blue",), "noto")
+    picture = compose(scene, artwork)
+    rows, columns = np.nonzero(np.abs(picture.astype(int) - [zebra, 255 - zebra, 7]).max(-1) < 2)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (33, 94, 1, 62)
+    assert np.array_equal(picture, compose(scene, artwork))
+
+
 def test_a_gradient_goes_from_one_ground_to_the_other(artwork):
     scene = Scene((Placed("zebra", "small"),), "", ("red", "blue"), "noto")
     picture = compose(scene, artwork, np.random.default_rng(0))

@@ -1,4 +1,5 @@
 # make demo [CONCEPT="santa claus"]   forgets a concept of the miniature in a real ComfyUI; pictures in out/demo
+# make demo MODEL=flux                the same on the miniature FLUX, in scenes of two things
 # make test                           formatting, types, unit tests, tests through a real server and, where there is Chromium, a real browser
 # make device                         trainings on a pretended accelerator and on one that holds a part of the model (g++ and ninja); make test has the first
 # make browser                        the page in a real browser; needs Chromium

@@ -1,4 +1,4 @@
-"""Entry point of ComfyUI Forget-Me-Not, which makes a Stable Diffusion model forget a concept: the list of its nodes."""
+"""Entry point of ComfyUI Forget-Me-Not, which makes a text-to-image model forget a concept: the list of its nodes."""
 
 try:
     from comfy_api.v0_0_2 import ComfyExtension
@@ -18,6 +18,7 @@ from .nodes.forget.forget_concept import ForgetConcept
 from .nodes.forget.train_patch import TrainForgetPatch
 from .nodes.loaders.load_image_text import LoadImageTextModel
 from .nodes.loaders.load_miniature import LoadMiniature
+from .nodes.loaders.load_miniature_flux import LoadMiniatureFlux
 from .nodes.patches.apply_patch import ApplyForgetPatch
 from .nodes.patches.gated_patch import GatedForgetPatch
 from .nodes.patches.install_embedding import InstallPatchEmbedding
@@ -43,6 +44,7 @@ WEB_DIRECTORY = "./js"
 NODES = [
     ForgetConcept,
     LoadMiniature,
+    LoadMiniatureFlux,
     EncodePrompt,
     ZeroConceptAttention,
     TrainForgetPatch,

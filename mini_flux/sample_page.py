@@ -1,6 +1,7 @@
 """Samples scenes that the miniature FLUX has not seen and asks the judge: python -m mini_flux.sample_page [--count 256]
 
-Writes samples.json (the judge's shares) and samples.png beside this file. Scenes and captions are held out from training.
+Writes samples.json (the judge's shares) and samples.png beside this file. "held out": pairs of things and things on grounds that no training
+picture has; "trained on": other scenes. Forms of captions are held out in both.
 """
 
 from __future__ import annotations
@@ -65,13 +66,14 @@ def main() -> None:
     host = importlib.import_module(f"{comfy_host.load_pack().__name__}.nodes.host")
     with torch.inference_mode():
         model, clip, vae = host.load_miniature_flux()
-    artwork, rng, draw = load_artwork(DATA), np.random.default_rng(4321), random.Random(4321)
-    scenes = [random_scene(artwork, rng, unseen=True) for _ in range(args.count)]
-    captions = [caption(scene, draw, unseen=True) for scene in scenes]
-    started = time.time()
-    images = generate(model, clip, vae, captions, list(range(args.count)))
-    figures = {
-        **shares(scenes, look_at(load_judge(), images)),
+    artwork, judge, figures, started = load_artwork(DATA), load_judge(), {}, time.time()
+    for kind, unseen in (("trained on", False), ("held out", True)):
+        rng, draw = np.random.default_rng(4321), random.Random(4321)
+        scenes = [random_scene(artwork, rng, unseen=unseen) for _ in range(args.count)]
+        captions = [caption(scene, draw, unseen=True) for scene in scenes]
+        images = generate(model, clip, vae, captions, list(range(args.count)))
+        figures[kind] = shares(scenes, look_at(judge, images))
+    figures |= {
         "pictures": args.count,
         "sampling": f"{SAMPLER}, {SCHEDULER}, {STEPS} steps, guidance {GUIDANCE:g}",
         "seconds": round(time.time() - started, 1),

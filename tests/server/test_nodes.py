@@ -10,6 +10,7 @@ NODES = {
     "FMN_ForgetConcept",
     "FMN_Compare",
     "FMN_LoadMiniature",
+    "FMN_LoadMiniatureFlux",
     "FMN_EncodePrompt",
     "FMN_ZeroConceptAttention",
     "FMN_TrainForgetPatch",
@@ -42,7 +43,14 @@ NODES = {
 }
 
 
-MAIN = {"FMN_ForgetConcept", "FMN_ApplyForgetPatch", "FMN_Compare", "FMN_ForgetReport", "FMN_LoadMiniature"}
+MAIN = {
+    "FMN_ForgetConcept",
+    "FMN_ApplyForgetPatch",
+    "FMN_Compare",
+    "FMN_ForgetReport",
+    "FMN_LoadMiniature",
+    "FMN_LoadMiniatureFlux",
+}
 
 
 def judged(images):

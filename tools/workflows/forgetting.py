@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from tools.workflows.spec import FORGET_AND_LOOK, STYLED, WIRES, Node, Workflow, compare, forget, miniature, picture
+from tools.workflows.spec import (
+    FORGET_AND_LOOK,
+    SCENE,
+    STYLED,
+    WIRES,
+    Node,
+    Workflow,
+    compare,
+    forget,
+    miniature,
+    miniature_flux,
+    picture,
+)
 
 
 def starter() -> Workflow:
@@ -25,6 +37,33 @@ On your own model: put *Load Checkpoint* (SD 1.x, 2.x or XL) in place of *Load M
                 "before and after",
                 (compare([STYLED.format("{phrase}"), STYLED.format("horse"), STYLED.format("guitar")]),),
             ),
+        ),
+        "compare",
+        app_inputs=FORGET_AND_LOOK,
+        app_outputs=("forget", "compare"),
+    )
+
+
+def scene() -> Workflow:
+    prompts = [
+        SCENE.format("a {phrase} to the left of a guitar", "blue"),
+        SCENE.format("a house above a {phrase}", "green"),
+        SCENE.format("a house to the left of a guitar", "yellow"),
+    ]
+    return Workflow(
+        "15 Forget a thing in a scene",
+        """# Forget a thing in a scene
+
+Runs on the miniature FLUX that ships with the pack; nothing else is needed. It draws scenes of one or two things.
+
+1. **Forget Concept** forgets *panda* where text enters the transformer: at the rows of T5 and at the pooled vector of CLIP.
+2. **Compare** draws the same prompts and seeds before and after. Look at what stands beside the panda, at the ground, and at what takes the panda's place.
+
+On your own model: put *Load Diffusion Model* with FLUX.1, *DualCLIPLoader* and *Load VAE* in place of *Load Miniature FLUX*, and *cfg* 1 in Compare.""",
+        (
+            ("model", (miniature_flux(),)),
+            ("forget", (forget("panda", inputs={"vae": ("model", 2)}, test_prompt=prompts[0]),)),
+            ("before and after", (compare(prompts, pictures=2),)),
         ),
         "compare",
         app_inputs=FORGET_AND_LOOK,

@@ -28,6 +28,7 @@ def shipped() -> list[Workflow]:
         patches.gate,
         patches.attention_of_a_patch,
         patches.score,
+        forgetting.scene,
     )
     return [make() for make in makers]
 

@@ -13,6 +13,7 @@ CHECKPOINT = {
 }
 # A prompt of the miniature, names that it knows, and the inputs of a node that works on the loaded model.
 STYLED = "a picture of a {} in noto style"
+SCENE = "a picture of {} on a {} ground in noto style"
 NAMES = (
     "zebra\nhorse\ndog\nfox\ncat\nmouse\ntiger\npanda\npenguin\nowl\nfrog\nelephant\npizza\ncar\nhouse\nguitar\nrobot"
 )
@@ -85,6 +86,10 @@ class Workflow:
 
 def miniature() -> Node:
     return Node("model", "FMN_LoadMiniature", width=260)
+
+
+def miniature_flux() -> Node:
+    return Node("model", "FMN_LoadMiniatureFlux", width=260)
 
 
 def checkpoint() -> Node:

@@ -187,6 +187,9 @@ def same_picture_now(server, wanted) -> bool:
 
 
 def saved_files(prompt: dict) -> list[str]:
-    """Names of the files that a workflow's prompt says it saves, sorted; its phrase is zebra where a name holds one."""
-    named = [n["inputs"].get("file_name") or n["inputs"].get("save_as") for n in prompt.values()]
-    return sorted(name.replace("{phrase}", "zebra") for name in named if name)
+    """Names of the files that a workflow's prompt says it saves, sorted, with the phrase that its node forgets where a name holds one."""
+    found = []
+    for inputs in (node["inputs"] for node in prompt.values()):
+        if name := inputs.get("file_name") or inputs.get("save_as"):
+            found.append(name.replace("{phrase}", inputs.get("forget") or inputs.get("phrase") or "zebra"))
+    return sorted(found)

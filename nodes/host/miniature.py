@@ -135,7 +135,8 @@ def model_of(model_config: Any, weights: dict[str, torch.Tensor], make: Callable
     dtype = management.unet_dtype(device=device, model_params=parameters, supported_dtypes=dtypes)
     model_config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, dtypes))
     model = make(model_config, offload_device)
-    model.diffusion_model.load_state_dict(weights)
+    # Newer hosts have other names for some weights of FLUX.
+    model.diffusion_model.load_state_dict(model_config.process_unet_state_dict(dict(weights)))
     # The cast comes after loading: with DynamicVRAM the host's layers have no weights before, and take the file's precision.
     model.diffusion_model.to(dtype)
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload_device)

@@ -43,6 +43,7 @@ FORMS = {
     "said twice": "{x}, a picture of {a} in {s} style",
     "without a style": "a picture of {a}",
 }
+OTHERS = ["a picture of a horse in noto style", "a picture of a house in fluent style"]
 GUIDANCES = (1.0, 2.0, 5.0, 8.0)
 GUIDANCE, STEPS, SEED = 3.0, 12, 31_000
 
@@ -85,10 +86,7 @@ def rows_of(world: Any, model: str, names: tuple[str, ...]) -> list[dict[str, An
     """Means over concepts."""
     shares, moved = list[dict[str, tuple[float, float]]](), dict[str, list[float]]()
     for name in names:
-        forms, others = (
-            Forms(world, model, name),
-            ["a picture of a horse in noto style", "a picture of a house in fluent style"],
-        )
+        forms, others = Forms(world, model, name), OTHERS
         before, plain = forms.figures(world.model), forms.draw(world.model, others)
         negative, empty = forms.draw(world.model, others, negative=name), forms.draw(world.model, ["", ""])
         with methods_of(model)["closed form"](world, name) as applied:

@@ -35,12 +35,9 @@ COLUMNS = (
 SHOWN = 8
 # Methods of --quick.
 QUICK = ("closed form", "closed form, listed", "UCE")
-
-
-PACK = ("closed form", "closed form, listed")
 METHODS = {
-    MINIATURE_FLUX: (*PACK, "UCE", "ESD", "Concept Ablation"),
-    MINIATURE: (*PACK, "UCE", "ESD-x", "Concept Ablation"),
+    MINIATURE_FLUX: (*QUICK, "ESD", "Concept Ablation"),
+    MINIATURE: (*QUICK, "ESD-x", "Concept Ablation"),
 }
 
 

@@ -22,6 +22,8 @@ class FluxBenchWorld(Pack):
     """The miniature FLUX twice: methods may change `model` in place; base pictures are drawn with `untouched`."""
 
     setting = {"steps": STEPS, "guidance": GUIDANCE}
+    # The miniature's knows no scenes.
+    image_text = None
 
     def __init__(self, folder: Path = FOLDER) -> None:
         super().__init__(lambda host: host.load_miniature_flux())

@@ -25,27 +25,28 @@ M_SCORE = {"tokens": 1, "steps": 100, "warmup": 10, "batch": 4, "learning_rate":
 
 
 @lru_cache(maxsize=1)
-def _image_text(world: Any) -> ImageTextModel:
-    """The judge of a checkpoint's world, or the miniature's image-text model."""
-    return getattr(world, "image_text", None) or MiniatureImageText(world.clip)
+def _image_text(world: Any) -> ImageTextModel | None:
+    """The world's own image-text model, None where it says that there is none, or the miniature's."""
+    return world.image_text if hasattr(world, "image_text") else MiniatureImageText(world.clip)
 
 
 def clip_scores(world: Any, name: str, images: torch.Tensor, prompts: list[str]) -> dict[str, float]:
-    """CLIP score, the mean cosine of pictures and their prompts, under the key `name`."""
-    return {name: clip_score(_image_text(world), images, prompts)}
+    """CLIP score, the mean cosine of pictures and their prompts, under the key `name`; none without an image-text model."""
+    model = _image_text(world)
+    return {} if model is None else {name: clip_score(model, images, prompts)}
 
 
 def distances(world: Any, before: torch.Tensor, after: torch.Tensor) -> dict[str, float]:
-    """KID, where its package is installed, and CMMD between pictures before and after.
+    """KID, where its package is installed, and CMMD between pictures before and after; none without an image-text model.
 
     Notes
     -----
     With so few pictures the figures rank methods, and are not comparable with published ones.
     """
-    scores = {}
-    for measure in ("KID", "CMMD"):
+    model, scores = _image_text(world), dict[str, float]()
+    for measure in () if model is None else ("KID", "CMMD"):
         try:
-            scores[measure.lower()] = distance(measure, _image_text(world).images, before, after)
+            scores[measure.lower()] = distance(measure, model.images, before, after)
         except ForgetError as error:
             if "package" not in str(error):
                 raise

@@ -7,6 +7,9 @@ import pytest
 import torch
 from forget_me_not.nodes import host
 
+from bench.concept_bench.concepts import MINIATURE_FLUX
+from bench.concept_bench.tasks import tasks_of
+from bench.concept_bench.worker import work
 from mini_flux.captions import ON_GROUNDS, PAIRS, caption
 from mini_flux.config import HERE
 from mini_flux.judge import load_judge, look_at
@@ -87,3 +90,11 @@ def test_export_to_diffusers_predicts_the_same(flux, tmp_path):
         picture = pipe.vae.decode(x / pipe.vae.config.scaling_factor).sample
         hosts = vae.decode(model.model.process_latent_out(x)).movedim(-1, 1) * 2 - 1
         torch.testing.assert_close(picture.clamp(-1, 1), hosts, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.slow
+def test_concept_bench_measures_a_cell_of_it():
+    [task] = tasks_of(["closed form"], [("cat",)], 1, "tiny", model=MINIATURE_FLUX)
+    outcome = work(task, "x")
+    assert outcome.row is not None, outcome.error
+    assert outcome.row["figures"]["UA"] > outcome.row["figures"]["UA_before"]
